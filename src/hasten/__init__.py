@@ -1,0 +1,38 @@
+"""hasten: faster, smaller, steerable diffusion and flow models, with proof of how faithful they stay."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "sample": "hasten.sampling",
+    "Recipe": "hasten.recipe",
+    "accelerate": "hasten.recipe",
+    "load": "hasten.bridge",
+    "tune": "hasten.tune",
+}
+
+__all__ = ["Recipe", "accelerate", "load", "sample", "tune"]
+
+if TYPE_CHECKING:
+    from hasten.bridge import load
+    from hasten.recipe import Recipe, accelerate
+    from hasten.sampling import sample
+    from hasten.tune import tune
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name, or a room such as `hasten.solvers`, when it is first asked for."""
+    if name in _HOMES:
+        value = getattr(importlib.import_module(_HOMES[name]), name)
+        globals()[name] = value
+        return value
+    try:
+        return importlib.import_module(f"hasten.{name}")
+    except ModuleNotFoundError as error:
+        if error.name != f"hasten.{name}":
+            raise
+        raise AttributeError(f"module 'hasten' has no attribute {name!r}") from None

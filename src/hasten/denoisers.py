@@ -1,0 +1,108 @@
+"""A denoiser answers `(x, t) -> Prediction`: a network with its process, or an exact score in closed form."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike
+from torch import Tensor
+
+from hasten.errors import HastenError, one_of
+from hasten.predictions import KINDS, Prediction
+from hasten.processes import Process
+
+Times = float | np.ndarray  # one time for all rows, or one time a row
+
+
+@runtime_checkable
+class DenoiserLike(Protocol):
+    """What solvers' hosts need: a process, and an answer for a state at a time (or a time a row)."""
+
+    process: Process
+
+    def __call__(self, x: Tensor, t: Times) -> Prediction: ...
+
+
+def coefficients(process: Process, t: Times, x: Tensor) -> tuple[Any, Any]:
+    """alpha and sigma at t: floats for one time, else tensors that broadcast over the rows of x."""
+    if np.ndim(t) == 0:
+        return float(process.alpha(t)), float(process.sigma(t))
+    shape = (-1,) + (1,) * (x.ndim - 1)
+    alpha, sigma = (torch.as_tensor(f(t)).to(x.device, x.dtype).reshape(shape) for f in (process.alpha, process.sigma))
+    return alpha, sigma
+
+
+class Denoiser:
+    """A torch network as a denoiser.
+
+    network: called as `network(x, number)` with x of shape (rows, ...) in its own dtype and `number` a
+    (rows,) tensor, the process's network_time; returns a tensor shaped like x. Bind conditioning beforehand.
+    kind: what the network predicts, one of `hasten.predictions.KINDS`. dtype: what x is cast to for the call.
+    """
+
+    def __init__(
+        self, network: Callable[[Tensor, Tensor], Tensor], process: Process, kind: str = "epsilon",
+        dtype: torch.dtype | None = None,
+    ) -> None:  # fmt: skip
+        one_of("kind", kind, KINDS)
+        self.network, self.process, self.kind, self.dtype = network, process, kind, dtype
+
+    def __call__(self, x: Tensor, t: Times) -> Prediction:
+        numbers = np.broadcast_to(self.process.network_time(t), len(x))
+        shown = torch.as_tensor(numbers.copy(), dtype=torch.float32, device=x.device)
+        output = self.network(x.to(self.dtype or x.dtype), shown).to(x.dtype)
+        return Prediction(x, *coefficients(self.process, t, x), output, self.kind)
+
+
+class GaussianMixture:
+    """The exact denoiser of a mixture of isotropic Gaussians, in any process.
+
+    means: (K, ...) array. stds: a number or (K,), all at least 0. weights: (K,), normalised; equal if None.
+    Computes in the dtype of x. With one component the ODE has a closed solution; see `transport`.
+    """
+
+    def __init__(self, means: ArrayLike, stds: ArrayLike, weights: ArrayLike | None, process: Process) -> None:
+        self.means = torch.as_tensor(np.asarray(means, float))
+        if self.means.ndim < 2:
+            raise HastenError(
+                f"means: shape {tuple(self.means.shape)} is not possible; give (components, dimensions...)"
+            )
+        count = len(self.means)
+        self.stds = torch.as_tensor(np.broadcast_to(np.asarray(stds, float), (count,)).copy())
+        raw = np.ones(count) if weights is None else np.asarray(weights, float)
+        if raw.shape != (count,) or (raw < 0).any() or not raw.sum() > 0:
+            raise HastenError(f"weights: give {count} numbers of at least 0 that do not sum to 0; got {raw}")
+        self.weights = torch.as_tensor(raw / raw.sum())
+        self.process = process
+
+    def __call__(self, x: Tensor, t: Times) -> Prediction:
+        alpha, sigma = coefficients(self.process, t, x)
+        flat = x.flatten(1)
+        a, s = (v.reshape(-1, 1) if isinstance(v, Tensor) else v for v in (alpha, sigma))
+        means, stds, weights = (v.to(x.device, x.dtype) for v in (self.means.flatten(1), self.stds, self.weights))
+        variance = (a * stds) ** 2 + s * s  # (rows or 1, K)
+        variance = variance.expand(len(x), -1) if variance.ndim == 2 else variance.expand(len(x), len(stds))
+        offset = flat[:, None] - (a * means[None] if not isinstance(a, Tensor) else a[:, None] * means[None])
+        logits = weights.log() - 0.5 * offset.square().sum(-1) / variance - 0.5 * flat.shape[1] * variance.log()
+        share = torch.softmax(logits, -1)
+        gain = a * stds**2 / variance
+        data = (share[..., None] * (means + gain[..., None] * offset)).sum(1)
+        return Prediction(x, alpha, sigma, data.reshape(x.shape), "sample")
+
+    def sample(self, count: int, generator: torch.Generator | None = None) -> Tensor:
+        """`count` draws from the data distribution, float64."""
+        which = torch.multinomial(self.weights, count, replacement=True, generator=generator)
+        noise = torch.randn(count, *self.means.shape[1:], dtype=torch.float64, generator=generator)
+        return self.means[which] + self.stds[which].reshape(-1, *(1,) * (self.means.ndim - 1)) * noise
+
+    def transport(self, x: Tensor, s: float, t: float) -> Tensor:
+        """The exact ODE solution from time s to time t, for a single component."""
+        if len(self.means) != 1:
+            raise HastenError(f"transport: closed form only for one component; this mixture has {len(self.means)}")
+        (a0, s0), (a1, s1) = (coefficients(self.process, time, x) for time in (s, t))
+        mean, std = self.means[0].to(x.dtype), float(self.stds[0])
+        return a1 * mean + math.sqrt((a1 * std) ** 2 + s1**2) / math.sqrt((a0 * std) ** 2 + s0**2) * (x - a0 * mean)

@@ -1,0 +1,42 @@
+"""How hasten says no: one line with the field, the value, and what would be right."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class HastenError(ValueError):
+    """Bad input. The message is one line a person can act on; the command line prints it as it is."""
+
+
+class UnsupportedModel(HastenError):
+    """The method needs something this model does not have."""
+
+
+def unknown(field: str, value: object, choices: Iterable[str]) -> HastenError:
+    """The error for a name nobody knows, with the nearest one that exists."""
+    known = sorted(choices)
+    near = difflib.get_close_matches(str(value), known, n=1, cutoff=0.5)
+    hint = f"did you mean {near[0]!r}?" if near else f"choose one of: {', '.join(known) or '(none exist yet)'}"
+    return HastenError(f"{field}: {value!r} is not known; {hint}")
+
+
+def positive_int(field: str, value: object) -> int:
+    """`value` as an integer of at least 1, or a HastenError that names `field`."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise HastenError(f"{field}: {value!r} is not possible; give a whole number of at least 1")
+    return value
+
+
+def one_of(field: str, value: object, choices: Iterable[object]) -> None:
+    """Raise a HastenError unless `value` is one of `choices`."""
+    choices = list(choices)
+    if isinstance(value, bool) or value not in choices:
+        raise HastenError(f"{field}: {value!r} is not possible; choose one of: {', '.join(map(str, choices))}")
+
+
+def unit_interval(field: str, value: float) -> None:
+    """Raise a HastenError unless 0 <= value <= 1."""
+    if not 0 <= value <= 1:
+        raise HastenError(f"{field}: {value} is not possible; give a number from 0 to 1")

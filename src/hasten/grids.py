@@ -1,0 +1,206 @@
+"""At which times a run asks the network: decreasing times from the start of a process towards data.
+
+A grid gives `count` times, the first at `t_max` unless its definition says otherwise, the last at or above
+`t_min`. `schedule` turns them into the times of a run: a run that ends on data appends time 0 after them.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+
+from hasten.catalog import Family
+from hasten.errors import HastenError, positive_int
+from hasten.processes import Array, Process
+
+ENDS = ("data", "min")
+
+
+class Grid(ABC):
+    """A rule that places `count` decreasing times on a process."""
+
+    name: ClassVar[str]
+
+    @abstractmethod
+    def times(self, process: Process, count: int) -> Array:
+        """`count` decreasing times in (0, t_max], float64."""
+
+
+def schedule(grid: GridLike, process: Process, steps: int, end: str = "data") -> Array:
+    """The steps + 1 times of a run, noisiest first.
+
+    grid: a name, a Grid, or explicit decreasing times (then `steps` is implied and ignored).
+    end: "data" appends time 0, where the data prediction is the result; "min" stops at the smallest time.
+    Raises HastenError for steps below 1, an unknown name, or times that do not decrease within the process.
+    """
+    if end not in ENDS:
+        raise HastenError(f"end: {end!r} is not known; choose 'data' (finish on data) or 'min' (stop at t_min)")
+    resolved = resolve(grid)
+    if isinstance(resolved, Explicit):
+        return _checked(np.asarray(resolved.at, float), process)
+    positive_int("steps", steps)
+    if end == "min":
+        return _checked(resolved.times(process, steps + 1), process)
+    return _checked(np.append(resolved.times(process, steps), 0.0), process)
+
+
+def resolve(grid: GridLike) -> Grid:
+    """The Grid that a name, a mapping with a name and fields, or a sequence of times stands for."""
+    if isinstance(grid, Grid):
+        return grid
+    if isinstance(grid, str | Mapping):
+        return GRIDS.build(grid)
+    return Explicit(tuple(float(t) for t in grid))
+
+
+def _checked(times: Array, process: Process) -> Array:
+    ok = times.ndim == 1 and len(times) >= 2 and np.isfinite(times).all() and (np.diff(times) < 0).all()
+    if not ok or times[0] > process.t_max * (1 + 1e-12) or times[-1] < 0:
+        raise HastenError(
+            f"grid: times must fall steadily within [0, {process.t_max:g}] and be at least two; "
+            f"got {np.array2string(times, precision=4, threshold=12)}"
+        )
+    return times
+
+
+@dataclass(frozen=True)
+class Uniform(Grid):
+    """Uniform in time, spaced as diffusers means the words (0-based training step n is time n + 1).
+
+    spacing: "trailing" starts at the last training step and leaves a gap at the end; "leading" the other
+    way round (k * (T // count) + offset); "linspace" visits both ends. On processes trained at whole-numbered
+    times the result is rounded to those, as diffusers does; on continuous ones it is not, "leading" leaves a
+    gap at the start, and "linspace" ends at t_min. Source: Lin et al. 2023, table 2.
+    """
+
+    spacing: str = "trailing"
+    offset: int = 0
+    name = "uniform"
+
+    def times(self, process: Process, count: int) -> Array:
+        if self.spacing not in ("trailing", "leading", "linspace"):
+            raise HastenError(f"spacing: {self.spacing!r} is not known; choose trailing, leading or linspace")
+        if not process.discrete:
+            return self._continuous(process, count)
+        total = round(process.t_max)
+        if count > total:
+            raise HastenError(f"steps: {count} is more than the {total} training steps of this process")
+        if self.spacing == "trailing":
+            return np.round(total - np.arange(count) * total / count)
+        if self.spacing == "leading":
+            return (np.arange(count)[::-1] * (total // count) + self.offset + 1).astype(float)
+        return np.round(np.linspace(total - 1, 0, count)) + 1 if count > 1 else np.array([float(total)])
+
+    def _continuous(self, process: Process, count: int) -> Array:
+        if self.spacing == "linspace":
+            return np.linspace(process.t_max, process.t_min, count)
+        trailing = process.t_max * np.arange(count, 0, -1) / count
+        if self.spacing == "trailing":
+            return trailing
+        return np.maximum(trailing - process.t_max / count, process.t_min)
+
+
+@dataclass(frozen=True)
+class Power(Grid):
+    """Uniform in time^(1 / power) between t_max and t_min, not rounded; power 2 is "quadratic"."""
+
+    power: float = 2.0
+    name = "quadratic"
+
+    def times(self, process: Process, count: int) -> Array:
+        _positive("power", self.power)
+        return np.linspace(process.t_max ** (1 / self.power), process.t_min ** (1 / self.power), count) ** self.power
+
+
+@dataclass(frozen=True)
+class LogSNR(Grid):
+    """Uniform in lam = log(alpha / sigma). Source: Lu et al. 2022 (DPM-Solver), section 3.3."""
+
+    name = "logsnr"
+
+    def times(self, process: Process, count: int) -> Array:
+        return _between(process, count, lambda first, last: np.linspace(first, last, count))
+
+
+@dataclass(frozen=True)
+class Karras(Grid):
+    """Uniform in (sigma / alpha)^(1 / rho). Source: Karras et al. 2022, eq. (5); rho 7 is theirs."""
+
+    rho: float = 7.0
+    name = "karras"
+
+    def times(self, process: Process, count: int) -> Array:
+        _positive("rho", self.rho)
+
+        def lams(first: float, last: float) -> Array:
+            ratios = np.linspace(np.exp(-first / self.rho), np.exp(-last / self.rho), count)
+            return -self.rho * np.log(ratios)
+
+        return _between(process, count, lams)
+
+
+@dataclass(frozen=True)
+class FlowShifted(Grid):
+    """Uniform levels u = sigma / (alpha + sigma), then shift u / (1 + (shift - 1) u); finishes near 0.
+
+    shift > 1 spends more steps on high noise; shift 1 on a rectified flow is "uniform" trailing.
+    Source: Esser et al. 2024, eq. (23).
+    """
+
+    shift: float = 3.0
+    name = "flow-shifted"
+
+    def times(self, process: Process, count: int) -> Array:
+        _positive("shift", self.shift)
+        u = np.arange(count, 0, -1) / count * _level(process, process.t_max)
+        level = self.shift * u / (1 + (self.shift - 1) * u)
+        with np.errstate(divide="ignore"):
+            times = process.time(np.log(1 - level) - np.log(level))
+        times[0] = process.t_max
+        return np.maximum(times, process.t_min * np.linspace(1, 1e-3, count))
+
+
+@dataclass(frozen=True)
+class Explicit(Grid):
+    """These times and no others; the last one may be 0 (then the run ends on data)."""
+
+    at: tuple[float, ...] = ()
+    name = "explicit"
+
+    def times(self, process: Process, count: int) -> Array:
+        return np.asarray(self.at, float)
+
+
+GridLike = str | Mapping[str, Any] | Grid | Sequence[float] | Array
+
+GRIDS: Family[Grid] = Family("grid", Grid)
+for _grid in (Uniform, Power, LogSNR, Karras, FlowShifted, Explicit):
+    GRIDS.add(_grid)
+for _spacing in ("trailing", "leading", "linspace"):
+    GRIDS.alias(_spacing, "uniform", spacing=_spacing)
+
+
+def _between(process: Process, count: int, lams: Any) -> Array:
+    """Times at lams(first, last); a start where lam is -inf is entered from 0.1 % below it."""
+    first, last = float(process.lam(process.t_max)), float(process.lam(process.t_min))
+    if not np.isfinite(first):
+        first = float(process.lam(process.t_max * (1 - 1e-3)))
+    times = process.time(lams(first, last))
+    times[0] = process.t_max
+    if count > 1:
+        times[-1] = process.t_min
+    return times
+
+
+def _level(process: Process, t: float) -> float:
+    alpha, sigma = float(process.alpha(t)), float(process.sigma(t))
+    return sigma / (alpha + sigma)
+
+
+def _positive(field: str, value: float) -> None:
+    if not (np.isfinite(value) and value > 0):
+        raise HastenError(f"{field}: {value} is not possible; give a number above 0")

@@ -1,0 +1,123 @@
+"""Hosts for walks: `sample` runs one, `sample_many` runs many with one network batch a round."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hasten.denoisers import DenoiserLike
+from hasten.errors import HastenError, unknown
+from hasten.grids import GridLike, schedule
+from hasten.predictions import Prediction
+from hasten.solvers import SOLVERS, DPMSolverPP, Query, Solver
+from hasten.solvers.base import Noise, Walk
+
+Callback = Callable[[Query, Prediction], Prediction | None]
+
+
+def sample(
+    denoiser: DenoiserLike, noise: Tensor, solver: Solver | str | Mapping[str, Any] | None = None,
+    steps: int = 10, grid: GridLike = "logsnr", end: str = "data", callback: Callback | None = None,
+    seed: int = 0,
+) -> Tensor:  # fmt: skip
+    """Solve from the start state to data.
+
+    noise: the start state at the first time, (rows, ...): unit noise for variance-preserving and flow
+    processes, sigma_max times that for exploding ones. solver: an instance, name or mapping; DPM-Solver++ 2M
+    if None. steps, grid, end: see `hasten.grids.schedule`. callback(query, prediction) is called after each
+    network call; a Prediction it returns replaces the network's. seed: of the noise that a stochastic solver
+    asks for; the noise of step i does not depend on the other steps.
+
+    Half-precision states are stepped in float32; the result has the dtype of `noise`.
+    Raises HastenError for unknown names, impossible fields, and non-finite start states.
+    """
+    walk = start(denoiser, noise, solver, steps, grid, end, seed)
+    try:
+        query = next(walk)
+        while True:
+            prediction = denoiser(query.x, query.t)
+            if callback is not None:
+                prediction = callback(query, prediction) or prediction
+            query = walk.send(prediction)
+    except StopIteration as done:
+        return done.value.to(noise.dtype)
+
+
+def sample_many(
+    denoiser: DenoiserLike,
+    runs: Sequence[Mapping[str, Any]],
+    callback: Callable[[int, int], None] | None = None,
+) -> list[Tensor]:
+    """Run many walks at once: each round gathers every waiting query into one network batch.
+
+    runs: mappings with the keyword arguments of `sample` but denoiser and callback ("noise" is required).
+    Solvers, step counts, grids and numbers of rows may differ; walks of the same shape and dtype share
+    batches. callback(waiting, finished) is called after each round. Results are in the order of `runs`, each
+    what `sample` alone would give. The number of rounds is that of the longest walk.
+    """
+    for run in runs:
+        for key in run:
+            if key not in _RUN_FIELDS:
+                raise unknown("sample_many", key, _RUN_FIELDS)
+    walks = [start(denoiser, **run) for run in runs]
+    results: dict[int, Tensor] = {}
+    waiting: dict[int, Query] = {}
+
+    def advance(index: int, prediction: Prediction | None) -> None:
+        try:
+            waiting[index] = next(walks[index]) if prediction is None else walks[index].send(prediction)
+        except StopIteration as done:
+            waiting.pop(index, None)
+            results[index] = done.value.to(runs[index]["noise"].dtype)
+
+    for index in range(len(runs)):
+        advance(index, None)
+    while waiting:
+        for group in _alike(waiting):
+            queries = [waiting[i] for i in group]
+            sizes = [len(q.x) for q in queries]
+            together = denoiser(torch.cat([q.x for q in queries]), np.repeat([q.t for q in queries], sizes))
+            stops = np.cumsum(sizes)
+            for index, stop, size in zip(group, stops, sizes):
+                advance(index, together.rows(int(stop) - size, int(stop)))
+        if callback is not None:
+            callback(len(waiting), len(results))
+    return [results[i] for i in range(len(runs))]
+
+
+_RUN_FIELDS = ("noise", "solver", "steps", "grid", "end", "seed")
+
+
+def start(
+    denoiser: DenoiserLike, noise: Tensor, solver: Solver | str | Mapping[str, Any] | None = None, steps: int = 10,
+    grid: GridLike = "logsnr", end: str = "data", seed: int = 0,
+) -> Walk:  # fmt: skip
+    """The walk of one run, with its input checked and half precision raised to float32."""
+    if not torch.isfinite(noise).all():
+        raise HastenError("noise: the start state has values that are not finite; give finite numbers")
+    x = noise.float() if noise.dtype in (torch.float16, torch.bfloat16) else noise
+    chosen = DPMSolverPP() if solver is None else SOLVERS.build(solver)
+    times = schedule(grid, denoiser.process, steps, end)
+    return chosen.walk(denoiser.process, times, x, seeded_noise(x, seed))
+
+
+def seeded_noise(like: Tensor, seed: int) -> Noise:
+    """Unit noise shaped like a state: step i's draw depends on (seed, i) alone."""
+
+    def draw(step: int) -> Tensor:
+        generator = torch.Generator("cpu").manual_seed(int(np.random.SeedSequence([seed, step]).generate_state(1)[0]))
+        return torch.randn(like.shape, generator=generator, dtype=like.dtype).to(like.device)
+
+    return draw
+
+
+def _alike(waiting: Mapping[int, Query]) -> list[list[int]]:
+    """The indices of waiting walks, grouped by what can share a batch."""
+    groups: dict[Any, list[int]] = {}
+    for index, query in waiting.items():
+        groups.setdefault((query.x.shape[1:], query.x.dtype, query.x.device), []).append(index)
+    return list(groups.values())

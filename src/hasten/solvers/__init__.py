@@ -1,0 +1,12 @@
+"""Solvers: one class a method, listed in `SOLVERS`. Each can be made with no arguments."""
+
+from hasten.solvers.base import SOLVERS, Query, Solver
+from hasten.solvers.exponential import DDIM, DPMSolverPP, UniPC
+from hasten.solvers.linear import Euler, Heun
+
+__all__ = ["DDIM", "DPMSolverPP", "Euler", "Heun", "Query", "SOLVERS", "Solver", "UniPC", "all"]
+
+
+def all() -> list[type[Solver]]:
+    """The solver classes."""
+    return list(SOLVERS)

@@ -1,0 +1,177 @@
+"""What a solver is: a generator that yields queries, is sent predictions, and returns the result.
+
+The host owns the network (a plain loop, a diffusers scheduler, a server that batches many walks); a walk
+never calls it. Solvers whose every update is a weighted sum write those weights down once, as rows, before
+the first query; one loop then walks any of them.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Generator
+from dataclasses import dataclass, field
+from typing import ClassVar, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hasten.catalog import Family, Paper
+from hasten.predictions import Prediction, combine
+from hasten.processes import Array, Process
+
+
+class Query(NamedTuple):
+    """The network is wanted at state `x` and time `t`.
+
+    step, steps: which step of how many this is for. stage: 0 for the first query of a step, 1, 2, ... for
+    further ones; caches and progress bars need these.
+    """
+
+    x: Tensor
+    t: float
+    step: int = 0
+    steps: int = 1
+    stage: int = 0
+
+
+Noise = Callable[[int], Tensor]  # step index -> unit noise shaped like the state
+Walk = Generator[Query, Prediction, Tensor]
+
+
+class Solver(ABC):
+    """How to step through the times of a run. Subclasses are frozen dataclasses of hyper-parameters.
+
+    Class attributes say what `hasten methods` lists: name, paper, order of convergence at the defaults,
+    evaluations a step.
+    """
+
+    name: ClassVar[str]
+    paper: ClassVar[Paper]
+    evaluations: ClassVar[int] = 1
+    stochastic: bool = False  # whether it asks for noise
+
+    @abstractmethod
+    def walk(self, process: Process, times: Array, x: Tensor, noise: Noise) -> Walk:
+        """Solve from times[0] to times[-1] (noisiest first; the last may be 0), starting at state x.
+
+        noise(i) gives the unit noise of step i; a walk that asks for it replays exactly. After each yield
+        the walk goes on from the prediction's own `x`, which the host may have edited.
+        """
+
+    def query_times(self, process: Process, times: Array) -> list[Query]:
+        """The queries of a run, in order, found by walking a single number with a fake network."""
+        return drain(self.walk(process, times, torch.zeros(1, 1), lambda i: torch.zeros(1, 1)), process)
+
+
+def drain(walk: Walk, process: Process) -> list[Query]:
+    """Run a walk against a network that always answers 0, and return what it asked."""
+    queries: list[Query] = []
+    try:
+        query = next(walk)
+        while True:
+            queries.append(query)
+            alpha, sigma = float(process.alpha(query.t)), float(process.sigma(query.t))
+            query = walk.send(Prediction(query.x, alpha, sigma, torch.zeros_like(query.x), "sample"))
+    except StopIteration:
+        return queries
+
+
+@dataclass(frozen=True)
+class Row:
+    """One update: after the query at `time`, x <- a x + sum_j b[j] value_j + noise z.
+
+    b[0] weighs the newest value (of the query just answered), b[1] the one before, and so on.
+    """
+
+    time: float
+    a: float
+    b: tuple[float, ...]
+    step: int
+    stage: int = 0
+    noise: float = 0.0
+
+
+@dataclass
+class Path:
+    """Builds rows. States are kept as weights over (anchor state, all values so far).
+
+    An update anchored at an earlier node of the same step is rewritten to start from the current state, and
+    a corrector is folded into the update that follows it, so walking needs no stored states: it goes on from
+    whatever state the prediction carries.
+    """
+
+    rows: list[Row] = field(default_factory=list)
+    _formula: tuple[int, float, Array] | None = None  # of the current state: anchor node, a, weights by node
+    _shift: Array | None = None  # a correction of the current state, as weights by node
+
+    def correct(self, weights: Array) -> None:
+        """The current state had better been made with these weights (same anchor, newest node included)."""
+        assert self._formula is not None
+        self._shift = weights - np.append(self._formula[2], 0.0)
+
+    def advance(
+        self,
+        time: float,
+        anchor: int,
+        a: float,
+        weights: Array,
+        *,
+        step: int,
+        stage: int = 0,
+        noise: float = 0.0,
+    ) -> None:
+        """After node `len(rows)` at `time`: the next state is `a * state[anchor] + weights . values + noise`.
+
+        weights: one number a node, oldest first, the node just queried last.
+        """
+        node = len(self.rows)
+        row_a, row_weights = a, weights
+        if anchor != node:
+            assert self._formula is not None and self._formula[0] == anchor, "steps may only re-use their own anchor"
+            row_a = a / self._formula[1]
+            row_weights = weights - row_a * np.append(self._formula[2], 0.0)
+        elif self._shift is not None:
+            row_weights = weights + a * self._shift
+        self._shift = None
+        self._formula = (anchor, a, weights)
+        newest_first = row_weights[::-1]
+        used = np.flatnonzero(newest_first)
+        b = tuple(float(w) for w in newest_first[: used[-1] + 1]) if len(used) else (0.0,)
+        self.rows.append(Row(time, float(row_a), b, step, stage, float(noise)))
+
+
+class Tabular(Solver):
+    """A solver whose updates are rows of weights over the state and past values of one prediction."""
+
+    @abstractmethod
+    def table(self, process: Process, times: Array) -> tuple[str, list[Row]]:
+        """Which attribute of a Prediction is remembered ("data", "noise", "velocity"), and the rows."""
+
+    def walk(self, process: Process, times: Array, x: Tensor, noise: Noise) -> Walk:
+        value, rows = self.table(process, times)
+        steps = len(times) - 1
+        past: list[Tensor] = []
+        for row, keep in zip(rows, _memory(rows)):
+            p = yield Query(x, row.time, row.step, steps, row.stage)
+            past = [getattr(p, value), *past]
+            x = combine(p.state, row.a, past[0], row.b[0])
+            for weight, old in zip(row.b[1:], past[1:]):
+                if weight:
+                    x = torch.add(x, old, alpha=weight)
+            if row.noise:
+                x = torch.add(x, noise(row.step), alpha=row.noise)
+            del past[keep:]
+        return x
+
+
+def _memory(rows: list[Row]) -> list[int]:
+    """How many of the newest values each row must leave behind for the rows after it."""
+    longest = max(len(row.b) for row in rows)
+    return [
+        max((len(later.b) - k for k, later in enumerate(rows[i + 1 : i + longest], 1)), default=0)
+        for i in range(len(rows))
+    ]
+
+
+SOLVERS: Family[Solver] = Family("solver", Solver)

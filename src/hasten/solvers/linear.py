@@ -1,0 +1,124 @@
+"""Linear methods: in the right coordinates the ODE is dy/dr = v with v a prediction, and steps add v's up.
+
+Every Gaussian path becomes such an ODE in two ways:
+
+    "sigma":  y = x / alpha,            r = sigma / alpha,            v = the noise prediction
+    "flow":   y = x / (alpha + sigma),  r = sigma / (alpha + sigma),  v = noise - data
+
+The first is EDM's, the second that of rectified flow; it is the one without a singularity at alpha = 0.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from hasten.catalog import Paper
+from hasten.errors import HastenError, one_of
+from hasten.processes import Array, Process
+from hasten.solvers.base import SOLVERS, Path, Row, Tabular
+
+SPACES = ("auto", "sigma", "flow")
+
+
+@dataclass(frozen=True)
+class Coordinates:
+    """y = x / scale, and the variable r that the ODE is linear in, for a list of times."""
+
+    space: str
+    scale: Array
+    r: Array
+
+    @classmethod
+    def of(cls, process: Process, times: Array, space: str) -> Coordinates:
+        alpha, sigma = process.alpha(times), process.sigma(times)
+        if space == "auto":
+            space = "sigma" if alpha[0] > 0 else "flow"
+        if space == "sigma" and not alpha[0] > 0:
+            raise HastenError("space: 'sigma' cannot start where alpha is 0 (flow, zero terminal SNR); use 'flow'")
+        scale = alpha if space == "sigma" else alpha + sigma
+        return cls(space, scale, sigma / scale)
+
+    @property
+    def value(self) -> str:
+        """The attribute of a Prediction that is dy/dr."""
+        return "noise" if self.space == "sigma" else "velocity"
+
+    def time(self, process: Process, r: float) -> float:
+        """The time at which the variable is `r`."""
+        alpha_over_sigma = 1 / r if self.space == "sigma" else (1 - r) / r
+        return float(process.time(np.log(alpha_over_sigma)))
+
+    def update(self, s: int, t: int, weights: Array) -> tuple[float, Array]:
+        """State weight and value weights of y_t = y_s + (r_t - r_s) weights . v."""
+        return float(self.scale[t] / self.scale[s]), self.scale[t] * (self.r[t] - self.r[s]) * weights
+
+
+@SOLVERS.add
+@dataclass(frozen=True)
+class Euler(Tabular):
+    """First order. The same step as DDIM with eta 0, in any coordinates. Source: Karras et al. 2022, eq. (3)."""
+
+    name = "euler"
+    paper = Paper("Elucidating the Design Space of Diffusion-Based Generative Models", 2022, "2206.00364")
+
+    def table(self, process: Process, times: Array) -> tuple[str, list[Row]]:
+        coordinates, path = Coordinates.of(process, times, "auto"), Path()
+        for i in range(len(times) - 1):
+            a, weights = coordinates.update(i, i + 1, _unit(i + 1, {i: 1.0}))
+            path.advance(times[i], i, a, weights, step=i)
+        return coordinates.value, path.rows
+
+
+@SOLVERS.add
+@dataclass(frozen=True)
+class Heun(Tabular):
+    """Second order with two queries a step (one where the step ends on data): EDM's solver without churn.
+
+    a: where in the step the second query is, above 0 up to 1 (1 is Heun, 1/2 midpoint, 2/3 Ralston).
+    space: "sigma" (EDM), "flow", or "auto", which is sigma unless the run starts where alpha is 0.
+    Source: Karras et al. 2022, algorithm 1 and appendix D.2.
+    """
+
+    a: float = 1.0
+    space: str = "auto"
+    name = "heun"
+    evaluations = 2
+    paper = Paper("Elucidating the Design Space of Diffusion-Based Generative Models", 2022, "2206.00364")
+
+    def __post_init__(self) -> None:
+        one_of("space", self.space, SPACES)
+        if not 0 < self.a <= 1:
+            raise HastenError(f"a: {self.a} is not possible; give where in the step to look, above 0 up to 1")
+
+    def table(self, process: Process, times: Array) -> tuple[str, list[Row]]:
+        outer = Coordinates.of(process, times, self.space)
+        nodes, owner = self._nodes(process, times, outer)
+        coordinates, path = Coordinates.of(process, nodes, outer.space), Path()
+        for i in range(len(nodes) - 1):
+            second = i > 0 and owner[i] == owner[i - 1]
+            anchor = i - 1 if second else i
+            slope = {i - 1: 1 - 0.5 / self.a, i: 0.5 / self.a} if second else {i: 1.0}
+            a, weights = coordinates.update(anchor, i + 1, _unit(i + 1, slope))
+            path.advance(nodes[i], anchor, a, weights, step=owner[i], stage=int(second))
+        return coordinates.value, path.rows
+
+    def _nodes(self, process: Process, times: Array, outer: Coordinates) -> tuple[Array, list[int]]:
+        nodes: list[float] = []
+        owner: list[int] = []
+        for i in range(len(times) - 1):
+            nodes.append(times[i])
+            owner.append(i)
+            if outer.r[i + 1] > 0:
+                inner = outer.r[i] + self.a * (outer.r[i + 1] - outer.r[i])
+                nodes.append(float(times[i + 1]) if self.a == 1 else outer.time(process, inner))
+                owner.append(i)
+        return np.array([*nodes, times[-1]]), owner
+
+
+def _unit(size: int, entries: dict[int, float]) -> Array:
+    weights = np.zeros(size)
+    for node, weight in entries.items():
+        weights[node] = weight
+    return weights
