@@ -33,7 +33,8 @@ class Run:
     number: which generation this is; everything remembered from another number is stale. step, steps,
     stage, time: the query being answered, counted from the first executed step. call: how many times the
     network has been called for this query (guidance in two calls makes two). images: rows of the state,
-    without the branches of guidance; None until known. process: of the scheduler.
+    without the branches of guidance; None until known. expected: how many images a generation will have,
+    where whoever starts it says so. process: of the scheduler.
     """
 
     process: Process
@@ -44,11 +45,12 @@ class Run:
     time: float = 0.0
     call: int = 0
     images: int | None = None
+    expected: int | None = None
 
     def begin(self, steps: int) -> None:
         """A new generation of `steps` steps starts."""
         self.number += 1
-        self.steps, self.images = steps, None
+        self.steps, self.images = steps, self.expected
         self.ask(0, self.process.t_max)
 
     def ask(self, step: int, time: float, stage: int = 0) -> None:

@@ -113,7 +113,10 @@ class Power(Grid):
 
     def times(self, process: Process, count: int) -> Array:
         _positive("power", self.power)
-        return np.linspace(process.t_max ** (1 / self.power), process.t_min ** (1 / self.power), count) ** self.power
+        roots = np.linspace(process.t_max ** (1 / self.power), process.t_min ** (1 / self.power), count)
+        times = roots**self.power
+        times[0] = process.t_max
+        return times
 
 
 @dataclass(frozen=True)
@@ -145,9 +148,10 @@ class Karras(Grid):
 
 @dataclass(frozen=True)
 class FlowShifted(Grid):
-    """Uniform levels u = sigma / (alpha + sigma), then shift u / (1 + (shift - 1) u); finishes near 0.
+    """Uniform u in (0, 1], shifted to u' = shift u / (1 + (shift - 1) u), at noise level u' of the highest.
 
-    shift > 1 spends more steps on high noise; shift 1 on a rectified flow is "uniform" trailing.
+    The level is sigma / (alpha + sigma), which is time on a rectified flow: there shift 1 is "trailing".
+    shift > 1 spends more steps on high noise.
     Source: Esser et al. 2024, eq. (23).
     """
 
@@ -156,12 +160,12 @@ class FlowShifted(Grid):
 
     def times(self, process: Process, count: int) -> Array:
         _positive("shift", self.shift)
-        u = np.arange(count, 0, -1) / count * _level(process, process.t_max)
-        level = self.shift * u / (1 + (self.shift - 1) * u)
+        u = np.arange(count, 0, -1) / count
+        level = _level(process, process.t_max) * self.shift * u / (1 + (self.shift - 1) * u)
         with np.errstate(divide="ignore"):
             times = process.time(np.log(1 - level) - np.log(level))
         times[0] = process.t_max
-        return np.maximum(times, process.t_min * np.linspace(1, 1e-3, count))
+        return times
 
 
 @dataclass(frozen=True)

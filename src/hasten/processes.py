@@ -270,12 +270,13 @@ def from_config(config: Mapping[str, Any]) -> Process:
     `shift` (`flow_shift`), or an EDM scheduler's sigma range.
     Raises HastenError for an unknown beta_schedule.
     """
-    name = str(config.get("_class_name", ""))
-    if "FlowMatch" in name or config.get("use_flow_sigmas") or config.get("prediction_type") == "flow_prediction":
+    has_betas = "beta_start" in config or config.get("trained_betas") is not None
+    flow = config.get("use_flow_sigmas") or config.get("prediction_type") == "flow_prediction"
+    if flow or ("shift" in config and not has_betas):
         shift = config.get("shift", config.get("flow_shift", 1.0))
         # with a dynamic shift (Flux) the pipeline hands over mu for each picture size
         return RectifiedFlow(shift=1.0 if config.get("use_dynamic_shifting") else float(shift or 1.0))
-    if name.startswith("EDM"):
+    if "sigma_data" in config and not has_betas:
         return VarianceExploding(float(config["sigma_min"]), float(config["sigma_max"]))
     if config.get("trained_betas") is not None:
         betas = np.asarray(config["trained_betas"], float)
