@@ -11,7 +11,7 @@ from typing import Any
 import pydantic
 import torch
 
-from hasten.acceleration import Acceleration, clocked, network_of
+from hasten.acceleration import Acceleration, network_of, scheduled
 from hasten.caches import CACHES
 from hasten.errors import HastenError, positive_int, unknown
 from hasten.grids import ENDS, GRIDS, Explicit, Grid, resolve
@@ -245,11 +245,7 @@ class Accelerated:
             acceleration.check(network)
         scheduler = self._scheduler()
         with ExitStack() as stack:
-            own = pipe.scheduler
-            stack.callback(setattr, pipe, "scheduler", own)
-            if scheduler is not None:
-                pipe.scheduler = scheduler
-            self.run = stack.enter_context(clocked(pipe))
+            stack.enter_context(scheduled(pipe, scheduler))
             for acceleration in accelerations:
                 stack.enter_context(acceleration.applied(pipe))
             self._undo = stack.pop_all()
@@ -258,7 +254,7 @@ class Accelerated:
         from hasten.bridge import SolverScheduler
 
         if self.recipe.solver is None:
-            return None
+            return self.pipe.scheduler
         return SolverScheduler.from_config(
             self.pipe.scheduler.config, solver=self.recipe.solver, grid=self.recipe.grid, end=self.recipe.end
         )
@@ -281,18 +277,13 @@ class Accelerated:
         latents = kwargs.get("latents")
         if latents is not None and not torch.isfinite(latents).all():
             raise HastenError("latents: some values are not finite; give finite numbers")
-        prompts, each = _counts(args, kwargs)
         if seed is not None:
             from hasten.bridge import generators
 
             if kwargs.get("generator") is not None:
                 raise HastenError("seed: a generator was given as well; give one of the two")
-            kwargs["generator"] = generators(seed, prompts or 1, each)
-        self.run.expected = prompts * each if prompts else None
-        try:
-            return self.pipe(*args, **kwargs)
-        finally:
-            self.run.expected = None
+            kwargs["generator"] = generators(seed, _prompts(args, kwargs), kwargs.get("num_images_per_prompt") or 1)
+        return self.pipe(*args, **kwargs)
 
     def restore(self) -> None:
         """Put the pipeline back, bit for bit, as it was. Calling it again does nothing."""
@@ -318,17 +309,12 @@ def accelerate(pipe: Any, recipe: Recipe | Mapping[str, Any] | str | Path) -> Ac
     return Accelerated(pipe, Recipe.of(recipe))
 
 
-def _counts(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[int, int]:
-    """How many prompts a pipeline call has (0 if that cannot be seen), and how many images each."""
+def _prompts(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> int:
+    """How many prompts a pipeline call has."""
     prompt = kwargs.get("prompt", args[0] if args else None)
-    embeds = kwargs.get("prompt_embeds")
-    if isinstance(prompt, str):
-        prompts = 1
-    elif isinstance(prompt, list | tuple):
-        prompts = len(prompt)
-    else:
-        prompts = 0 if embeds is None else len(embeds)
-    return prompts, kwargs.get("num_images_per_prompt") or 1
+    if prompt is None:
+        prompt = kwargs.get("prompt_embeds")
+    return 1 if prompt is None or isinstance(prompt, str) else len(prompt)
 
 
 def _one_line(error: pydantic.ValidationError) -> HastenError:
