@@ -52,7 +52,9 @@ def test_restore_after_the_call_raised(kind, recipe):
             raise KeyboardInterrupt
         return kwargs
 
-    hook = {"callback": lambda *_: interrupt(pipe, 1, 0, {})} if kind == "pixart" else {"callback_on_step_end": interrupt}
+    hook = (
+        {"callback": lambda *_: interrupt(pipe, 1, 0, {})} if kind == "pixart" else {"callback_on_step_end": interrupt}
+    )
     with pytest.raises(KeyboardInterrupt), hasten.accelerate(pipe, recipe) as fast:
         pipelines.call(fast, **hook)
     assert settled(pipe) == shown
@@ -82,6 +84,20 @@ def test_a_seed_is_an_image_in_any_batch_of_any_size():
     for other in (pair[1:], four[3:], listed[:1]):
         torch.testing.assert_close(other, alone, rtol=1e-4, atol=1e-4)
     assert not torch.allclose(four[2], four[3])
+
+
+@pytest.mark.parametrize("kind", ["sd3", "flux", "pixart", "sdxl"])
+def test_stochastic_solvers_take_their_noise_from_the_images_own_generators(kind):
+    pipe = pipelines.make(kind)
+
+    def generators(*seeds):
+        return [torch.Generator().manual_seed(seed) for seed in seeds]
+
+    with hasten.accelerate(pipe, {"solver": {"name": "ddim", "eta": 1.0}}) as fast:
+        pair = pipelines.call(fast, generator=generators(3, 4), prompts=2)
+        first, again = (pipelines.call(fast, generator=generators(3)) for _ in range(2))
+    assert torch.equal(first, again)
+    torch.testing.assert_close(pair[:1], first, rtol=1e-4, atol=1e-4)
 
 
 def test_a_recipe_without_a_solver_keeps_the_pipelines_own_scheduler():

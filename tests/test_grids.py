@@ -42,7 +42,9 @@ def test_uniform_spacings_are_diffusers_own(spacing, steps):
 def test_karras_times_are_diffusers_own():
     from diffusers import EulerDiscreteScheduler
 
-    theirs = EulerDiscreteScheduler(beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012, use_karras_sigmas=True)
+    theirs = EulerDiscreteScheduler(
+        beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012, use_karras_sigmas=True
+    )
     theirs.set_timesteps(12)
     process = VariancePreserving()
     ours = schedule("karras", process, 12)

@@ -103,7 +103,9 @@ def test_from_config_reads_any_diffusers_scheduler(scheduler, schedule):
     theirs = getattr(diffusers, scheduler)(beta_schedule=schedule, beta_start=0.0003, beta_end=0.015)
     ours = from_config(theirs.config)
     # diffusers multiplies the table up in float32; the relative error grows towards the last entries
-    np.testing.assert_allclose(ours.alpha(np.arange(1000) + 1) ** 2, theirs.alphas_cumprod.double(), rtol=2e-3, atol=2e-7)
+    np.testing.assert_allclose(
+        ours.alpha(np.arange(1000) + 1) ** 2, theirs.alphas_cumprod.double(), rtol=2e-3, atol=2e-7
+    )
 
 
 def test_from_config_trained_tables_zero_snr_and_flow():

@@ -110,7 +110,9 @@ def test_low_precision_states_are_stepped_in_float32_and_come_back(dtype):
     assert (got.double() - exact).abs().max() <= 2 * torch.finfo(dtype).eps * exact.abs().max() + 1e-5
 
 
-@pytest.mark.parametrize("process", [VP, RectifiedFlow(), VarianceExploding(), Cosine()], ids=lambda p: type(p).__name__)
+@pytest.mark.parametrize(
+    "process", [VP, RectifiedFlow(), VarianceExploding(), Cosine()], ids=lambda p: type(p).__name__
+)
 def test_one_gaussian_is_solved_as_its_closed_form_says(process):
     gaussian = GaussianMixture([[1.0, -2.0]], 0.3, None, process)
     last = float(process.time(4.0))
@@ -150,7 +152,10 @@ def test_a_network_is_shown_its_own_time_and_dtype():
         (lambda: GaussianMixture([1.0, 2.0], 1.0, None, VP), "means"),
         (lambda: GaussianMixture([[1.0], [2.0]], 1.0, [1.0], VP), "weights"),
         (lambda: Denoiser(lambda x, t: x, VP, "eps"), "kind: 'eps'"),
-        (lambda: GaussianMixture([[1.0], [2.0]], 1.0, None, VP).transport(torch.zeros(1, 1), 1.0, 0.0), "one component"),
+        (
+            lambda: GaussianMixture([[1.0], [2.0]], 1.0, None, VP).transport(torch.zeros(1, 1), 1.0, 0.0),
+            "one component",
+        ),
     ],
 )
 def test_impossible_denoisers_are_refused_by_field(make, message):

@@ -181,7 +181,12 @@ def test_moments_are_the_integrals_they_claim_to_be(z, k):
     assert unit_moments(z, 4)[k] == pytest.approx(integral(k) / integral(0), rel=1e-7)
 
 
-STOCHASTIC = [DDIM(eta=1.0), DDIM(eta=0.4), DPMSolverPP(order=1, eta=1.0), *(DPMSolverPP(order=p, eta=0.7) for p in (2, 3))]
+STOCHASTIC = [
+    DDIM(eta=1.0),
+    DDIM(eta=0.4),
+    DPMSolverPP(order=1, eta=1.0),
+    *(DPMSolverPP(order=p, eta=0.7) for p in (2, 3)),
+]
 
 
 @settings(max_examples=100, deadline=None)
@@ -232,7 +237,9 @@ def test_full_noise_sampling_is_ancestral_whichever_way_it_is_written():
     assert abs(half[0] - half[1]) > 1e-3
 
 
-@pytest.mark.parametrize("solver", [DPMSolverPP(order=2, eta=1.0), DPMSolverPP(order=3, eta=1.0), DDIM(eta=1.0)], ids=str)
+@pytest.mark.parametrize(
+    "solver", [DPMSolverPP(order=2, eta=1.0), DPMSolverPP(order=3, eta=1.0), DDIM(eta=1.0)], ids=str
+)
 def test_stochastic_solvers_reach_the_variance_of_the_data(solver):
     gaussian = GaussianMixture([[0.0]], 0.5, None, VP)
     noise = torch.randn(20000, 1, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
@@ -240,7 +247,9 @@ def test_stochastic_solvers_reach_the_variance_of_the_data(solver):
     assert abs(ratios[1] - 1) < min(0.08, abs(ratios[0] - 1))
 
 
-@pytest.mark.parametrize("solver", [*(cls() for cls in all_solvers()), UniPC(order=3), DPMSolverPP(order=3), UniPC(variant="bh1")], ids=str)
+@pytest.mark.parametrize(
+    "solver", [*(cls() for cls in all_solvers()), UniPC(order=3), DPMSolverPP(order=3), UniPC(variant="bh1")], ids=str
+)
 @pytest.mark.parametrize("steps", [1, 2, 3, 5, 8])
 def test_infinite_lam_at_either_end_works(solver, steps):
     """Flow at t = 1 and zero-SNR have lam = -inf, sigma = 0 has +inf; UniPC bh1 there is NaN in diffusers."""
@@ -292,7 +301,9 @@ def test_queries_carry_step_and_stage(solver):
 
 
 def test_memory_is_bounded_by_the_order():
-    walk = DPMSolverPP(order=3).walk(VP, VP.time(np.linspace(-2, 2, 30)), torch.zeros(1, 1), lambda i: torch.zeros(1, 1))
+    walk = DPMSolverPP(order=3).walk(
+        VP, VP.time(np.linspace(-2, 2, 30)), torch.zeros(1, 1), lambda i: torch.zeros(1, 1)
+    )
     next(walk)
     for _ in range(10):
         walk.send(Prediction(torch.zeros(1, 1), 0.5, 0.5, torch.zeros(1, 1), "sample"))

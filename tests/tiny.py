@@ -5,17 +5,19 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+torch.set_num_threads(1)  # more only get in one another's way on tensors this small
+
 
 def unet(layers: int = 2, **changes: Any) -> nn.Module:
     """A random UNet2DConditionModel of three levels, 1 + 3 layers + 2 units deep, on 8 x 8 states of 4 channels."""
     from diffusers import UNet2DConditionModel
 
-    settings = dict(
-        sample_size=8, layers_per_block=layers, block_out_channels=(8, 12, 16), cross_attention_dim=8,
-        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
-        up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
-        attention_head_dim=2, norm_num_groups=4,
-    )  # fmt: skip
+    settings = {
+        "sample_size": 8, "layers_per_block": layers, "block_out_channels": (8, 12, 16), "cross_attention_dim": 8,
+        "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+        "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+        "attention_head_dim": 2, "norm_num_groups": 4,
+    }  # fmt: skip
     with torch.random.fork_rng():
         torch.manual_seed(0)
         return UNet2DConditionModel(**(settings | changes)).eval()

@@ -41,7 +41,9 @@ def combine(x: Tensor, x_weight: Coefficient, y: Tensor, y_weight: Coefficient) 
         return x_weight * x + y_weight * y
     if x_weight == 0:
         return y if y_weight == 1 else y * y_weight
-    return torch.add(x * x_weight, y, alpha=y_weight)
+    if x_weight == 1:
+        return torch.add(x, y, alpha=y_weight)
+    return (x * x_weight).add_(y, alpha=y_weight)
 
 
 class Prediction:

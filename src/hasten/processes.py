@@ -275,7 +275,8 @@ def from_config(config: Mapping[str, Any]) -> Process:
     if flow or ("shift" in config and not has_betas):
         shift = config.get("shift", config.get("flow_shift", 1.0))
         # with a dynamic shift (Flux) the pipeline hands over mu for each picture size
-        return RectifiedFlow(shift=1.0 if config.get("use_dynamic_shifting") else float(shift or 1.0))
+        shift = 1.0 if config.get("use_dynamic_shifting") else float(shift or 1.0)
+        return RectifiedFlow(shift, float(config.get("num_train_timesteps", 1000)))
     if "sigma_data" in config and not has_betas:
         return VarianceExploding(float(config["sigma_min"]), float(config["sigma_max"]))
     if config.get("trained_betas") is not None:

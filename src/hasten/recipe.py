@@ -140,7 +140,9 @@ class Recipe(pydantic.BaseModel):
             if implied < 1:
                 raise HastenError("grid: explicit times must be at least two")
             if self.steps not in (None, implied):
-                raise HastenError(f"steps: {self.steps} contradicts the {implied} steps of the explicit grid; leave it out")
+                raise HastenError(
+                    f"steps: {self.steps} contradicts the {implied} steps of the explicit grid; leave it out"
+                )
             object.__setattr__(self, "steps", implied)
         ordered(self.accelerations)
         return self
@@ -265,7 +267,10 @@ class Accelerated:
         seed: of the noise; image j of every prompt uses seed + j, a list gives one seed an image. The same
         seed gives the same image in any batch. Raises HastenError for non-finite latents and clashing seeds.
         """
-        if isinstance(self.recipe.grid, Explicit) and kwargs.get("num_inference_steps", self.recipe.steps) != self.recipe.steps:
+        if (
+            isinstance(self.recipe.grid, Explicit)
+            and kwargs.get("num_inference_steps", self.recipe.steps) != self.recipe.steps
+        ):
             raise HastenError(
                 f"num_inference_steps: the recipe's grid lists the times of its {self.recipe.steps} steps; leave it out"
             )
@@ -283,6 +288,8 @@ class Accelerated:
             if kwargs.get("generator") is not None:
                 raise HastenError("seed: a generator was given as well; give one of the two")
             kwargs["generator"] = generators(seed, _prompts(args, kwargs), kwargs.get("num_images_per_prompt") or 1)
+        if self.recipe.solver is not None:  # flow pipelines do not hand theirs on to the scheduler
+            self.pipe.scheduler.generator = kwargs.get("generator")
         return self.pipe(*args, **kwargs)
 
     def restore(self) -> None:

@@ -7,6 +7,7 @@ the first query; one loop then walks any of them.
 
 from __future__ import annotations
 
+import functools
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
@@ -149,20 +150,42 @@ class Tabular(Solver):
         """Which attribute of a Prediction is remembered ("data", "noise", "velocity"), and the rows."""
 
     def walk(self, process: Process, times: Array, x: Tensor, noise: Noise) -> Walk:
-        value, rows = self.table(process, times)
+        value, rows, memory = _program(self, process, times)
         steps = len(times) - 1
         past: list[Tensor] = []
-        for row, keep in zip(rows, _memory(rows)):
+        for row, keep in zip(rows, memory):
             p = yield Query(x, row.time, row.step, steps, row.stage)
             past = [getattr(p, value), *past]
             x = combine(p.state, row.a, past[0], row.b[0])
             for weight, old in zip(row.b[1:], past[1:]):
                 if weight:
-                    x = torch.add(x, old, alpha=weight)
+                    x = torch.add(x, old, alpha=weight) if x is past[0] else x.add_(old, alpha=weight)
             if row.noise:
                 x = torch.add(x, noise(row.step), alpha=row.noise)
             del past[keep:]
         return x
+
+    def query_times(self, process: Process, times: Array) -> list[Query]:
+        _, rows, _ = _program(self, process, times)
+        x = torch.zeros(1, 1)
+        return [Query(x, row.time, row.step, len(times) - 1, row.stage) for row in rows]
+
+
+Program = tuple[str, list[Row], list[int]]  # what is remembered, the rows, how many values each leaves behind
+
+
+def _program(solver: Tabular, process: Process, times: Array) -> Program:
+    """A solver's table, computed once for runs at the same times."""
+    try:
+        return _compiled(solver, process, tuple(map(float, times)))
+    except TypeError:  # a solver or process that cannot be hashed
+        return _compiled.__wrapped__(solver, process, tuple(map(float, times)))
+
+
+@functools.lru_cache(maxsize=64)
+def _compiled(solver: Tabular, process: Process, times: tuple[float, ...]) -> Program:
+    value, rows = solver.table(process, np.array(times))
+    return value, rows, _memory(rows)
 
 
 def _memory(rows: list[Row]) -> list[int]:

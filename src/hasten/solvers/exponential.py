@@ -10,6 +10,7 @@ say which nodes, plus, where a paper weighs a derivative differently from the ex
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from hasten.catalog import Paper
-from hasten.errors import HastenError, one_of, unit_interval
+from hasten.errors import HastenError, one_of, unit_interval, unknown
 from hasten.processes import Array, Process
 from hasten.solvers.base import SOLVERS, Path, Row, Tabular
 
@@ -84,9 +85,7 @@ def unit_moments(z: float, count: int) -> Array:
     The integral is k! phi_{k+1}(-z); a power series where the recursion would cancel.
     """
     if abs(z) < 1.0:
-        integrals = [
-            math.factorial(k) * sum((-z) ** n / math.factorial(n + k + 1) for n in range(24)) for k in range(count)
-        ]
+        integrals = list(_series(count) @ (-z) ** np.arange(24))
     else:
         integrals = [-math.expm1(-z) / z]
         for k in range(1, count):
@@ -94,22 +93,30 @@ def unit_moments(z: float, count: int) -> Array:
     return np.array(integrals) / integrals[0]
 
 
+@functools.cache
+def _series(count: int) -> Array:
+    """k! / (n + k + 1)! for k < count and n < 24."""
+    return np.array([[math.factorial(k) / math.factorial(n + k + 1) for n in range(24)] for k in range(count)])
+
+
 def apply_rule(rule: str, moments: Array, total: float, z: float) -> Array:
-    """How the weights of the derivatives are bent: the papers' shortcuts.
+    """How the weights of the derivatives are bent: the papers' shortcuts, joined by commas if there are several.
 
     exact: not at all. midpoint: the slope as if the value were taken half-way (DPM-Solver++ 2M, UniPC's
     B2). linear: the slope integrated without the exponential (UniPC's B1). These two bend steps of two
-    nodes only. halved: the second derivative at half its weight (the 3M update in common use).
+    nodes only. halved: the second derivative at half its weight (the 3M update in common use), in steps of
+    three nodes.
     """
-    if rule not in RULES:
-        raise HastenError(f"rule: {rule!r} is not known; choose one of: {', '.join(RULES)}")
     bent = moments.copy()
-    if len(moments) == 2 and rule == "midpoint":
-        bent[1] = total / 2
-    elif len(moments) == 2 and rule == "linear":
-        bent[1] = total / 2 * z / -math.expm1(-z)
-    elif len(moments) == 3 and rule == "halved":
-        bent[2] = moments[2] / 2
+    for name in rule.split(","):
+        if name not in RULES:
+            raise unknown("rule", name, RULES)
+        if name == "midpoint" and len(moments) == 2:
+            bent[1] = total / 2
+        elif name == "linear" and len(moments) == 2:
+            bent[1] = total / 2 * z / -math.expm1(-z)
+        elif name == "halved" and len(moments) == 3:
+            bent[2] = moments[2] / 2
     return bent
 
 
@@ -121,9 +128,10 @@ class _Exponential(Tabular):
         return 1.0
 
     def _multistep(
-        self, process: Process, times: Array, order: int, rule: str, *,
+        self, process: Process, times: Array, order: int, rule: str = "exact", *,
         expand: str = "data", lower_order_final: bool = True, correct: bool = False,
     ) -> tuple[str, list[Row]]:  # fmt: skip
+        """rule: how steps bend their weights, see `apply_rule`; several rules are joined by a comma."""
         frame, path, steps = Frame.of(process, times, expand), Path(), len(times) - 1
         made_with: list[int] = []
         for i in range(steps):
@@ -158,7 +166,7 @@ class DDIM(_Exponential):
         return math.sqrt(1 + self.eta**2 * math.expm1(-2 * h))
 
     def table(self, process: Process, times: Array) -> tuple[str, list[Row]]:
-        return self._multistep(process, times, 1, "exact")
+        return self._multistep(process, times, 1)
 
 
 @SOLVERS.add
@@ -201,7 +209,7 @@ class DPMSolverPP(_Exponential):
     def table(self, process: Process, times: Array) -> tuple[str, list[Row]]:
         if self.method == "singlestep":
             return self._singlestep(process, times)
-        rule = "halved" if self.compat and self.order == 3 else self.rule
+        rule = f"{self.rule},halved" if self.compat else self.rule
         return self._multistep(process, times, self.order, rule, lower_order_final=self.lower_order_final)
 
     def _singlestep(self, process: Process, times: Array) -> tuple[str, list[Row]]:

@@ -1,0 +1,121 @@
+"""Finding a pipeline: by zoo name, local folder or hub id."""
+
+from __future__ import annotations
+
+import difflib
+import logging
+import re
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from hasten.errors import HastenError
+
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+
+
+def load(name: str | Path, dtype: Any = None, device: Any = None) -> Any:
+    """A diffusers pipeline, ready to call.
+
+    name: a model of the zoo ("emoji-sd"), a folder written by `save_pretrained`, or a hub id
+    ("owner/model"). dtype: a torch dtype or its name; float32 if None. device: where to put it; left on the CPU
+    if None. Only safetensors weights are read.
+    Raises HastenError, in one line, if there is no such model or it cannot be read.
+    """
+    chosen, source = _dtype(dtype), str(name)
+    in_zoo = source in _zoo_names()
+    local = in_zoo or _is_folder(source)
+    with _quiet(), _no_bars():
+        try:
+            pipe = _from_zoo(source, chosen) if in_zoo else _from_pretrained(source, chosen, local)
+        except (OSError, ValueError, ImportError, AttributeError, RuntimeError) as error:
+            where = "" if local else " (tried the local cache, then huggingface.co)"
+            raise HastenError(f"model: cannot load {source!r}{where}: {_gist(error)}") from error
+    return pipe if device is None else pipe.to(device)
+
+
+def _from_zoo(name: str, dtype: Any) -> Any:
+    from hasten.zoo import load as load_from_zoo
+
+    return load_from_zoo(name).to(dtype)
+
+
+def _from_pretrained(source: str, dtype: Any, local: bool) -> Any:
+    from diffusers import DiffusionPipeline
+
+    path = str(Path(source).expanduser()) if local else source
+    return DiffusionPipeline.from_pretrained(path, dtype=dtype, use_safetensors=True, local_files_only=local)
+
+
+def _is_folder(text: str) -> bool:
+    """Whether this is a pipeline on the disk rather than a hub id. Raises HastenError if it is neither."""
+    path = Path(text).expanduser()
+    if path.is_dir():
+        if not (path / "model_index.json").is_file():
+            raise HastenError(f"model: {text!r} has no model_index.json; give a folder written by save_pretrained")
+        return True
+    if path.is_file():
+        raise HastenError(f"model: {text!r} is a file; give the folder of a diffusers pipeline")
+    if HUB_ID.fullmatch(text) and not path.parent.is_dir():
+        return False
+    zoo = _zoo_names()
+    near = difflib.get_close_matches(text, zoo, n=1, cutoff=0.4)
+    hint = f"did you mean {near[0]!r}?" if near else f"the zoo has: {', '.join(sorted(zoo)) or 'nothing yet'}"
+    raise HastenError(f"model: there is no folder, hub id or zoo model {text!r}; {hint}")
+
+
+def _zoo_names() -> list[str]:
+    try:
+        from hasten.zoo import names
+
+        return list(names())
+    except ImportError:
+        return []
+
+
+def _dtype(dtype: Any) -> Any:
+    import torch
+
+    found: Any = torch.float32 if dtype is None else dtype
+    if isinstance(found, str):
+        found = getattr(torch, found, None)
+    if not (isinstance(found, torch.dtype) and found.is_floating_point):
+        raise HastenError(f"dtype: {dtype!r} is not possible; give float32, bfloat16 or float16")
+    return found
+
+
+def _gist(error: Exception, longest: int = 200) -> str:
+    """The first line of an error, cut short."""
+    first = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    return first if len(first) <= longest else f"{first[:longest].rsplit(' ', 1)[0]} ..."
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """No chatter of the libraries underneath, who log while they are imported; all settings are as before on exit."""
+    disabled = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(disabled)
+
+
+@contextmanager
+def _no_bars() -> Iterator[None]:
+    """No progress bars of the loading of small parts; as before on exit."""
+    from diffusers.utils import logging as diffusers_logging
+    from transformers.utils import logging as transformers_logging
+
+    showing = [library for library in (diffusers_logging, transformers_logging) if library.is_progress_bar_enabled()]
+    for library in showing:
+        library.disable_progress_bar()
+    try:
+        yield
+    finally:
+        for library in showing:
+            library.enable_progress_bar()

@@ -1,0 +1,329 @@
+"""A diffusers scheduler that hosts any solver: `step` sends the prediction in and hands the next state out."""
+
+from __future__ import annotations
+
+import inspect
+import math
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from diffusers.configuration_utils import ConfigMixin
+from diffusers.schedulers.scheduling_utils import KarrasDiffusionSchedulers, SchedulerMixin
+from diffusers.utils import BaseOutput
+from diffusers.utils.torch_utils import randn_tensor
+from torch import Tensor
+
+from hasten.acceleration import Run
+from hasten.bridge.spacing import Shipped, dynamic_process, is_uniform, run_times
+from hasten.errors import HastenError, one_of, unknown
+from hasten.grids import ENDS, GRIDS, GridLike, resolve
+from hasten.predictions import KINDS, Prediction
+from hasten.processes import RectifiedFlow, VarianceExploding, VariancePreserving, from_config
+from hasten.solvers import SOLVERS, DPMSolverPP, Query, Solver
+from hasten.solvers.base import Walk
+
+Generators = torch.Generator | list[torch.Generator] | None
+FLOW_SCHEDULERS = ("FlowMatchEulerDiscreteScheduler", "FlowMatchHeunDiscreteScheduler", "FlowMatchLCMScheduler")
+
+
+@dataclass
+class SolverSchedulerOutput(BaseOutput):
+    """What `step` returns: the next state, and the data prediction of the step just made."""
+
+    prev_sample: Tensor
+    pred_original_sample: Tensor | None = None
+
+
+class SolverScheduler(SchedulerMixin, ConfigMixin):
+    """Any solver as a scheduler of any diffusers pipeline.
+
+    Make one with `SolverScheduler.from_config(pipe.scheduler.config, solver=..., grid=..., end="data")`. The
+    noise schedule and the kind of prediction come from that config, and are kept in this one's, from which a
+    diffusers scheduler can be made back.
+
+    solver: an instance, name or mapping; DPM-Solver++ 2M if None. grid: a name, mapping, Grid or explicit times;
+    None visits the times the original scheduler would. end: "data" or "min" (see `hasten.grids.schedule`).
+    generator: an attribute; the noise of stochastic solvers comes from it where a pipeline hands none to `step`.
+    run: the `hasten.acceleration.Run` that caches and guidance read.
+    Raises HastenError for unknown names and impossible fields.
+    """
+
+    _compatibles: ClassVar[list[str]] = [*(e.name for e in KarrasDiffusionSchedulers), *FLOW_SCHEDULERS]
+    order = 1
+
+    def __init__(
+        self, solver: Solver | str | Mapping[str, Any] | None = None, grid: GridLike | None = None,
+        end: str = "data", **source: Any,
+    ) -> None:  # fmt: skip
+        one_of("end", end, ENDS)
+        self.solver: Solver = DPMSolverPP() if solver is None else SOLVERS.build(solver)
+        self.grid = None if grid is None else resolve(grid)
+        self.end = end
+        described = None if self.grid is None else GRIDS.describe(self.grid)
+        source = {"num_train_timesteps": 1000} | source
+        self.register_to_config(**source, solver=SOLVERS.describe(self.solver), grid=described, end=end)
+        if source.get("invert_sigmas"):
+            raise HastenError("invert_sigmas: True is not supported; this model counts its noise levels backwards")
+        self.process = self._resting_process = from_config(source)
+        self._kind = _prediction_kind(self.process, source)
+        self.run = Run(self.process)
+        self.order = self.solver.evaluations
+        self.init_noise_sigma = self.process.start_scale
+        self.num_inference_steps: int | None = None
+        self.generator: Generators = None
+        if isinstance(self.process, VariancePreserving):
+            self.alphas_cumprod = torch.tensor(self.process.alphas_cumprod, dtype=torch.float32)
+        self.timesteps = torch.arange(int(source["num_train_timesteps"]) - 1, -1, -1)
+        self._queries: list[Query] = []
+        self._reset()
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any], return_unused_kwargs: bool = False, **kwargs: Any) -> Any:
+        """A scheduler from the config of any diffusers scheduler (or of this one); kwargs replace its fields.
+
+        Raises HastenError for fields that neither this class nor the config knows.
+        """
+        if not isinstance(config, Mapping):
+            raise HastenError(f"config: {config!r} is not a scheduler config; give one such as pipe.scheduler.config")
+        settings = _defaults(config.get("_class_name")) | dict(config)
+        for key in kwargs:
+            if key not in settings and key not in ("solver", "grid", "end"):
+                raise unknown("SolverScheduler", key, [*settings, "solver", "grid", "end"])
+        public = {key: value for key, value in (settings | kwargs).items() if not key.startswith("_")}
+        scheduler = cls(**public)
+        if "_use_default_values" in config:  # lets a scheduler made back from this config use its own defaults
+            scheduler.register_to_config(_use_default_values=list(config["_use_default_values"]))
+        return (scheduler, {}) if return_unused_kwargs else scheduler
+
+    def set_timesteps(
+        self, num_inference_steps: int | None = None, device: str | torch.device | None = None,
+        timesteps: Sequence[float] | None = None, sigmas: Sequence[float] | None = None, mu: float | None = None,
+    ) -> None:  # fmt: skip
+        """Lay out a run.
+
+        num_inference_steps: steps, each of `order` network calls. timesteps: the numbers the network is shown
+        at the start of each step. sigmas: for flow models noise levels in (0, 1] before the shift, else
+        sigma / alpha. With both, flow models step along sigmas and show the network timesteps. mu: the shift
+        of models that shift by picture size.
+        Raises HastenError for contradictory or impossible values, and then changes nothing.
+        """
+        process = dynamic_process(self.config, self._resting_process, mu)
+        grid = Shipped(self.config) if self.grid is None else self.grid
+        if sigmas is not None and self.grid is not None and is_uniform(sigmas):
+            num_inference_steps, sigmas = len(sigmas), None  # flow pipelines fill these in; the user chose a grid
+        times = run_times(self.config, process, grid, self.end, num_inference_steps, timesteps, sigmas)
+        queries = self.solver.query_times(process, times)
+        at = np.array([query.t for query in queries])
+        numbers = process.network_time(at)
+        if timesteps is not None and sigmas is not None:
+            numbers = np.asarray(timesteps, float)
+            if len(numbers) != len(at):
+                raise HastenError(f"timesteps: {len(numbers)} were given with sigmas, but {len(at)} queries need one")
+        alphas, sigmas_at = process.alpha(at), process.sigma(at)
+        ends = process.alpha(times[-1]), process.sigma(times[-1])
+
+        self.process = self.run.process = process
+        self.num_inference_steps = len(times) - 1
+        whole = process.discrete and (numbers == np.round(numbers)).all()
+        self.timesteps = torch.tensor(numbers, dtype=torch.int64 if whole else torch.float32).to(device)
+        levels, last = (sigmas_at, ends[1])
+        if not isinstance(process, RectifiedFlow):
+            with np.errstate(divide="ignore"):
+                levels, last = sigmas_at / alphas, ends[1] / ends[0]
+        self.sigmas = torch.tensor(np.append(levels, abs(last)), dtype=torch.float32)
+        self._run_times, self._queries = times, queries
+        self._levels = list(zip(alphas.tolist(), sigmas_at.tolist()))
+        self._reset()
+        self.run.begin(self.num_inference_steps)
+        self._follow_from(0)
+
+    def set_begin_index(self, begin_index: int = 0) -> None:
+        """Start at this query of the run rather than the first: image-to-image starts midway, without a history."""
+        if self._queries:
+            self._follow_from(begin_index)
+        self._begin_index = begin_index
+
+    def scale_model_input(self, sample: Tensor, timestep: Any = None) -> Tensor:
+        """The state as the network wants it: as it is, unless the model is an EDM."""
+        if self._walk is None and self._begin_index is None and self._queries and timestep is not None:
+            self._follow_from(self._index_of(timestep))
+        if not isinstance(self.process, VarianceExploding):
+            return sample
+        index = self._position if self._step_index is None else self._step_index
+        sigma, sigma_data = self._levels[index][1], self._sigma_data
+        return sample / (sigma**2 + sigma_data**2) ** 0.5
+
+    def step(
+        self, model_output: Tensor, timestep: Any, sample: Tensor, generator: Generators = None,
+        return_dict: bool = True, **extras: Any,
+    ) -> SolverSchedulerOutput | tuple[Tensor]:  # fmt: skip
+        """Take the network's answer for the current query and return the state of the next one.
+
+        model_output, sample: the same shape; half precision is stepped in float32, and the result has the
+        dtype of `sample`. timestep: one of `timesteps`, only looked at in the first step of a run. generator:
+        of the noise of stochastic solvers, one or one an image. Other arguments (eta, s_noise, ...) belong to
+        other schedulers and are ignored. Raises HastenError outside of a run.
+        """
+        if self._walk is None:
+            self._start(timestep, sample, extras)
+        index = self._step_index
+        if index is None or index >= len(self._levels):
+            raise HastenError("step: this run is over; call set_timesteps to begin another")
+        self._generator = self.generator if generator is None else generator
+        half = sample.dtype in (torch.float16, torch.bfloat16)
+        x = sample.float() if half else sample
+        prediction = self._prediction(x, model_output.to(x.dtype), *self._levels[index])
+        self._step_index = index + 1
+        self.run.images = len(x)
+        try:
+            query = self._walk.send(prediction)  # type: ignore[union-attr]
+            self.run.follow(query)
+            state = query.x
+        except StopIteration as done:
+            state = done.value
+            _check_finite(state)
+        if half:
+            state = state.to(sample.dtype)
+        if not return_dict:
+            return (state,)
+        return SolverSchedulerOutput(state, prediction.data.to(sample.dtype))
+
+    def add_noise(self, original_samples: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
+        """alpha * data + sigma * noise at these network numbers, one a row (or one for all)."""
+        alpha, sigma = self._at(timesteps, original_samples)
+        return alpha * original_samples + sigma * noise
+
+    def scale_noise(self, sample: Tensor, timestep: Tensor, noise: Tensor) -> Tensor:
+        """`add_noise`, as flow pipelines call it."""
+        return self.add_noise(sample, noise, timestep)
+
+    def get_velocity(self, sample: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
+        """alpha * noise - sigma * data: what a v-prediction network is trained to answer."""
+        alpha, sigma = self._at(timesteps, sample)
+        return alpha * noise - sigma * sample
+
+    @property
+    def step_index(self) -> int | None:
+        """Which query of the run is next; None before the first step."""
+        return self._step_index
+
+    @property
+    def begin_index(self) -> int | None:
+        """Where the pipeline said that the run begins."""
+        return self._begin_index
+
+    def __len__(self) -> int:
+        return int(self.config["num_train_timesteps"])
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_walk": None, "_last_noise": None}  # copies begin at the next step, without a history
+
+    def _reset(self) -> None:
+        self._walk: Walk | None = None
+        self._step_index: int | None = None
+        self._begin_index: int | None = None
+        self._last_noise: tuple[int, Tensor] | None = None
+
+    def _follow_from(self, index: int) -> None:
+        """Make query `index` the first one of the run."""
+        count = len(self._queries)
+        if isinstance(index, bool) or not isinstance(index, int) or not 0 <= index < count:
+            raise HastenError(f"begin_index: {index!r} is not one of the {count} queries of this run")
+        first = self._queries[index]
+        tail = self._queries
+        if index:
+            tail = self.solver.query_times(self.process, self._run_times[first.step :])
+            if [q.t for q in tail] != [q.t for q in self._queries[index:]]:
+                raise HastenError(
+                    f"begin_index: {self.solver.name!r} cannot start at query {index} of this run; "
+                    "choose another strength or solver"
+                )
+        self._position = index
+        self.run.follow(tail[0])
+
+    def _start(self, timestep: Any, sample: Tensor, extras: Mapping[str, Any]) -> None:
+        if not self._queries:
+            raise HastenError("step: no run was laid out; call set_timesteps first")
+        if extras.get("per_token_timesteps") is not None:
+            raise HastenError("per_token_timesteps: not supported; every token of a state has the same time here")
+        if self._begin_index is None:
+            self._follow_from(self._index_of(timestep))
+        self._step_index = self._position
+        half = sample.dtype in (torch.float16, torch.bfloat16)
+        state = sample.float() if half else sample
+        self._noise_like = state
+        times = self._run_times[self._queries[self._position].step :]
+        self._walk = self.solver.walk(self.process, times, state, self._noise)
+        next(self._walk)
+
+    def _index_of(self, timestep: Any) -> int:
+        """The first query that starts a step and shows the network this number."""
+        number = torch.as_tensor(timestep, device=self.timesteps.device)
+        for index in (self.timesteps == number).nonzero().flatten().tolist():
+            if self._queries[index].stage == 0:
+                return index
+        raise HastenError(f"timestep: {float(number):g} is not one at which a step of this run begins")
+
+    def _prediction(self, x: Tensor, output: Tensor, alpha: float, sigma: float) -> Prediction:
+        if not isinstance(self.process, VarianceExploding):
+            return Prediction(x, alpha, sigma, output, self._kind)
+        total = sigma**2 + self._sigma_data**2  # Source: Karras et al. 2022, table 1 (network and preconditioning)
+        sign = 1.0 if self._kind == "epsilon" else -1.0
+        data = torch.add(x * (self._sigma_data**2 / total), output, alpha=sign * sigma * self._sigma_data / total**0.5)
+        return Prediction(x, alpha, sigma, data, "sample")
+
+    @property
+    def _sigma_data(self) -> float:
+        return float(self.config.get("sigma_data", 0.5))
+
+    def _noise(self, step: int) -> Tensor:
+        if self._last_noise is None or self._last_noise[0] != step:
+            like = self._noise_like
+            drawn = randn_tensor(like.shape, generator=self._generator, device=like.device, dtype=like.dtype)
+            self._last_noise = (step, drawn)
+        return self._last_noise[1]
+
+    def _at(self, timesteps: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
+        numbers = np.atleast_1d(torch.as_tensor(timesteps).detach().cpu().double().numpy())
+        times = self.process.from_network_time(numbers)
+        shape = (-1,) + (1,) * (like.ndim - 1)
+        levels = (self.process.alpha(times), self.process.sigma(times))
+        alpha, sigma = (torch.tensor(level, dtype=like.dtype, device=like.device).reshape(shape) for level in levels)
+        return alpha, sigma
+
+
+def _prediction_kind(process: Any, config: Mapping[str, Any]) -> str:
+    if isinstance(process, RectifiedFlow):
+        return "flow_prediction"
+    kind = config.get("prediction_type", "epsilon")
+    one_of("prediction_type", kind, ("epsilon", "v_prediction") if isinstance(process, VarianceExploding) else KINDS)
+    return kind
+
+
+def _defaults(class_name: Any) -> dict[str, Any]:
+    """What a diffusers scheduler takes for fields that its config leaves out."""
+    import diffusers
+
+    origin = getattr(diffusers, str(class_name), None)
+    if not (isinstance(origin, type) and issubclass(origin, SchedulerMixin)):
+        return {}
+    parameters = inspect.signature(origin.__init__).parameters.values()
+    return {p.name: p.default for p in parameters if p.default is not p.empty}
+
+
+def _check_finite(state: Tensor) -> None:
+    """Once a run: raise if every image is lost, warn if some are."""
+    if math.isfinite(float(state.sum())):
+        return
+    good = torch.isfinite(state).flatten(1).all(1)
+    if bool(good.all()):  # only the sum was too large
+        return
+    hint = "half precision often overflows so: try dtype bfloat16 or float32"
+    if not bool(good.any()):
+        raise HastenError(f"step: the network's answers led to values that are not finite; {hint}")
+    rows = (~good).nonzero().flatten().tolist()
+    warnings.warn(f"images {rows} have values that are not finite; {hint}", RuntimeWarning, stacklevel=3)

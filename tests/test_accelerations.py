@@ -1,0 +1,277 @@
+"""The behaviour matrix: every acceleration that is listed, through the same checks, in every pipeline and solver."""
+
+import json
+from contextlib import ExitStack
+
+import pytest
+import torch
+from pipelines import KINDS, arguments, call, make
+from tiny import fingerprint, part
+
+import hasten
+from hasten.acceleration import Acceleration, network_name, network_of
+from hasten.bridge import SolverScheduler
+from hasten.caches import CACHES
+from hasten.errors import HastenError, UnsupportedModel
+from hasten.guidance import GUIDANCES
+from hasten.recipe import ordered
+from hasten.solvers import all as all_solvers
+
+EXAMPLES = {"interval": {"low": 0.4, "high": 6.0}}  # where an acceleration made without arguments does nothing
+FAMILIES = {cls: family for family in (CACHES, GUIDANCES) for cls in family}
+METHODS = [pytest.param(cls(**EXAMPLES.get(cls.name, {})), id=cls.name) for cls in FAMILIES]
+every_method = pytest.mark.parametrize("method", METHODS)
+
+
+def takes(method: Acceleration, pipe) -> bool:
+    try:
+        method.check(network_of(pipe))
+    except UnsupportedModel:
+        return False
+    return True
+
+
+def pipelines(method: Acceleration) -> list:
+    """One of each kind that has what the method needs."""
+    suited = [pipe for pipe in map(make, KINDS) if takes(method, pipe)]
+    assert suited
+    return suited
+
+
+def off(method: Acceleration) -> Acceleration:
+    assert method.off, "say at which settings nothing changes"
+    return type(method)(**method.off)
+
+
+def with_solver(pipe, solver):
+    pipe.scheduler = SolverScheduler.from_config(pipe.scheduler.config, solver=solver)
+    return pipe
+
+
+class Interrupted(Exception): ...
+
+
+def interrupted_call(pipe) -> None:
+    """A call in which the network raises half way through its third forward, before the decoder's end."""
+    calls = []
+
+    def raises(*_):
+        calls.append(0)
+        if len(calls) == 3:
+            raise Interrupted
+
+    last = [m for m in network_of(pipe).modules() if isinstance(m, torch.nn.Conv2d | torch.nn.Linear)][-1]
+    handle = last.register_forward_hook(raises)
+    try:
+        with pytest.raises(Interrupted):
+            call(pipe)
+    finally:
+        handle.remove()
+
+
+@every_method
+def test_undo_is_exact(method):
+    for pipe in pipelines(method):
+        plain = call(pipe)
+        before = fingerprint(pipe)
+        with method.applied(pipe):
+            assert fingerprint(pipe) != before
+            changed = call(pipe)
+        assert fingerprint(pipe) == before
+        assert not torch.equal(changed, plain), "the example must do something, or this test shows nothing"
+        with method.applied(pipe):
+            interrupted_call(pipe)
+        assert fingerprint(pipe) == before
+        with pytest.raises(Interrupted), method.applied(pipe):
+            raise Interrupted
+        assert fingerprint(pipe) == before
+        assert torch.equal(call(pipe), plain)
+
+
+@every_method
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_refusal_is_one_line_and_touches_nothing(method, kind):
+    pipe = make(kind)
+    if takes(method, pipe):
+        pytest.skip(f"{method.name} takes this pipeline")
+    before = fingerprint(pipe)
+    with pytest.raises(UnsupportedModel) as caught, method.applied(pipe):
+        pytest.fail("a network that lacks what is needed was accepted")
+    message = str(caught.value)
+    assert "\n" not in message and type(network_of(pipe)).__name__ in message and ";" in message
+    assert fingerprint(pipe) == before
+    family = "caches" if FAMILIES[type(method)] is CACHES else "guidance"
+    with pytest.raises(UnsupportedModel, match=type(network_of(pipe)).__name__):
+        hasten.accelerate(pipe, hasten.Recipe(solver="ddim", **{family: FAMILIES[type(method)].describe(method)}))
+    assert fingerprint(pipe) == before
+
+
+@every_method
+def test_off_is_exact(method):
+    for pipe in pipelines(method):
+        plain = call(pipe, prompts=2)
+        with off(method).applied(pipe):
+            assert torch.equal(call(pipe, prompts=2), plain)
+
+
+@every_method
+def test_every_call_is_the_same(method):
+    for pipe in pipelines(method):
+        with method.applied(pipe):
+            first = call(pipe)
+            call(pipe, prompts=3, steps=2)  # another number of images and steps
+            interrupted_call(pipe)
+            assert torch.equal(call(pipe), first)
+        with method.applied(pipe):
+            assert torch.equal(call(pipe), first)
+
+
+@every_method
+def test_a_batch_equals_its_singles(method):
+    for pipe in pipelines(method):
+        three = arguments(pipe, 3)
+
+        def image(i: int, three=three) -> dict:
+            return {k: v[i : i + 1] if isinstance(v, torch.Tensor) and len(v) == 3 else v for k, v in three.items()}
+
+        def generators(*seeds: int) -> list:
+            return [torch.Generator().manual_seed(seed) for seed in seeds]
+
+        with method.applied(pipe):
+            batch = call(pipe, prompts=3, generator=generators(0, 1, 2))
+            singles = torch.cat([call(pipe, generator=generators(i), **image(i)) for i in range(3)])
+        assert (batch - singles).abs().max() <= 1e-5 * batch.abs().max()
+
+
+@every_method
+@pytest.mark.parametrize("solver", all_solvers(), ids=lambda cls: cls.name)
+def test_every_solver(method, solver):
+    for pipe in (with_solver(pipe, solver()) for pipe in pipelines(method)[:1]):
+        plain = call(pipe, prompts=2, steps=5)
+        before = part(fingerprint(pipe), network_name(pipe))
+        with method.applied(pipe):
+            changed = call(pipe, prompts=2, steps=5)
+            call(pipe, steps=3)
+            assert torch.equal(call(pipe, prompts=2, steps=5), changed)
+        assert not torch.equal(changed, plain)
+        assert part(fingerprint(pipe), network_name(pipe)) == before
+        with off(method).applied(pipe):
+            assert torch.equal(call(pipe, prompts=2, steps=5), plain)
+
+
+@every_method
+def test_json_round_trip_is_exact(method):
+    family = FAMILIES[type(method)]
+    for one in (method, type(method)(), off(method)):
+        assert family.build(json.loads(json.dumps(family.describe(one), allow_nan=False))) == one
+
+
+@every_method
+def test_a_pipeline_that_shares_the_network_is_untouched(method):
+    for pipe in pipelines(method):
+        other = type(pipe)(**pipe.components)
+        other.set_progress_bar_config(disable=True)
+        name = network_name(pipe)
+        plain = call(other)
+        before = part(fingerprint(other), name)
+        meanwhile = []
+
+        with method.applied(pipe):
+            alone = call(pipe)
+            # the other runs to its end in the middle of this one's second network call
+            calls = []
+
+            def inside(*_, other=other, meanwhile=meanwhile, calls=calls):
+                calls.append(0)
+                if len(calls) == 2:
+                    meanwhile.append(call(other))
+
+            handle = network_of(pipe).register_forward_pre_hook(inside)
+            other.scheduler = type(other.scheduler).from_config(other.scheduler.config)
+            assert torch.equal(call(pipe), alone)
+            handle.remove()
+            assert torch.equal(meanwhile[0], plain)
+            assert part(fingerprint(other), name) == before
+
+
+@every_method
+def test_text_to_image_after_image_to_image_remembers_nothing(method):
+    text, image = make("sd"), make("img2img")
+    if not takes(method, text):
+        pytest.skip("not for U-Nets")
+    with method.applied(text):
+        image.unet, image.scheduler = text.unet, text.scheduler  # both through one accelerated network
+        begun = call(image)
+    with method.applied(text):
+        fresh = call(text)
+        image.unet, image.scheduler = text.unet, text.scheduler
+        assert torch.equal(call(image), begun)
+        assert torch.equal(call(text), fresh)
+
+
+@every_method
+def test_applied_twice_is_refused_and_the_first_goes_on(method):
+    for pipe in pipelines(method):
+        with method.applied(pipe):
+            first = call(pipe)
+            before = fingerprint(pipe)
+            with pytest.raises(HastenError, match=f"{method.name}: is applied"), method.applied(pipe):
+                pytest.fail("applied twice")
+            assert fingerprint(pipe) == before
+            assert torch.equal(call(pipe), first)
+
+
+@pytest.mark.parametrize("inner", METHODS)
+@pytest.mark.parametrize("outer", METHODS)
+def test_allowed_orders_compose_and_others_are_refused(outer, inner):
+    pipe = make("sd")
+    if outer.name == inner.name or not (takes(outer, pipe) and takes(inner, pipe)):
+        pytest.skip("no pair")
+    plain = call(pipe)
+    before = fingerprint(pipe)
+    try:
+        in_order = ordered([outer, inner]) == [outer, inner]
+    except HastenError:
+        in_order = False
+    if not in_order:
+        refused = pytest.raises(HastenError, match=r"must be applied before|cannot work together")
+        with refused, outer.applied(pipe), inner.applied(pipe):
+            pytest.fail("the wrong order was accepted")
+    else:
+        with outer.applied(pipe):
+            alone = call(pipe)
+            with inner.applied(pipe):
+                both = call(pipe)
+                assert torch.equal(call(pipe), both) and not torch.equal(both, alone)
+            assert torch.equal(call(pipe), alone)
+        with ExitStack() as stack:
+            for method in (outer, inner):
+                stack.enter_context(off(method).applied(pipe))
+            assert torch.equal(call(pipe), plain)
+    assert fingerprint(pipe) == before
+
+
+@every_method
+def test_network_arguments_by_keyword(method):
+    """A loop of one's own gives the same whether it calls the network with positions or keywords."""
+    pipe = make("sd")
+    if not takes(method, pipe):
+        pytest.skip("not for U-Nets")
+    noise, text = torch.randn(2, 4, 8, 8), arguments(pipe, 2)["prompt_embeds"]
+
+    def loop(by_keyword: bool):
+        x = noise
+        pipe.scheduler.set_timesteps(4)
+        pipe.scheduler.run.expect(len(x))
+        for t in pipe.scheduler.timesteps:
+            batch, prompt = torch.cat([x, x]), torch.cat([0 * text, text])
+            if by_keyword:
+                out = pipe.unet(encoder_hidden_states=prompt, timestep=t, sample=batch).sample
+            else:
+                out = pipe.unet(batch, t, prompt, return_dict=False)[0]
+            low, high = out.chunk(2)
+            x = pipe.scheduler.step(low + 4.0 * (high - low), t, x).prev_sample
+        return x
+
+    with torch.no_grad(), method.applied(pipe):
+        assert torch.equal(loop(True), loop(False))

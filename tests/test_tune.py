@@ -1,0 +1,587 @@
+"""Tuning end to end on a tiny pipeline with random weights, and its parts one by one."""
+
+from __future__ import annotations
+
+import html.parser
+import inspect
+import json
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pipelines
+import pytest
+import torch
+
+import hasten
+from hasten.errors import HastenError
+from hasten.measure import count_calls
+from hasten.recipe import Recipe
+from hasten.tune import Budget, Score, judge, reference, tuning
+from hasten.tune.problem import Problem
+from hasten.tune.reference import Yardstick
+from hasten.tune.samples import choose, known_prompts, read_prompts
+from hasten.tune.search import Search, Trial, finalists, front, plain_front
+from hasten.tune.space import Space
+
+LETTERS = list("abcdefghij")
+STEPS = 8  # of the default
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reference, "FIRST", 8)
+    monkeypatch.setattr(reference, "LAST", 16)
+    monkeypatch.setattr(tuning, "REPEATS", 2)
+
+
+def tuned(out: Path | None, pipe: Any = None, **choices: Any) -> Any:
+    pipe = pipe or pipelines.make("sd")
+    settings = {"budget": "2x", "minutes": 1, "trials": 3, "samples": (3, 4), "batch": 2, "finalists": 2}
+    return hasten.tune(pipe, LETTERS, out=out, call={"num_inference_steps": STEPS}, **settings | choices)
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """One tuning that many tests look at."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(reference, "FIRST", 8)
+        patch.setattr(reference, "LAST", 16)
+        patch.setattr(tuning, "REPEATS", 2)
+        pipe, out = pipelines.make("sd"), tmp_path_factory.mktemp("tuned")
+        before = set(vars(pipe))
+        result = tuned(out, pipe)
+        return SimpleNamespace(pipe=pipe, out=out, result=result, left_behind=set(vars(pipe)) ^ before)
+
+
+@pytest.fixture
+def folder(done: Any, tmp_path: Path) -> Path:
+    """A copy of what that tuning wrote, to go on with."""
+    return Path(shutil.copytree(done.out, tmp_path / "copy"))
+
+
+# Budgets
+
+
+@pytest.mark.parametrize(
+    ("text", "metric", "limit"),
+    [
+        ("1.0x", "drift", 1.0), (" 0.5 X ", "drift", 0.5), ("2", "drift", 2.0), (1.5, "drift", 1.5),
+        ("drift<=0.9x", "drift", 0.9), ("ssim>=0.95", "ssim", 0.95), ("psnr >= 30", "psnr", 30.0),
+        ("latent_rmse<=0.1", "latent_rmse", 0.1), ("speed>=3x", "speed", 3.0), ("speed>=3", "speed", 3.0),
+    ],
+)  # fmt: skip
+def test_budgets_are_read_and_written(text: Any, metric: str, limit: float) -> None:
+    budget = Budget.of(text)
+    assert (budget.metric, budget.limit) == (metric, limit)
+    assert Budget.of(str(budget)) == budget
+
+
+@pytest.mark.parametrize(
+    "text", ["-1x", "0x", "", "x", "fast", "nanx", "infx", "ssim>=2", "ssim<=0.9", "rmse>=1", "speed>=-3", "speed<=3"]
+)
+def test_impossible_budgets_are_refused_in_one_line(text: str) -> None:
+    with pytest.raises(HastenError, match="^budget: ") as caught:
+        Budget.of(text)
+    assert "\n" not in str(caught.value) and repr(text) in str(caught.value)
+
+
+def score(drift: float = 1.0, flips: float = 0.0, speed: float = 2.0, **medians: float) -> Score:
+    return Score(drift, flips, speed, {"ssim": 0.9, "psnr": 30.0, "rmse": 0.1, **medians})
+
+
+@pytest.mark.parametrize(
+    ("budget", "kept", "passed"),
+    [
+        ("1x", score(drift=1.0, flips=0.1), score(drift=1.01)),
+        ("1x", score(drift=0.5), score(drift=0.5, flips=0.2)),
+        ("2x", score(drift=1.9, flips=0.2), score(drift=2.1)),
+        ("ssim>=0.9", score(ssim=0.9), score(ssim=0.89)),
+        ("psnr>=30", score(psnr=30.0), score(psnr=29.0)),
+        ("rmse<=0.1", score(rmse=0.1), score(rmse=0.11)),
+        ("speed>=2", score(speed=2.0), score(speed=1.9)),
+    ],
+)
+def test_a_budget_tells_scores_apart(budget: str, kept: Score, passed: Score) -> None:
+    default = score(flips=0.1, speed=1.0)
+    limit = Budget.of(budget)
+    assert limit.within(kept, default) and not limit.within(passed, default)
+    assert not limit.within(kept, default, caution=0.5) or limit.metric == "drift"
+    assert max(limit.excess(kept, default, 0.1).values()) >= max(limit.excess(kept, default).values())
+
+
+# Samples
+
+
+@pytest.mark.parametrize("seed", [0, 1, 7])
+def test_search_and_confirm_share_no_prompt_and_no_seed(seed: int) -> None:
+    sets = choose(LETTERS, {"search": 16, "confirm": 32}, seed)
+    search, confirm = sets["search"], sets["confirm"]
+    assert (len(search), len(confirm)) == (16, 32)
+    assert not set(search.prompts) & set(confirm.prompts)
+    assert len({*search.seeds, *confirm.seeds}) == 48
+    assert set(search.prompts) | set(confirm.prompts) == set(LETTERS)
+    assert choose(LETTERS, {"search": 16, "confirm": 32}, seed) == sets
+    assert choose(LETTERS, {"search": 16, "confirm": 32}, seed + 1) != sets
+
+
+def test_seeds_of_other_tunings_are_other_seeds() -> None:
+    first, second = (choose(LETTERS, {"search": 99_999, "confirm": 99_999}, seed) for seed in (0, 1))
+    seen = [s for sets in (first, second) for samples in sets.values() for s in (samples.seeds[0], samples.seeds[-1])]
+    assert seen == sorted(set(seen))
+
+
+def test_prompts_that_cannot_be_divided_are_refused(tmp_path: Path) -> None:
+    sizes = {"search": 2, "confirm": 2}
+    for prompts in (["a"], ["a", " a "], {"search": ["a"]}, {"search": ["a"], "confirm": ["b", "a"]}, {"serch": ["a"]}):
+        with pytest.raises(HastenError, match="^prompts: "):
+            choose(prompts, sizes)
+    file = tmp_path / "prompts.txt"
+    file.write_text("\n# nothing\n")
+    with pytest.raises(HastenError, match="holds none"):
+        read_prompts(file)
+    file.write_text("# two\n a \n\nb\n")
+    assert read_prompts(file) == ["a", "b"]
+
+
+def test_models_of_the_zoo_bring_their_captions() -> None:
+    assert isinstance(known_prompts(pipelines.make("sd")), list)
+    from hasten import zoo
+
+    if "digits" in zoo.names():
+        found = known_prompts(SimpleNamespace(name_or_path=str(zoo.folder("digits"))))
+        assert found == {"search": zoo.captions("digits", "search"), "confirm": zoo.captions("digits", "confirm")}
+
+
+# The problem and its yardstick
+
+
+def problem(pipe: Any = None, **sizes: int) -> Problem:
+    samples = choose(LETTERS, sizes or {"search": 3, "confirm": 4})
+    return Problem(pipe or pipelines.make("sd"), samples, batch=2, call={"num_inference_steps": STEPS})
+
+
+def test_the_default_is_what_the_pipeline_itself_draws() -> None:
+    pipe, task = pipelines.make("sd"), problem()
+    samples = task.samples["search"]
+    made = task.draw(None, samples)
+    for i, (prompt, seed) in enumerate(zip(samples.prompts, samples.seeds)):
+        generator = torch.Generator().manual_seed(seed)
+        alone = pipe(prompt, generator=generator, num_inference_steps=STEPS, output_type="pt").images
+        generator = torch.Generator().manual_seed(seed)
+        latents = pipe(prompt, generator=generator, num_inference_steps=STEPS, output_type="latent").images
+        assert torch.allclose(made.images[i], alone[0], atol=1e-5)
+        assert torch.allclose(made.latents[i], latents[0], atol=1e-4)
+
+
+def test_the_recipe_wins_over_the_settings_of_the_default() -> None:
+    task = problem()
+    recipe = Recipe(solver="ddim", steps=3, guidance=2.0)
+    assert task.cost(recipe).calls == 3 and task.cost(None).calls == STEPS + 1  # PNDM asks once more
+    one = task.samples["search"][:1]
+    ours = task.draw(recipe, one)
+    with hasten.accelerate(pipelines.make("sd"), Recipe(solver="ddim")) as fast:
+        theirs = fast(
+            one.prompts[0], seed=one.seeds[0], num_inference_steps=3, guidance_scale=2.0, output_type="pt"
+        ).images
+    assert torch.equal(ours.images, theirs)
+
+
+def test_the_reference_has_converged_or_says_that_it_has_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    task = problem()
+    found = reference.converge(task)
+    assert found.converged == (found.change < reference.TOLERANCE)
+    monkeypatch.setattr(reference, "TOLERANCE", 0.0)
+    yardstick = Yardstick(task)
+    assert not yardstick.convergence.converged and yardstick.convergence.steps == 8
+    from hasten.tune.facts import notes
+
+    assert any("has not fully converged" in note for note in notes(task, yardstick))
+
+
+def test_the_yardstick_is_kept_and_not_used_for_something_else(tmp_path: Path) -> None:
+    task, file = problem(), tmp_path / "yardstick.safetensors"
+    first = Yardstick(task, file)
+    made = first.default("search"), first.reference("search")
+    again = Yardstick(task, file)
+    task.draw = lambda *_: pytest.fail("drawn again")  # type: ignore[method-assign]
+    for old, new in zip(made, (again.default("search"), again.reference("search"))):
+        assert torch.equal(old.images, new.images) and torch.equal(old.latents, new.latents)
+    with torch.no_grad():
+        next(task.pipe.unet.parameters()).mul_(1.5)
+    with pytest.raises(HastenError, match="another model"):
+        Yardstick(task, file)
+
+
+def test_only_text_to_image_pipelines_are_taken() -> None:
+    with pytest.raises(HastenError, match="takes no heigth"):
+        Problem(pipelines.make("sd"), {}, call={"heigth": 8})
+    with pytest.raises(HastenError, match="has no unet or transformer"):
+        Problem(object(), {})
+
+
+# The space
+
+
+class Fixed:
+    """Stands in for an Optuna trial that takes the first choice, or the one it is told."""
+
+    def __init__(self, **choices: Any) -> None:
+        self.choices, self.asked = choices, set()
+
+    def _take(self, name: str, first: Any) -> Any:
+        self.asked.add(name)
+        return self.choices.get(name, first)
+
+    def suggest_categorical(self, name: str, choices: list[Any]) -> Any:
+        assert self._take(name, choices[0]) in choices
+        return self._take(name, choices[0])
+
+    def suggest_int(self, name: str, low: int, high: int, log: bool = False) -> Any:
+        assert low <= self._take(name, low) <= high
+        return self._take(name, low)
+
+    def suggest_float(self, name: str, low: float, high: float, **_: Any) -> Any:
+        assert low <= self._take(name, low) <= high
+        return self._take(name, low)
+
+
+def test_a_unet_with_guidance_may_have_everything_and_a_dit_no_cache() -> None:
+    unet = Space.of(problem())
+    assert unet.guided and unet.branches > 0
+    trial = Fixed(guide="interval", cache="deepcache")
+    recipe = unet.suggest(trial)
+    assert recipe.caches and recipe.guidance and {"low", "high", "interval", "branch"} <= trial.asked
+    dit = Space.of(SimpleNamespace(pipe=pipelines.make("pixart"), guided=False))  # type: ignore[arg-type]
+    assert not dit.guided and dit.branches == 0
+    trial = Fixed()
+    assert not dit.suggest(trial).accelerations and not {"guide", "cache"} & trial.asked
+    assert all("guide" not in s or s["guide"] == "always" for s in dit.starts())
+    assert all(s["cache"] == "none" for s in dit.starts())
+
+
+def test_every_choice_of_the_space_is_a_recipe_the_model_runs() -> None:
+    task = problem()
+    space = Space.of(task)
+    from hasten.tune.space import GRIDS
+
+    suggestions = [
+        *({"solver": solver, "calls": 5} for solver in space.solvers),
+        *({"grid": grid, "calls": 3} for grid in GRIDS),
+        *({"cache": "deepcache", "branch": branch, "calls": 3} for branch in range(space.branches)),
+        {"guide": "interval", "low": 0.5, "high": 2.0, "calls": 3},
+    ]
+    for choice in suggestions:
+        recipe = space.suggest(Fixed(**choice))
+        with task.running(recipe) as run, count_calls(run.network) as seen:
+            assert torch.isfinite(run(task.single).images).all(), choice
+        assert seen.calls == choice["calls"], choice
+    for start in space.starts():
+        assert space.suggest(Fixed(**start)).steps == start["calls"]
+
+
+# The search
+
+
+def trial(number: int, drift: float, speed: float, flips: float = 0.0, **recipe: Any) -> Trial:
+    return Trial(number, Recipe(solver="ddim", steps=number + 1, **recipe), score(drift, flips, speed), 5)
+
+
+def test_fronts_hold_what_nothing_else_beats() -> None:
+    cached = {"caches": ["deepcache"]}
+    trials = [trial(0, 1.0, 2.0), trial(1, 0.5, 1.5), trial(2, 0.8, 1.4), trial(3, 0.9, 3.0, **cached)]
+    assert [t.number for t in front(trials)] == [3, 1]
+    assert [t.number for t in plain_front(trials)] == [0, 1]
+
+
+def test_finalists_are_the_best_some_with_margin_and_the_safest() -> None:
+    default = score(flips=0.1, speed=1.0)
+    trials = [
+        trial(i, drift, speed)
+        for i, (drift, speed) in enumerate(
+            [(1.2, 9.0), (0.95, 8.0), (0.85, 7.0), (0.84, 6.0), (0.7, 5.0), (0.6, 4.0), (0.1, 1.5), (0.3, 2.0)]
+        )
+    ]
+    chosen = [t.number for t in finalists(trials, Budget.of("1x"), default, 4)]
+    assert chosen == [2, 3, 4, 6]
+    faithful = [t.number for t in finalists(trials, Budget.of("speed>=4.5"), default, 3)]
+    assert faithful == [0, 3, 4], "the least drift above the limit, the least well above it, and the fastest"
+    hopeless = [t.number for t in finalists(trials, Budget.of("0.01x"), default, 2)]
+    assert set(hopeless) == {6, 7}
+
+
+class Imagined:
+    """A judge without a model: drift falls with steps, speed as well. Counts what it is asked."""
+
+    default = score(flips=0.0, speed=1.0)
+
+    def __init__(self, stop: int | None = None, fail: int | None = None) -> None:
+        self.asked: list[Any] = []
+        self.stop, self.fail = stop, fail
+
+    def __call__(self, recipe: Recipe) -> tuple[Score, int]:
+        self.asked.append(json.dumps(recipe.to_dict()))
+        if len(self.asked) == self.stop:
+            raise KeyboardInterrupt
+        if len(self.asked) == self.fail:
+            raise RuntimeError("out of luck")
+        steps = recipe.steps or 1
+        return score(drift=10 / steps, speed=50 / steps), steps
+
+
+def search(folder: Path | None = None, resume: bool = False, seed: int = 0, budget: str = "1x") -> Search:
+    solvers = {f"{name} order={order}": {"name": name, "order": order} for name in ("dpm++", "unipc") for order in (2, 3)}
+    return Search(Space(solvers, True, 3), Budget.of(budget), seed, folder, resume)
+
+
+FOREVER = float("inf")
+
+
+def test_the_same_seed_proposes_the_same_first_recipes(tmp_path: Path) -> None:
+    space_starts = len(search().space.starts())
+    runs = []
+    for seed in (0, 0, 1):
+        one, asked = search(seed=seed), Imagined()
+        one.run(asked, FOREVER, most=space_starts + 2)  # type: ignore[arg-type]
+        runs.append(asked.asked)
+    assert runs[0] == runs[1] != runs[2]
+
+
+def test_resuming_neither_repeats_nor_loses_a_trial(tmp_path: Path) -> None:
+    first, asked = search(tmp_path), Imagined()
+    first.run(asked, FOREVER, most=5)  # type: ignore[arg-type]
+    before = first.trials
+    hanging = first.study.ask()  # as if the process had been killed here
+    first.space.suggest(hanging)
+    second, more = search(tmp_path, resume=True), Imagined()
+    assert second.trials == before and second.tried == 5
+    second.run(more, FOREVER, most=9)  # type: ignore[arg-type]
+    assert second.trials[: len(before)] == before and second.tried == 9
+    assert not set(asked.asked) & set(more.asked)
+    params = [t.params for t in second.study.trials if "recipe" in t.user_attrs]
+    assert hanging.params in params, "what was running is tried after all"
+    one_run = search(seed=0)
+    one_run.run(Imagined(), FOREVER, most=8)  # type: ignore[arg-type]
+    starts = len(one_run.space.starts())
+    tried = [t.recipe.to_dict() for t in second.trials]
+    assert all(t.recipe.to_dict() in tried for t in one_run.trials[:starts])
+
+
+def test_a_folder_is_not_searched_twice_by_accident(tmp_path: Path) -> None:
+    search(tmp_path).run(Imagined(), FOREVER, most=1)  # type: ignore[arg-type]
+    with pytest.raises(HastenError, match=r"already holds a search.*--resume"):
+        search(tmp_path)
+    with pytest.raises(HastenError, match=r"budget: .* was made for 1x, not 2x"):
+        search(tmp_path, resume=True, budget="2x")
+    with pytest.raises(HastenError, match=r"seed: .* was made for 0, not 3"):
+        search(tmp_path, resume=True, seed=3)
+
+
+def test_an_interrupt_keeps_what_is_finished_and_puts_the_rest_back(tmp_path: Path) -> None:
+    one = search(tmp_path)
+    assert not one.run(Imagined(stop=4), FOREVER, most=9)  # type: ignore[arg-type]
+    assert len(one.trials) == one.tried == 3
+    interrupted = one.study.trials[3].params
+    again, asked = search(tmp_path, resume=True), Imagined()
+    assert again.run(asked, FOREVER, most=8)  # type: ignore[arg-type]
+    assert interrupted in [t.params for t in again.study.trials if "recipe" in t.user_attrs]
+
+
+def test_one_recipe_that_fails_does_not_end_the_search() -> None:
+    one = search()
+    assert one.run(Imagined(fail=2), FOREVER, most=4)  # type: ignore[arg-type]
+    assert one.tried == 4 and len(one.trials) == 3
+    assert any("out of luck" in t.user_attrs.get("error", "") for t in one.study.trials)
+
+    def never(recipe: Recipe) -> Any:
+        raise RuntimeError("no luck at all")
+
+    never.default = Imagined.default  # type: ignore[attr-defined]
+    with pytest.raises(HastenError, match="no recipe could be run; .* no luck at all"):
+        search().run(never, 0.0)  # type: ignore[arg-type]
+
+
+def test_a_recipe_that_comes_again_is_not_measured_again() -> None:
+    one, asked = search(), Imagined()
+    for _ in range(2):
+        one.study.enqueue_trial({"solver": "unipc order=2", "calls": 7, "grid": "logsnr", "guide": "always", "cache": "none"})
+    one.run(asked, FOREVER, most=len(one.space.starts()) + 2)  # type: ignore[arg-type]
+    assert len(asked.asked) == len(set(asked.asked)) == one.tried - 1
+
+
+# The whole
+
+
+def test_tune_finds_confirms_and_writes(done: Any) -> None:
+    result = done.result
+    assert {f.name for f in done.out.iterdir()} >= {"recipe.json", "front.json", "report.html", "study.db"}
+    assert Recipe.load(done.out).to_dict() == result.recipe.to_dict()
+    assert len(result.trials) == 3 and len(result.front) == 2
+    written = json.loads((done.out / "front.json").read_text())
+    assert [f["name"] for f in written["front"]] == [f.name for f in result.front]
+    for finalist, kept in zip(result.front, written["front"]):
+        found = finalist.confirmed
+        assert Recipe(**kept["recipe"]).to_dict() == finalist.recipe.to_dict()
+        assert found.drift.n == 4 and found.drift.low <= found.drift.value <= found.drift.high
+        assert kept["confirmed"]["speed"]["value"] == found.speed.value
+        assert found.within == Budget.of("2x").within(found.score, result.baseline.numbers.score)
+    kept = [f for f in result.front if f.confirmed.within]
+    assert result.best is (max(kept, key=lambda f: f.confirmed.speed.value) if kept else None)
+    assert written["facts"]["samples"]["search"] == {"count": 3, "prompts": 3, "seeds": [0, 2]}
+
+
+def test_the_confirmed_drift_can_be_measured_again_by_hand(done: Any) -> None:
+    result, task = done.result, problem(pipelines.make("sd"))
+    samples = result.samples
+    assert samples == task.samples["confirm"]
+    base, finalist = result.baseline, result.front[0]
+    with hasten.accelerate(done.pipe, finalist.recipe) as fast:
+        images = fast(list(samples.prompts), seed=list(samples.seeds), output_type="pt").images
+        latents = fast(list(samples.prompts), seed=list(samples.seeds), output_type="latent").images
+    assert torch.allclose(images, finalist.pictures.images, atol=1e-4)
+
+    def rmse(x: torch.Tensor) -> float:
+        return float(np.median((x - base.reference.latents).flatten(1).square().mean(1).sqrt().numpy()))
+
+    assert finalist.confirmed.drift.value == pytest.approx(rmse(latents) / rmse(base.pictures.latents), rel=1e-3)
+
+
+def test_tuning_leaves_the_pipeline_alone(done: Any) -> None:
+    fresh = pipelines.make("sd")
+    assert done.pipe.scheduler.config == fresh.scheduler.config and type(done.pipe.scheduler) is type(fresh.scheduler)
+    assert not done.left_behind
+    one, two = (
+        pipe("a", generator=torch.Generator().manual_seed(0), num_inference_steps=4, output_type="pt").images
+        for pipe in (done.pipe, fresh)
+    )
+    assert torch.equal(one, two)
+
+
+def test_a_finished_tuning_is_resumed_without_new_work(
+    done: Any, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(judge.Judge, "__call__", lambda *_: pytest.fail("searched again"))
+    again = tuned(folder, resume=True)
+    assert [t.recipe.to_dict() for t in again.trials] == [t.recipe.to_dict() for t in done.result.trials]
+
+
+def test_what_is_finished_survives_an_interrupt_of_the_confirmation(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("hasten.tune.confirm.redraw", interrupted)
+    for name in ("front.json", "recipe.json", "report.html"):
+        (folder / name).unlink()
+    with pytest.raises(KeyboardInterrupt):
+        tuned(folder, resume=True, trials=4)
+    written = json.loads((folder / "front.json").read_text())
+    assert written["front"] and all(f["searched"] and f["confirmed"] is None for f in written["front"])
+    assert written["best"] is None and not (folder / "recipe.json").exists(), "nothing unconfirmed is claimed"
+
+
+def test_where_nothing_keeps_the_budget_nothing_is_claimed(done: Any, tmp_path: Path) -> None:
+    budget = Budget.of("0.001x")
+    measured = [replace(f, confirmed=replace(f.confirmed, within=False)) for f in done.result.front]
+    result = replace(done.result, budget=budget, front=measured)
+    result.save(tmp_path)
+    assert result.best is None and result.recipe.to_dict() == result.chosen.recipe.to_dict()
+    nearest = min(result.front, key=lambda f: f.confirmed.drift.value)
+    assert result.chosen is nearest
+    assert "No recipe stayed within the budget" in result.report
+    assert json.loads((tmp_path / "front.json").read_text())["best"] is None
+
+
+def test_compare_measures_given_recipes(done: Any, tmp_path: Path) -> None:
+    recipes = {"few": Recipe(solver="ddim", steps=2), "many": {"solver": "unipc", "steps": 6}}
+    call = {"num_inference_steps": STEPS}
+    result = hasten.tune.compare(done.pipe, recipes, LETTERS, out=tmp_path, samples=3, batch=3, call=call)
+    assert {f.name for f in result.front} == {"few", "many"} and not result.trials
+    by_name = {f.name: f.confirmed for f in result.front}
+    assert (by_name["few"].cost.calls, by_name["many"].cost.calls) == (2, 6)
+    assert by_name["few"].cost.macs * 2.5 < by_name["many"].cost.macs
+    assert "few" in result.report and (tmp_path / "report.html").exists()
+    with pytest.raises(HastenError, match="there are none"):
+        hasten.tune.compare(done.pipe, [])
+
+
+@pytest.mark.parametrize(
+    ("choices", "message"),
+    [
+        ({"minutes": 0}, "minutes: 0"), ({"minutes": -1}, "minutes"), ({"minutes": float("nan")}, "minutes"),
+        ({"trials": 0}, "trials"), ({"samples": (1, 2)}, "samples: 1"), ({"seed": -1}, "seed"),
+        ({"budget": "-1x"}, "budget"), ({"batch": 0}, "batch"), ({"finalists": 0}, "finalists"),
+    ],
+)  # fmt: skip
+def test_impossible_choices_are_refused_before_anything_runs(
+    choices: dict[str, Any], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Problem, "draw", lambda *_: pytest.fail("something ran"))
+    with pytest.raises(HastenError, match=f"^{message}"):
+        tuned(tmp_path / "out", **choices)
+    assert not (tmp_path / "out").exists()
+
+
+# The report
+
+
+class Page(html.parser.HTMLParser):
+    """Collects what a browser would load, and checks that tags are closed."""
+
+    VOID = {"meta", "img", "br", "rect", "line", "circle", "path"}
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.loads: list[str] = []
+        self.open: list[str] = []
+        self.images = 0
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.images += tag == "img"
+        self.loads += [v or "" for k, v in attrs if k in ("src", "href", "srcset", "xlink:href", "data", "action")]
+        self.loads += ["script"] if tag in ("script", "link", "iframe", "object") else []
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.loads += [v or "" for k, v in attrs if k in ("src", "href")]
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag not in self.VOID:
+            assert self.open.pop() == tag, f"</{tag}> closes something else"
+
+
+def test_the_report_is_one_file_that_loads_nothing(done: Any) -> None:
+    text = (done.out / "report.html").read_text()
+    page = Page(text)
+    assert page.images >= 4 * 4 and page.loads and all(v.startswith("data:image/") for v in page.loads)
+    assert not page.open and "url(" not in text and "@import" not in text and "http" not in text
+    for told in ("RMSE", done.result.samples.prompts[0], "hasten.tune(pipe", "torch", "seeds", "PNDMScheduler"):
+        assert told in text, told
+    assert f"{done.result.chosen.confirmed.speed.value:.2f}×" in text
+
+
+def test_prompts_cannot_break_the_report(done: Any) -> None:
+    samples = choose(['<script>alert("x")</script>', "b"], {"confirm": 4})["confirm"]
+    report = replace(done.result, samples=samples).report
+    assert "<script>" not in report and "&lt;script&gt;" in report
+
+
+# The room
+
+
+def test_the_room_can_be_called_however_it_is_imported() -> None:
+    assert callable(hasten.tune) and list(inspect.signature(hasten.tune).parameters)[:2] == ["pipe", "prompts"]
+    orders = (
+        "import hasten; hasten.tune; import hasten.tune.budget; hasten.tune.budget.Budget; assert callable(hasten.tune)",
+        "from hasten.tune import tune, compare; from hasten import tune as room; assert callable(room) and room.compare",
+    )
+    for order in orders:
+        subprocess.run([sys.executable, "-c", order], check=True)
