@@ -2,3 +2,7 @@ import os
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+
+import torch
+
+torch.set_num_threads(1)  # the models are tiny: more threads only wait for one another, and tests run side by side

@@ -1,0 +1,57 @@
+"""DeepCache: the deep part of a U-Net is computed on every N-th step and held in between."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from hasten.caches.cache import CACHES, Cache
+from hasten.caches.gates import Centered, Every, Gate
+from hasten.caches.sites import UNetDeep
+from hasten.catalog import Paper
+from hasten.errors import HastenError, one_of, positive_int
+
+
+@CACHES.add
+@dataclass(frozen=True)
+class DeepCache(Cache):
+    """Compute the deep part of a U-Net on ceil(steps / interval) steps, and hold its output on the others.
+
+    interval: at least 1; 1 is off. branch: how much still runs on the other steps: the input convolution, the
+    first `branch` units of the way down and the last `branch + 1` of the way up (a unit is a residual block
+    with its attention, or a downsampler); 0 is the fastest. schedule: "uniform", or "official" or "signed"
+    for full steps that are dense around step `center`, the more so the larger `power` > 1 (see
+    `gates.centered_steps`).
+    Source: Ma et al. 2023, section 3; `branch` is the `cache_branch_id` of the authors' package.
+    """
+
+    interval: int = 3
+    branch: int = 0
+    schedule: str = "uniform"
+    center: int = 15
+    power: float = 1.4
+
+    name = "deepcache"
+    paper = Paper("DeepCache: Accelerating Diffusion Models for Free", 2023, "2312.00858")
+    off: ClassVar[Mapping[str, Any]] = {"interval": 1}
+
+    def __post_init__(self) -> None:
+        positive_int("interval", self.interval)
+        one_of("schedule", self.schedule, ("uniform", "official", "signed"))
+        for field in ("branch", "center"):
+            value = getattr(self, field)
+            if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+                raise HastenError(f"{field}: {value!r} is not possible; give a whole number of at least 0")
+        if not 1 < self.power < float("inf"):
+            raise HastenError(f"power: {self.power!r} is not possible; give a number above 1")
+
+    @property
+    def site(self) -> UNetDeep:
+        return UNetDeep(self.branch)
+
+    @property
+    def gate(self) -> Gate:
+        if self.schedule == "uniform":
+            return Every(self.interval)
+        return Centered(self.interval, self.center, self.power, signed=self.schedule == "signed")
