@@ -1,0 +1,63 @@
+"""A training run on disk: one safetensors file, replaced atomically, with its numbers as JSON in the header."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+
+def save_checkpoint(
+    path: Path, model: nn.Module, average: nn.Module, optimizer: Optimizer, facts: Mapping[str, Any]
+) -> None:
+    """Write weights, their moving average and the optimizer's state; `facts` is any JSON (step, settings)."""
+    from safetensors.torch import save_file
+
+    tensors = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
+    tensors |= {f"average.{name}": tensor for name, tensor in average.state_dict().items()}
+    for index, state in optimizer.state_dict()["state"].items():
+        tensors |= {f"optimizer.{index}.{name}": tensor for name, tensor in state.items()}
+    tensors = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}
+    partial = path.with_suffix(".partial")
+    save_file(tensors, partial, metadata={"facts": json.dumps(dict(facts))})
+    os.replace(partial, path)
+
+
+def load_checkpoint(
+    path: Path, model: nn.Module, average: nn.Module | None = None, optimizer: Optimizer | None = None
+) -> dict[str, Any]:
+    """Restore what `save_checkpoint` wrote into the given objects and return its facts."""
+    tensors = read_tensors(path)
+    model.load_state_dict(_below(tensors, "model."))
+    if average is not None:
+        average.load_state_dict(_below(tensors, "average."))
+    if optimizer is not None:
+        state: dict[int, dict[str, Tensor]] = {}
+        for key, tensor in _below(tensors, "optimizer.").items():
+            index, name = key.split(".", 1)
+            state.setdefault(int(index), {})[name] = tensor
+        optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+    return read_facts(path)
+
+
+def read_facts(path: Path) -> dict[str, Any]:
+    """The JSON part of a checkpoint, without reading its tensors."""
+    from safetensors import safe_open
+
+    with safe_open(path, "pt") as file:
+        return json.loads((file.metadata() or {}).get("facts", "{}"))
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    from safetensors.torch import load_file
+
+    return load_file(path)
+
+
+def _below(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}

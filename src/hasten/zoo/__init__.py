@@ -1,0 +1,89 @@
+"""Small real models, their data, and how they were trained: `load("emoji-sd")` needs no download."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from hasten.errors import unknown
+
+WEIGHTS = Path(__file__).parent / "weights"
+
+
+def names() -> list[str]:
+    """The models that ship with hasten."""
+    return sorted(path.parent.name for path in WEIGHTS.glob("*/model_index.json"))
+
+
+def folder(name: str) -> Path:
+    """Where a model lies, in diffusers' layout. Raises HastenError for a name that is not in the zoo."""
+    if name not in names():
+        raise unknown("model", name, names())
+    return WEIGHTS / name
+
+
+def load(name: str, where: Path | str | None = None) -> Any:
+    """A model of the zoo as a diffusers pipeline in float32 on the CPU; `where` replaces the shipped folder."""
+    import torch
+
+    path = Path(where) if where else folder(name)
+    kind = json.loads((path / "model_index.json").read_text())["_class_name"]
+    if kind == "DigitsPipeline":
+        from hasten.zoo.digits import DigitsPipeline as Pipeline
+    else:
+        import diffusers
+
+        Pipeline = getattr(diffusers, kind)
+    with silence():
+        pipe = Pipeline.from_pretrained(path, dtype=torch.float32, local_files_only=True)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+@contextmanager
+def silence() -> Iterator[None]:
+    """No progress bars and advice from diffusers and transformers while a known model is loaded."""
+    from diffusers.utils import logging as diffusers_log
+    from transformers.utils import logging as transformers_log
+
+    before = [(log, log.get_verbosity(), log.is_progress_bar_enabled()) for log in (diffusers_log, transformers_log)]
+    for log, _, _ in before:
+        log.set_verbosity_error()
+        log.disable_progress_bar()
+    try:
+        yield
+    finally:
+        for log, level, bars in before:
+            log.set_verbosity(level)
+            if bars:
+                log.enable_progress_bar()
+
+
+def captions(name: str, split: str = "search") -> list[str]:
+    """Prompts the model knows; "search" and "confirm" share none, so what one tuned the other can judge."""
+    splits: dict[str, list[str]] = json.loads((folder(name) / "captions.json").read_text())
+    if split not in splits:
+        raise unknown("split", split, splits)
+    return splits[split]
+
+
+def train(name: str, out: Path | str | None = None, **choices: Any) -> Path:
+    """Train a model of the zoo and return the exported folder.
+
+    `choices`: data (folder of the npm packages), steps, names (how many emoji names), vae (folder), resume, fast.
+    """
+    from hasten.zoo.training import TRAINERS, Plan
+
+    if name not in TRAINERS:
+        raise unknown("model", name, TRAINERS)
+    return TRAINERS[name](Plan(out=Path(out or Path("runs") / name), **choices))
+
+
+def evaluate(name: str, **choices: Any) -> Mapping[str, Any]:
+    """Measure a model for its card; see `hasten.zoo.quality.measure`."""
+    from hasten.zoo.quality import measure
+
+    return measure(name, **choices)

@@ -1,0 +1,209 @@
+"""`digits`: a class-conditional diffusion model on 8x8 pixels whose pipeline is called like a text-to-image one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from diffusers import DiffusionPipeline, ImagePipelineOutput
+from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import retrieve_timesteps
+from diffusers.utils.torch_utils import randn_tensor
+from torch import Tensor
+
+WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+NULL = len(WORDS)
+"""The class of "no digit in particular", for classifier-free guidance."""
+
+Prompts = str | Sequence[str]
+
+
+class DigitsPipeline(DiffusionPipeline):
+    """Draws handwritten digits of 8x8 pixels: `pipe(["three", "7"]).images`.
+
+    The denoising loop is that of `StableDiffusionPipeline`, on pixels instead of latents and labels instead of text.
+    """
+
+    model_cpu_offload_seq = "unet"
+    _callback_tensor_inputs = ["latents", "labels"]  # noqa: RUF012 (diffusers reads it as a class attribute)
+
+    def __init__(self, unet: Any, scheduler: Any):
+        super().__init__()
+        self.register_modules(unet=unet, scheduler=scheduler)
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        prompt: Prompts,
+        num_inference_steps: int = 50,
+        timesteps: list[int] | None = None,
+        sigmas: list[float] | None = None,
+        guidance_scale: float = 2.0,
+        negative_prompt: Prompts | None = None,
+        num_images_per_prompt: int = 1,
+        eta: float = 0.0,
+        generator: torch.Generator | list[torch.Generator] | None = None,
+        latents: Tensor | None = None,
+        output_type: str = "pil",
+        return_dict: bool = True,
+        callback_on_step_end: Callable[[Any, int, Any, dict[str, Any]], dict[str, Any]] | None = None,
+        callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",),
+    ) -> Any:
+        """Images of the digits named by `prompt` ("three" or "3"; "" for any digit).
+
+        `latents` (N, 1, 8, 8) is the start noise. `output_type`: "pil", "np" (N, 8, 8, 1) and "pt" (N, 1, 8, 8) in
+        [0, 1], or "latent" (N, 1, 8, 8) around [-1, 1]. Raises ValueError for a prompt that is not a digit.
+        """
+        labels = self.encode_prompt(prompt, num_images_per_prompt)
+        null = torch.full_like(labels, NULL)
+        if negative_prompt is not None:
+            null = self.encode_prompt(negative_prompt, num_images_per_prompt).expand_as(labels)
+        check_output_type(output_type)
+        self._guidance_scale = guidance_scale
+        self._interrupt = False
+
+        steps: Any = retrieve_timesteps(
+            self.scheduler, num_inference_steps, self._execution_device, timesteps, sigmas
+        )[0]
+        self._num_timesteps = len(steps)
+        state = self.prepare_latents(len(labels), generator, latents)
+        extra = self.prepare_extra_step_kwargs(generator, eta)
+
+        progress: Any = self.progress_bar
+        with progress(total=len(steps)) as bar:
+            for index, t in enumerate(steps):
+                if self.interrupt:
+                    continue
+                classes = torch.cat([null, labels]) if self.do_classifier_free_guidance else labels
+                states = torch.cat([state] * 2) if self.do_classifier_free_guidance else state
+                states = self.scheduler.scale_model_input(states, t)
+                noise = self.unet(states, t, class_labels=classes, return_dict=False)[0]
+                if self.do_classifier_free_guidance:
+                    free, bound = noise.chunk(2)
+                    noise = free + guidance_scale * (bound - free)
+                state = self.scheduler.step(noise, t, state, **extra, return_dict=False)[0]
+                if callback_on_step_end is not None:
+                    tensors = {"latents": state, "labels": labels}
+                    chosen = {name: tensors[name] for name in callback_on_step_end_tensor_inputs}
+                    changed = callback_on_step_end(self, index, t, chosen) or {}
+                    state = changed.get("latents", state)
+                    labels = changed.get("labels", labels)
+                bar.update()
+
+        images = as_output(state, output_type)
+        self.maybe_free_model_hooks()
+        return ImagePipelineOutput(images=images) if return_dict else (images,)
+
+    def encode_prompt(self, prompt: Prompts, num_images_per_prompt: int = 1) -> Tensor:
+        """Prompts as class labels (N * num_images_per_prompt,)."""
+        prompts = [prompt] if isinstance(prompt, str) else list(prompt)
+        labels = torch.tensor([label(text) for text in prompts], device=self._execution_device)
+        return labels.repeat_interleave(num_images_per_prompt)
+
+    def prepare_latents(
+        self, count: int, generator: torch.Generator | list[torch.Generator] | None, latents: Tensor | None
+    ) -> Tensor:
+        """The start noise (count, 1, 8, 8) at the scheduler's scale."""
+        side = self.unet.config.sample_size
+        shape = (count, self.unet.config.in_channels, side, side)
+        if latents is None:
+            latents = randn_tensor(shape, generator, self._execution_device, self.unet.dtype)
+        elif latents.shape != shape:
+            raise ValueError(f"latents: shape {tuple(latents.shape)} should be {shape}")
+        return latents.to(self._execution_device) * self.scheduler.init_noise_sigma
+
+    def prepare_extra_step_kwargs(self, generator: Any, eta: float) -> dict[str, Any]:
+        """What this scheduler's `step` takes of eta and generator."""
+        import inspect
+
+        accepted = inspect.signature(self.scheduler.step).parameters
+        return {name: value for name, value in {"eta": eta, "generator": generator}.items() if name in accepted}
+
+    @property
+    def guidance_scale(self) -> float:
+        return self._guidance_scale
+
+    @property
+    def do_classifier_free_guidance(self) -> bool:
+        return self._guidance_scale > 1
+
+    @property
+    def num_timesteps(self) -> int:
+        return self._num_timesteps
+
+    @property
+    def interrupt(self) -> bool:
+        return self._interrupt
+
+
+def label(text: str) -> int:
+    """The class of a prompt."""
+    word = text.strip().lower()
+    if not word:
+        return NULL
+    if word in WORDS:
+        return WORDS.index(word)
+    if word.isdecimal() and int(word) < len(WORDS):
+        return int(word)
+    raise ValueError(f"prompt: {text!r} is not a digit; say one of 0-9 or {', '.join(WORDS)}")
+
+
+def check_output_type(name: str) -> None:
+    if name not in ("pil", "np", "pt", "latent"):
+        raise ValueError(f"output_type: {name!r} is not one of pil, np, pt, latent")
+
+
+def as_output(latents: Tensor, output_type: str) -> Any:
+    """Pixels around [-1, 1] as the caller wants them."""
+    if output_type == "latent":
+        return latents
+    images = (latents.float() / 2 + 0.5).clamp(0, 1)
+    if output_type == "pt":
+        return images
+    arrays = images.permute(0, 2, 3, 1).cpu().numpy()
+    if output_type == "np":
+        return arrays
+    from PIL import Image
+
+    return [Image.fromarray((array[..., 0] * 255).round().astype("uint8")) for array in arrays]
+
+
+def unet() -> Any:
+    """A `UNet2DModel` of about half a million parameters with skips at 8x8, 4x4 and 2x2."""
+    from diffusers import UNet2DModel
+
+    return UNet2DModel(
+        sample_size=8,
+        in_channels=1,
+        out_channels=1,
+        layers_per_block=1,
+        block_out_channels=(32, 32, 48),
+        down_block_types=("DownBlock2D", "AttnDownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "AttnUpBlock2D", "UpBlock2D"),
+        attention_head_dim=8,
+        norm_num_groups=8,
+        num_class_embeds=len(WORDS) + 1,
+    )
+
+
+def scheduler() -> Any:
+    """DDIM on Stable Diffusion's noise schedule."""
+    from diffusers import DDIMScheduler
+
+    return DDIMScheduler(
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        clip_sample=False,
+        set_alpha_to_one=False,
+        steps_offset=1,
+    )
+
+
+def data() -> tuple[Tensor, Tensor]:
+    """scikit-learn's handwritten digits: images (1797, 1, 8, 8) in [-1, 1] and labels (1797,)."""
+    from sklearn.datasets import load_digits
+
+    digits: Any = load_digits()
+    images = torch.tensor(digits.images, dtype=torch.float32)[:, None] / 8 - 1
+    return images, torch.tensor(digits.target)
