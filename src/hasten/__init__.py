@@ -12,7 +12,6 @@ _HOMES = {
     "Recipe": "hasten.recipe",
     "accelerate": "hasten.recipe",
     "load": "hasten.bridge",
-    "tune": "hasten.tune",
 }
 
 __all__ = ["Recipe", "accelerate", "load", "sample", "tune"]

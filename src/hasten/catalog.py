@@ -10,6 +10,7 @@ from typing import Any, Generic, TypeVar
 from hasten.errors import HastenError, unknown
 
 T = TypeVar("T")
+Class = TypeVar("Class")
 
 
 @dataclass(frozen=True)
@@ -33,9 +34,9 @@ class Family(Generic[T]):
         self._classes: dict[str, type[T]] = {}
         self._aliases: dict[str, tuple[str, dict[str, Any]]] = {}
 
-    def add(self, cls: type[T]) -> type[T]:
+    def add(self, cls: Class) -> Class:
         """List a class under its `name`; usable as a decorator."""
-        self._classes[cls.name] = cls  # type: ignore[attr-defined]
+        self._classes[cls.name] = cls  # type: ignore
         return cls
 
     def alias(self, name: str, of: str, **fields: Any) -> None:

@@ -1,0 +1,285 @@
+"""The command line. It parses, calls the library and prints; heavy imports wait inside the commands."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import logging
+import shlex
+import sys
+import traceback
+import warnings
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from hasten.errors import HastenError
+
+app = typer.Typer(
+    name="hasten", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
+    help="Make diffusion and flow models generate faster, and prove how faithful they stayed.",
+)  # fmt: skip
+
+Model = Annotated[str, typer.Argument(help="A zoo name (emoji-sd), a folder written by save_pretrained, or a hub id.")]
+Seed = Annotated[int, typer.Option(help="Of the samples, and of the search.")]
+Prompts = Annotated[Path | None, typer.Option(help="A text file with one prompt a line.")]
+Limit = Annotated[str, typer.Option(help="1.0x (of the default's drift), ssim>=0.95, latent_rmse<=0.1, speed>=3.")]
+
+KNOWN = (HastenError, OSError)
+INTERRUPTED = 130
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line; errors end in one line on stderr, exit code 1 (2 where the usage is wrong)."""
+    typed = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in typed  # wherever it stands
+    try:
+        with contextlib.nullcontext() if debug else _without_chatter():
+            app(args=[argument for argument in typed if argument != "--debug"], prog_name="hasten")
+    except Exception as error:
+        if debug:
+            traceback.print_exc()
+        hint = "" if debug or isinstance(error, KNOWN) else " (--debug shows where)"
+        _complain(f"{_one_line(error)}{hint}")
+        raise SystemExit(1) from None
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        import hasten
+
+        typer.echo(f"hasten {hasten.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and end.", is_eager=True, callback=_version)
+    ] = False,
+) -> None:
+    """Options of every command."""
+
+
+@app.command()
+def tune(
+    model: Model,
+    budget: Limit = "1.0x",
+    minutes: Annotated[float, typer.Option(help="For everything: reference, search and confirmation.")] = 5.0,
+    prompts: Prompts = None,
+    seed: Seed = 0,
+    out: Annotated[Path | None, typer.Option(help="Where to write; tuned/MODEL if not given.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the search in the folder.")] = False,
+    trials: Annotated[int | None, typer.Option(help="At most so many recipes.", show_default=False)] = None,
+) -> None:
+    """Search the fastest recipe within a budget, confirm it on unseen prompts, write recipe and report."""
+    from hasten.tune import Budget
+    from hasten.tune.samples import read_prompts
+
+    Budget.of(budget)
+    given = None if prompts is None else read_prompts(prompts)
+    folder = out or Path("tuned") / Path(model).name
+    pipe = _loaded(model)
+    import hasten
+
+    try:
+        result = hasten.tune(
+            pipe, given, budget, minutes, seed, folder, resume, trials=trials, command=_typed(),
+        )  # fmt: skip
+    except KeyboardInterrupt:
+        _complain(f"interrupted; what is finished is in {folder}, go on with --resume")
+        raise typer.Exit(INTERRUPTED) from None
+    _show(result, folder)
+    if result.best is None:
+        _complain(f"no recipe stayed within {result.budget} on unseen samples; {folder}/recipe.json holds the nearest")
+        raise typer.Exit(1)
+
+
+@app.command()
+def compare(
+    model: Model,
+    recipe: Annotated[list[str], typer.Option(help="A recipe.json, or the folder that holds one; give several.")],
+    out: Annotated[Path, typer.Option(help="Where to write the report.")] = Path("compared"),
+    budget: Limit = "1.0x",
+    prompts: Prompts = None,
+    samples: Annotated[int, typer.Option(help="How many images to measure.")] = 32,
+    seed: Seed = 0,
+) -> None:
+    """Measure given recipes against the default, as tune measures its finalists, and write the report."""
+    from hasten.recipe import Recipe
+    from hasten.tune import Budget
+    from hasten.tune import compare as measure
+    from hasten.tune.samples import read_prompts
+
+    Budget.of(budget)
+    recipes = dict(zip(_names(recipe), [Recipe.of(one) for one in recipe]))
+    given = None if prompts is None else read_prompts(prompts)
+    result = measure(_loaded(model), recipes, given, budget, seed, out, samples=samples, command=_typed())
+    _show(result, out)
+
+
+@app.command()
+def generate(
+    model: Model,
+    prompt: Annotated[list[str], typer.Argument(help="What to draw; each prompt gives an image.")],
+    recipe: Annotated[str | None, typer.Option(help="A recipe.json, or the folder that holds one.")] = None,
+    seed: Annotated[int, typer.Option(help="Of every image.")] = 0,
+    steps: Annotated[int | None, typer.Option(help="Wins over the recipe.", show_default=False)] = None,
+    guidance: Annotated[float | None, typer.Option(help="Guidance scale; wins over the recipe.")] = None,
+    out: Annotated[Path, typer.Option(help="The image file; several images are numbered.")] = Path("image.png"),
+) -> None:
+    """Draw images of prompts, by a recipe if one is given."""
+    from PIL import Image
+
+    from hasten.errors import positive_int
+    from hasten.recipe import Recipe, accelerate
+
+    chosen = Recipe() if recipe is None else Recipe.of(recipe)
+    extra: dict[str, Any] = {} if steps is None else {"num_inference_steps": positive_int("steps", steps)}
+    if guidance is not None:
+        extra["guidance_scale"] = guidance
+    if out.suffix.lower() not in Image.registered_extensions():
+        raise HastenError(f"out: {out.name!r} is not an image file; end it in .png or .jpg")
+    files = [out] if len(prompt) == 1 else [out.with_stem(f"{out.stem}-{i}") for i in range(1, len(prompt) + 1)]
+    pipe = _loaded(model)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with accelerate(pipe, chosen) as fast:
+        images = fast(prompt=list(prompt), seed=seed, **extra).images
+    for file, image in zip(files, images):
+        image.save(file)
+        typer.echo(file)
+
+
+@app.command()
+def methods(
+    family: Annotated[str | None, typer.Option(help="Only one of: solver, guidance, caches.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
+) -> None:
+    """List every method with its paper and what it needs."""
+    import json
+
+    from rich.console import Console
+    from rich.table import Table
+
+    found = [method for name, kind in _families(family).items() for method in _described(name, kind)]
+    if as_json:
+        typer.echo(json.dumps(found, indent=2))
+        return
+    table = Table("method", "family", "calls a step", "what it is", "paper", padding=(0, 2, 1, 0), box=None)
+    for method in found:
+        paper = f"{method['paper']}, {method['year']}, arXiv {method['arxiv']}"
+        calls = f"{method.get('evaluations', '')}{' + noise' if method.get('stochastic') else ''}"
+        table.add_row(method["name"], method["family"], calls, method["about"], paper)
+    Console().print(table)
+
+
+@app.command()
+def train(
+    name: Annotated[str, typer.Argument(help="A model of the zoo.")],
+    out: Annotated[Path | None, typer.Option(help="Where to train; runs/NAME if not given.")] = None,
+    data: Annotated[Path | None, typer.Option(help="Folder of the data, fetched if it is not there.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Training steps.")] = None,
+    names: Annotated[int | None, typer.Option(help="How many names to train on.")] = None,
+    vae: Annotated[Path | None, typer.Option(help="Folder of the autoencoder.")] = None,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Begin anew instead of going on.")] = False,
+    fast: Annotated[bool, typer.Option("--fast", help="Compile the network first.")] = False,
+) -> None:
+    """Train a model of the zoo; stopped runs go on where they were."""
+    from hasten import zoo
+
+    folder = zoo.train(name, out, data=data, steps=steps, names=names, vae=vae, resume=not fresh, fast=fast)
+    typer.echo(folder)
+
+
+@contextlib.contextmanager
+def _without_chatter() -> Iterator[None]:
+    """Without the warnings of the libraries underneath."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)
+
+
+def _loaded(model: str) -> Any:
+    from hasten.bridge import load
+
+    pipe = load(model)
+    pipe.set_progress_bar_config(disable=not sys.stderr.isatty())
+    return pipe
+
+
+def _families(only: str | None) -> dict[str, Any]:
+    from hasten.caches import CACHES
+    from hasten.errors import unknown
+    from hasten.guidance import GUIDANCES
+    from hasten.solvers import SOLVERS
+
+    families = {"solver": SOLVERS, "guidance": GUIDANCES, "caches": CACHES}
+    if only is not None and only not in families:
+        raise unknown("family", only, families)
+    return families if only is None else {only: families[only]}
+
+
+def _described(family: str, methods: Any) -> Iterator[dict[str, Any]]:
+    """Each method of a family as plain data: name, paper, what its documentation says first, settings."""
+    for cls in methods:
+        about = " ".join((cls.__doc__ or "").split("\n\n")[0].split()).split(" Source:")[0]
+        found = {"name": cls.name, "family": family, "about": about, "paper": cls.paper.title}
+        found |= {"year": cls.paper.year, "arxiv": cls.paper.arxiv}
+        made = cls()
+        found["settings"] = {field.name: getattr(made, field.name) for field in dataclasses.fields(cls)}
+        if family == "solver":
+            found |= {"evaluations": made.evaluations, "stochastic": made.stochastic}
+        yield found
+
+
+def _show(result: Any, folder: Path) -> None:
+    """The finalists as a table, the claim, and where the proof is."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from hasten.tune.report import headline, words
+
+    console = Console()
+    table = Table("", "recipe", "faster", "drift", "flips", box=None, pad_edge=False)
+    for finalist in result.front:
+        found = finalist.confirmed
+        mark = "bold green" if finalist is result.best else None
+        table.add_row(
+            finalist.name, words(finalist.recipe), f"{found.speed.value:.2f}x", f"{found.drift.value:.2f}x",
+            f"{100 * found.flips.value:.0f} %", style=mark,
+        )  # fmt: skip
+    console.print(table)
+    console.print(headline(result), style="bold", highlight=False)
+    console.print(f"report: {folder / 'report.html'}", soft_wrap=True, highlight=False)
+
+
+def _names(recipes: list[str]) -> list[str]:
+    """Short names for recipe files: what tells them apart in their paths, else letters."""
+    paths = [Path(text) for text in recipes]
+    names = [path.parent.name if path.name == "recipe.json" else path.stem for path in paths]
+    if all(names) and len(set(names)) == len(names):
+        return names
+    return [chr(ord("A") + i) if i < 26 else f"R{i + 1}" for i in range(len(recipes))]
+
+
+def _typed() -> str:
+    return shlex.join(["hasten", *sys.argv[1:]])
+
+
+def _one_line(error: Exception) -> str:
+    text = " ".join(str(error).split())
+    if isinstance(error, OSError) and error.strerror:
+        text = f"{error.strerror}: {error.filename}" if error.filename else error.strerror
+    return text if isinstance(error, KNOWN) and text else f"{type(error).__name__}: {text}"
+
+
+def _complain(text: str) -> None:
+    print(f"hasten: {text}", file=sys.stderr)

@@ -1,0 +1,77 @@
+"""Measuring finalists again on samples that the search never saw. Only these numbers are claimed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+
+from hasten.errors import HastenError
+from hasten.measure import Drift, Estimate, relative, timed_ratio
+from hasten.tune.budget import Budget
+from hasten.tune.judge import compared
+from hasten.tune.problem import Cost, Problem, Ticks
+from hasten.tune.reference import Yardstick
+from hasten.tune.result import Baseline, Confirmed, Finalist
+
+SPLIT = "confirm"
+METRICS = ("latent_rmse", "rmse", "psnr", "ssim", "effnet")
+
+
+def baseline(problem: Problem, yardstick: Yardstick, ticks: Ticks = lambda count: None) -> tuple[Baseline, Drift]:
+    """The default and the reference on the confirm samples, and how far apart they are."""
+    default, reference = yardstick.default(SPLIT, ticks), yardstick.reference(SPLIT, ticks)
+    found, exactly = compared(default, reference), Estimate(1.0, 1.0, 1.0, len(default.images), unit="x")
+    numbers = _confirmed(found, exactly, exactly, problem.cost(None))
+    return Baseline(numbers, default, reference), found
+
+
+def redraw(
+    problem: Problem, base: Baseline, finalists: Sequence[Finalist], ticks: Ticks = lambda count: None
+) -> dict[str, tuple[Finalist, Drift]]:
+    """The finalists' pictures of the confirm samples and their drift, by name.
+
+    One that fails on these samples (it diverges) is left out. Raises HastenError if none is left.
+    """
+    drawn: dict[str, tuple[Finalist, Drift]] = {}
+    for finalist in finalists:
+        made = problem.draw(finalist.recipe, problem.samples[SPLIT], ticks)
+        try:
+            found = compared(made, base.reference)
+        except HastenError:  # not finite
+            continue
+        drawn[finalist.name] = replace(finalist, pictures=made), found
+    if not drawn:
+        raise HastenError("confirm: none of the recipes gives finite images on the confirm samples")
+    return drawn
+
+
+def judged(
+    problem: Problem, base: Baseline, default: Drift, drawn: Mapping[str, tuple[Finalist, Drift]],
+    speeds: Mapping[str, Estimate], budget: Budget,
+) -> list[Finalist]:  # fmt: skip
+    """The finalists with their confirmed numbers, fastest first."""
+    found = []
+    for name, (finalist, drift) in drawn.items():
+        ratio = relative(drift, default, "latent_rmse")
+        numbers = _confirmed(drift, ratio, speeds[name], problem.cost(finalist.recipe))
+        within = budget.within(numbers.score, base.numbers.score)
+        found.append((numbers.speed.value, replace(finalist, confirmed=replace(numbers, within=within))))
+    return [finalist for _, finalist in sorted(found, key=lambda pair: -pair[0])]
+
+
+def speed_ups(
+    problem: Problem, finalists: Sequence[Finalist], repeats: int = 10, progress: bool = False
+) -> dict[str, Estimate]:
+    """How many times faster than the default each is, one image at a time, all interleaved."""
+    one = problem.single
+    with ExitStack() as stack:
+        default = stack.enter_context(problem.running(None))
+        runs = {f.name: stack.enter_context(problem.running(f.recipe)) for f in finalists}
+        calls = {name: (lambda run=run: run(one)) for name, run in runs.items()}
+        return timed_ratio(lambda: default(one), calls, repeats=repeats, progress=progress)
+
+
+def _confirmed(found: Drift, ratio: Estimate, speed: Estimate, cost: Cost) -> Confirmed:
+    metrics = {m: {s: found.estimate(m, s) for s in ("median", "p95")} for m in METRICS if m in found.samples}
+    return Confirmed(ratio, found.flips, speed, metrics, cost, within=True)

@@ -1,0 +1,201 @@
+"""The search: Optuna proposes recipes, each is drawn on the search samples, scored and remembered."""
+
+from __future__ import annotations
+
+import json
+import time
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from hasten.errors import HastenError
+from hasten.recipe import Recipe
+from hasten.tune.budget import Budget, Score
+from hasten.tune.judge import Judge
+from hasten.tune.space import Space, is_plain
+
+CAUTION = 0.1  # how much tighter than the budget the search aims, because it sees few samples
+STARTUP = 10  # trials before the sampler learns from them
+LEAST = 3  # trials that are made however little time there is
+STUDY = "study.db"
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One recipe as the search saw it."""
+
+    number: int
+    recipe: Recipe
+    score: Score
+    calls: int
+
+
+class Search:
+    """A study of recipes: an SQLite file in `folder`, or in memory without one.
+
+    Ends at a time or a number of trials; goes on where it was left with `resume`. The same seed proposes the
+    same first recipes. Raises HastenError if the folder holds a search and `resume` is not set, or holds one
+    for another budget or seed.
+    """
+
+    def __init__(self, space: Space, budget: Budget, seed: int = 0, folder: Path | None = None, resume: bool = False):
+        self.space, self.budget = space, budget
+        with _quiet():
+            self.study = _opened(folder, {"budget": str(budget), "seed": seed}, resume)
+            self._begin(seed)
+
+    @property
+    def trials(self) -> list[Trial]:
+        """Every recipe that was scored, once, in the order of the trials."""
+        found: dict[str, Trial] = {}
+        for trial in self.study.trials:
+            if "recipe" in trial.user_attrs and trial.state.is_finished():
+                found.setdefault(json.dumps(trial.user_attrs["recipe"]), _trial(trial.number, trial.user_attrs))
+        return list(found.values())
+
+    @property
+    def tried(self) -> int:
+        """How many proposals were finished, the failed and repeated ones included."""
+        return sum("recipe" in t.user_attrs or "error" in t.user_attrs for t in self.study.trials)
+
+    def run(
+        self, judge: Judge, until: float, most: int | None = None, watch: Callable[[list[Trial]], None] | None = None
+    ) -> bool:
+        """Try recipes until `time.monotonic()` says so, or `most` proposals are finished in all.
+
+        watch(trials) is called after each. Returns False if Ctrl-C ended it: what is finished is kept, and the
+        trial it hit is tried again by whoever resumes. Raises HastenError if no recipe could be run at all.
+        """
+        from optuna.trial import TrialState
+
+        with _quiet():
+            while (self.tried < LEAST or time.monotonic() < until) and (most is None or self.tried < most):
+                trial = self.study.ask()
+                try:
+                    self._try(trial, judge)
+                except KeyboardInterrupt:
+                    return False
+                except Exception as error:  # one recipe that cannot run must not end the search
+                    trial.set_user_attr("error", f"{type(error).__name__}: {error}")
+                    self.study.tell(trial, state=TrialState.FAIL)
+                if watch is not None:
+                    watch(self.trials)
+        if not self.trials:
+            errors = [t.user_attrs["error"] for t in self.study.trials if "error" in t.user_attrs]
+            raise HastenError(f"search: no recipe could be run; the last one failed with {errors[-1]}")
+        return True
+
+    def _try(self, trial: Any, judge: Judge) -> None:
+        recipe = self.space.suggest(trial)
+        described = recipe.to_dict()
+        same = next((known for known in self.trials if known.recipe.to_dict() == described), None)
+        score, calls = (same.score, same.calls) if same else judge(recipe)
+        for name, value in {"recipe": described, "score": asdict(score), "calls": calls}.items():
+            trial.set_user_attr(name, value)
+        for name, excess in self.budget.excess(score, judge.default, CAUTION).items():
+            trial.set_constraint(name, excess)
+        self.study.tell(trial, [score.drift, 1 / score.speed])
+
+    def _begin(self, seed: int) -> None:
+        from optuna.samplers import TPESampler
+        from optuna.trial import TrialState
+
+        before = self.study.get_trials(deepcopy=False)
+        self.study.sampler = TPESampler(
+            multivariate=True, group=True, n_startup_trials=STARTUP, seed=seed + 1_000_003 * len(before)
+        )
+        if not before:
+            for start in self.space.starts():
+                self.study.enqueue_trial(start)
+        for trial in before:
+            if trial.state == TrialState.RUNNING:  # whoever ran it was ended before it was finished
+                self._put_back(trial.number, trial.params)
+
+    def _put_back(self, number: int, params: dict[str, Any]) -> None:
+        from optuna.trial import TrialState
+
+        self.study.tell(number, state=TrialState.FAIL)
+        self.study.enqueue_trial(params)
+
+
+def front(trials: Sequence[Trial]) -> list[Trial]:
+    """The trials that no other beats in both drift and speed, fastest first."""
+    kept: list[Trial] = []
+    for trial in sorted(trials, key=lambda t: (-t.score.speed, t.score.drift)):
+        if not kept or trial.score.drift < kept[-1].score.drift:
+            kept.append(trial)
+    return kept
+
+
+def plain_front(trials: Sequence[Trial]) -> list[Trial]:
+    """The front of those that change nothing but the solver and its times."""
+    return front([trial for trial in trials if is_plain(trial.recipe)])
+
+
+def finalists(trials: Sequence[Trial], budget: Budget, default: Score, count: int = 5) -> list[Trial]:
+    """The trials worth measuring again: the best by the search, some with more margin, and the safest of all.
+
+    Where none is within the budget, those that come nearest to it.
+    """
+
+    def excess(trial: Trial, caution: float) -> float:
+        return max(budget.excess(trial.score, default, caution).values())
+
+    def safety(trial: Trial) -> tuple[float, float]:
+        limits = budget.excess(trial.score, default)
+        return max(0.0, *limits.values()), next(iter(limits.values()))  # what passes no limit, by the main one
+
+    def rank(trial: Trial) -> float:
+        return -trial.score.speed if budget.seeks_speed else trial.score.drift
+
+    chosen: list[Trial] = []
+    for caution, share in ((CAUTION, count - 2), (2.5 * CAUTION, count - 1)):
+        within = sorted((t for t in trials if excess(t, caution) <= 0 and t not in chosen), key=rank)
+        chosen += within[: max(0, share - len(chosen))]
+    nearest = sorted((t for t in trials if t not in chosen), key=safety)
+    return sorted([*chosen, *nearest[: count - len(chosen)]], key=lambda t: -t.score.speed)
+
+
+def _trial(number: int, kept: dict[str, Any]) -> Trial:
+    return Trial(number, Recipe(**kept["recipe"]), Score(**kept["score"]), kept["calls"])
+
+
+def _opened(folder: Path | None, settings: dict[str, Any], resume: bool) -> Any:
+    import optuna
+
+    if folder is None:
+        return optuna.create_study(directions=["minimize", "minimize"])
+    file = folder / STUDY
+    if file.exists() and not resume:
+        raise HastenError(f"out: {folder} already holds a search; go on with it by --resume or name another folder")
+    study = optuna.create_study(
+        storage=f"sqlite:///{file}", study_name="tune", directions=["minimize", "minimize"], load_if_exists=True
+    )
+    before = study.user_attrs.get("settings", settings)
+    for name, value in settings.items():
+        if before.get(name) != value:
+            raise HastenError(
+                f"{name}: the search in {folder} was made for {before.get(name)}, not {value}; "
+                "repeat that or name another folder"
+            )
+    study.set_user_attr("settings", settings)
+    study.set_metric_names(["drift", "time"])
+    return study
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without Optuna's own log and warnings about experiments."""
+    import optuna
+
+    level = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        optuna.logging.set_verbosity(level)

@@ -1,0 +1,253 @@
+"""`tune` and `compare`: from a pipeline to a recipe with proof, step by step."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hasten.errors import HastenError, positive_int
+from hasten.tune.budget import Budget
+from hasten.tune.samples import Prompts
+
+if TYPE_CHECKING:
+    from hasten.tune.judge import Judge
+    from hasten.tune.problem import Problem
+    from hasten.tune.progress import Display
+    from hasten.tune.reference import Yardstick
+    from hasten.tune.result import Finalist, TuneResult
+    from hasten.tune.search import Search
+
+REPEATS = 10  # rounds of the final timing
+YARDSTICK = "yardstick.safetensors"
+
+
+def tune(
+    pipe: Any,
+    prompts: Prompts | None = None,
+    budget: Budget | str | float = "1.0x",
+    minutes: float = 5.0,
+    seed: int = 0,
+    out: str | Path | None = None,
+    resume: bool = False,
+    *,
+    trials: int | None = None,
+    samples: tuple[int, int] = (16, 32),
+    batch: int = 8,
+    finalists: int = 5,
+    call: Mapping[str, Any] | None = None,
+    progress: bool | None = None,
+    command: str | None = None,
+) -> TuneResult:
+    """Find the fastest recipe whose results stay within a budget, and measure it again on unseen samples.
+
+    pipe: a diffusers text-to-image pipeline; it is left as it is. prompts: a list, which is divided, or
+    {"search": [...], "confirm": [...]}; the model's own captions or everyday prompts if None. budget: see
+    `Budget.of`. minutes: for everything, above 0; at least three recipes are tried whatever it says. seed: of
+    the search and of the samples. out: a folder for recipe.json, front.json, report.html and the search itself;
+    nothing is written if None. resume: go on with the search in `out`.
+    trials: at most so many proposals in all. samples: how many images to search and to confirm with. batch: how
+    many run at once. finalists: how many recipes are confirmed. call: what every call of the pipeline gets
+    besides (height=..., num_inference_steps=... for another default). progress: bars; None is where stderr is a
+    terminal. command: what the report says was typed.
+
+    Ctrl-C ends the search and goes on to confirm what it found; a second one ends that too, and what is finished
+    stays in `out`. Raises HastenError for impossible input, before anything is run.
+    """
+    from hasten.tune.problem import Problem
+    from hasten.tune.samples import SPLITS, choose, known_prompts
+
+    limit = Budget.of(budget)
+    _check(minutes, trials, finalists, samples)
+    chosen = choose(known_prompts(pipe) if prompts is None else prompts, dict(zip(SPLITS, samples)), seed)
+    problem = Problem(pipe, chosen, batch=batch, call=call)
+    folder = None if out is None else _writable(Path(out))
+    typed = command or f'hasten.tune(pipe, budget="{limit}", minutes={minutes:g}, seed={seed})'
+    job = _Job(problem, limit, minutes * 60, seed, folder, resume, trials, finalists, progress, typed)
+    return job.run()
+
+
+def compare(
+    pipe: Any,
+    recipes: Mapping[str, Any] | Sequence[Any],
+    prompts: Prompts | None = None,
+    budget: Budget | str | float = "1.0x",
+    seed: int = 0,
+    out: str | Path | None = None,
+    *,
+    samples: int = 32,
+    batch: int = 8,
+    call: Mapping[str, Any] | None = None,
+    progress: bool | None = None,
+    command: str | None = None,
+) -> TuneResult:
+    """Measure given recipes against the default as `tune` measures its finalists, with the same report.
+
+    recipes: by name, or a list (then they are called A, B, ...); each a Recipe, mapping, path or JSON text. The
+    rest is as in `tune`. Raises HastenError for a recipe that is wrong or does not suit the model, before
+    anything is run.
+    """
+    from hasten.recipe import Recipe
+    from hasten.tune import facts
+    from hasten.tune.problem import Problem
+    from hasten.tune.progress import Display
+    from hasten.tune.reference import Yardstick
+    from hasten.tune.result import Finalist
+    from hasten.tune.samples import choose, known_prompts
+
+    limit = Budget.of(budget)
+    by_name = recipes if isinstance(recipes, Mapping) else {_letter(i): recipe for i, recipe in enumerate(recipes)}
+    given = [Finalist(name, Recipe.of(recipe)) for name, recipe in by_name.items()]
+    if not given:
+        raise HastenError("recipes: there are none; give at least one")
+    _check(1.0, None, 1, (2, samples))
+    chosen = choose(known_prompts(pipe) if prompts is None else prompts, {"confirm": samples}, seed)
+    problem = Problem(pipe, chosen, batch=batch, call=call)
+    for finalist in given:
+        with problem.running(finalist.recipe):
+            pass
+    folder = None if out is None else _writable(Path(out))
+    yardstick = Yardstick(problem)
+    typed = command or f"hasten.tune.compare(pipe, {list(by_name)}, seed={seed})"
+    result = _confirmed(problem, yardstick, given, limit, Display(progress))
+    result.facts = facts.gather(problem, yardstick, seed, typed)
+    if folder is not None:
+        result.save(folder)
+    return result
+
+
+class _Job:
+    """One tuning, in its stages: yardstick, search, confirmation; each saves what it finished."""
+
+    def __init__(
+        self, problem: Problem, budget: Budget, seconds: float, seed: int, folder: Path | None, resume: bool,
+        trials: int | None, finalists: int, progress: bool | None, command: str,
+    ) -> None:  # fmt: skip
+        from hasten.tune.progress import Display
+        from hasten.tune.reference import Yardstick
+        from hasten.tune.search import Search
+        from hasten.tune.space import Space
+
+        self.started = time.monotonic()
+        self.problem, self.budget, self.seconds, self.seed = problem, budget, seconds, seed
+        self.folder, self.most, self.count, self.command = folder, trials, finalists, command
+        self.display: Display = Display(progress)
+        self.space = Space.of(problem)
+        self.yardstick = Yardstick(problem, None if folder is None else folder / YARDSTICK)
+        self.search: Search = Search(self.space, budget, seed, folder, resume)
+
+    def run(self) -> TuneResult:
+        from hasten.tune import facts
+        from hasten.tune.result import Finalist
+        from hasten.tune.search import finalists
+
+        judge = self._judge()
+        complete = self._search(judge)
+        found = self.search.trials
+        if not found:
+            raise KeyboardInterrupt
+        chosen = [
+            Finalist(_letter(i), trial.recipe, trial.score)
+            for i, trial in enumerate(finalists(found, self.budget, judge.default, self.count))
+        ]
+        result = _confirmed(self.problem, self.yardstick, chosen, self.budget, self.display)
+        result.trials = found
+        result.facts = {
+            **facts.gather(self.problem, self.yardstick, self.seed, self.command),
+            **facts.searched(self.search, self.space, judge, complete),
+            "minutes": round((time.monotonic() - self.started) / 60, 2),
+        }
+        if self.folder is not None:
+            result.save(self.folder)
+        return result
+
+    def _judge(self) -> Judge:
+        """The default and the reference on the search samples, and the clock."""
+        from hasten.tune.judge import Judge
+
+        with self.display.stage("default and reference", 2 * len(self.problem.samples["search"])) as advance:
+            self.yardstick.default("search", advance)
+            self.yardstick.reference("search", advance)
+            return Judge(self.problem, self.yardstick)
+
+    def _search(self, judge: Judge) -> bool:
+        """Search until what is left of the time is needed to confirm; False if Ctrl-C ended it."""
+        begin, until = time.monotonic(), self.started + self.seconds - self._reserve(judge)
+        with self.display.stage("search", max(1.0, until - begin)) as advance:
+
+            def watch(trials: list[Any]) -> None:
+                advance(to=time.monotonic() - begin, text=f"search: {len(trials)} recipes{self._best(judge, trials)}")
+                self._save_front(trials)
+
+            return self.search.run(judge, until, self.most, watch)
+
+    def _reserve(self, judge: Judge) -> float:
+        """Seconds that confirming will take."""
+        sizes = {split: len(samples) for split, samples in self.problem.samples.items()}
+        one = judge.clock.seconds
+        default = self.yardstick.seconds.get("default", 0.6 * one * sizes["search"])
+        reference = self.yardstick.seconds.get("reference", default)
+        drawing = sizes["confirm"] / sizes["search"] * (default + reference + self.count * default / 3)
+        return 1.15 * (drawing + (REPEATS + 2) * one * (1 + self.count / 3))
+
+    def _best(self, judge: Judge, trials: list[Any]) -> str:
+        within = [t.score for t in trials if self.budget.within(t.score, judge.default)]
+        if not within:
+            return ", none within the budget yet"
+        best = max(within, key=lambda s: s.speed if self.budget.seeks_speed else -s.drift)
+        return f", best so far {best.speed:.1f}x faster at {best.drift:.2f}x drift"
+
+    def _save_front(self, trials: list[Any]) -> None:
+        """What the search has so far, so that nothing is lost whatever happens."""
+        if self.folder is None:
+            return
+        from hasten.tune.result import Finalist, TuneResult
+        from hasten.tune.search import front
+
+        found = [Finalist(f"trial {t.number}", t.recipe, t.score) for t in front(trials)]
+        TuneResult(found, None, self.budget).save(self.folder)
+
+
+def _confirmed(
+    problem: Problem, yardstick: Yardstick, given: list[Finalist], budget: Budget, display: Display
+) -> TuneResult:
+    """The given finalists measured on the confirm samples; what is claimed comes from here alone."""
+    from hasten.tune.confirm import SPLIT, baseline, judged, redraw, speed_ups
+    from hasten.tune.result import TuneResult
+
+    samples = problem.samples[SPLIT]
+    with display.stage("confirm on unseen samples", (2 + len(given)) * len(samples)) as advance:
+        base, default = baseline(problem, yardstick, advance)
+        drawn = redraw(problem, base, given, advance)
+    speeds = speed_ups(problem, [finalist for finalist, _ in drawn.values()], REPEATS, display.shown)
+    measured = judged(problem, base, default, drawn, speeds, budget)
+    return TuneResult(measured, base, budget, samples=samples)
+
+
+def _check(minutes: float, trials: int | None, finalists: int, samples: Sequence[int]) -> None:
+    if isinstance(minutes, bool) or not isinstance(minutes, int | float) or not 0 < minutes < math.inf:
+        raise HastenError(f"minutes: {minutes!r} is not possible; give a number above 0")
+    if trials is not None:
+        positive_int("trials", trials)
+    positive_int("finalists", finalists)
+    for size in samples:
+        if positive_int("samples", size) < 2:
+            raise HastenError(f"samples: {size} is too few; give at least 2, so that flips can be seen")
+
+
+def _writable(folder: Path) -> Path:
+    """The folder, made if need be. Raises HastenError if nothing can be written there."""
+    probe = folder / ".hasten"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe.write_text("")
+        probe.unlink()
+    except OSError as error:
+        raise HastenError(f"out: cannot write to {folder}: {error.strerror or error}") from None
+    return folder
+
+
+def _letter(index: int) -> str:
+    return chr(ord("A") + index) if index < 26 else f"R{index + 1}"
