@@ -74,8 +74,7 @@ def test_digits_draws_what_is_asked(digits):
 def test_digits_in_a_batch_equal_digits_alone(digits):
     together = digits(["three", "7", ""], 5, generator=seeds(1, 2, 3), output_type="latent").images
     alone = [
-        digits(p, 5, generator=seeds(s), output_type="latent").images
-        for p, s in [("3", 1), ("SEVEN", 2), (" ", 3)]
+        digits(p, 5, generator=seeds(s), output_type="latent").images for p, s in [("3", 1), ("SEVEN", 2), (" ", 3)]
     ]
     torch.testing.assert_close(together, torch.cat(alone), atol=1e-5, rtol=0)
 
@@ -322,6 +321,15 @@ def test_a_portion_is_fixed_and_of_the_cpu_categories():
     assert not any(e.skin for e in portion)
     assert {e.name for e in emoji.choose(many()[::-1], 50)} == {e.name for e in portion}
     assert {e.name for e in portion} < {e.name for e in emoji.choose(many(), 60)}
+
+
+def test_a_split_keeps_both_styles_of_a_name_together():
+    from hasten.zoo.training import split_prompts
+
+    halves = split_prompts(emoji.choose(many(), 100))
+    things = [{caption.split(" ", 1)[1] for caption in half} for half in (halves["search"], halves["confirm"])]
+    assert not things[0] & things[1] and len(things[0] | things[1]) == 100
+    assert all(len(half) == 2 * len(set(names)) > 50 for half, names in zip(halves.values(), things, strict=True))
 
 
 @pytest.mark.parametrize("names", [0, -3, 5000])

@@ -33,7 +33,7 @@ def gather(problem: Problem, yardstick: Yardstick, seed: int, command: str) -> d
             "call": {name: str(value) for name, value in problem.call.items()},
         },
         "reference": {
-            "solver": "UniPC of order 3",
+            "solver": "UniPC of order 2 with its corrector",
             "steps": [min(settled.steps), max(settled.steps)],
             "change": sorted(settled.changes)[len(settled.changes) // 2],
             "largest_change": max(settled.changes),

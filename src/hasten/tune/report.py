@@ -24,7 +24,7 @@ from hasten.tune.result import Confirmed, Finalist, TuneResult
 ROWS = 6  # samples that are shown
 LARGEST = 384  # pixels; larger pictures are scaled down for the page
 AMPLIFY = 4  # how much differences are brightened
-SHOWN = 3  # finalists beside each other in a comparison
+SHOWN = 2  # finalists beside each other in a comparison
 
 
 def render(result: TuneResult) -> str:

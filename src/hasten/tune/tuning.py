@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from hasten.tune.search import Search
 
 REPEATS = 10  # rounds of the final timing
+LEAST_SHARE = 1 / 3  # of the time that goes to the search even where the rest takes longer than planned
 YARDSTICK = "yardstick.safetensors"
 
 
@@ -45,9 +46,10 @@ def tune(
 
     pipe: a diffusers text-to-image pipeline; it is left as it is. prompts: a list, which is divided, or
     {"search": [...], "confirm": [...]}; the model's own captions or everyday prompts if None. budget: see
-    `Budget.of`. minutes: for everything, above 0; at least three recipes are tried whatever it says. seed: of
-    the search and of the samples. out: a folder for recipe.json, front.json, report.html and the search itself;
-    nothing is written if None. resume: go on with the search in `out`.
+    `Budget.of`. minutes: for everything, above 0; the search gets at least a third of them and tries at least
+    three recipes, so a slow model takes longer. seed: of the search and of the samples. out: a folder for
+    recipe.json, front.json, report.html and the search itself; nothing is written if None. resume: go on with
+    the search in `out`.
     trials: at most so many proposals in all. samples: how many images to search and to confirm with. batch: how
     many run at once. finalists: how many recipes are confirmed. call: what every call of the pipeline gets
     besides (height=..., num_inference_steps=... for another default). progress: bars; None is where stderr is a
@@ -174,7 +176,8 @@ class _Job:
 
     def _search(self, judge: Judge) -> bool:
         """Search until what is left of the time is needed to confirm; False if Ctrl-C ended it."""
-        begin, until = time.monotonic(), self.started + self.seconds - self._reserve(judge)
+        begin = time.monotonic()
+        until = max(self.started + self.seconds - self._reserve(judge), begin + LEAST_SHARE * self.seconds)
         with self.display.stage("search", max(1.0, until - begin)) as advance:
 
             def watch(trials: list[Any]) -> None:

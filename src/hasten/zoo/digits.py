@@ -62,9 +62,10 @@ class DigitsPipeline(DiffusionPipeline):
         self._guidance_scale = guidance_scale
         self._interrupt = False
 
-        steps: Any = retrieve_timesteps(
+        schedule: Any = retrieve_timesteps(
             self.scheduler, num_inference_steps, self._execution_device, timesteps, sigmas
-        )[0]
+        )
+        steps = schedule[0]
         self._num_timesteps = len(steps)
         state = self.prepare_latents(len(labels), generator, latents)
         extra = self.prepare_extra_step_kwargs(generator, eta)

@@ -89,9 +89,7 @@ def generators(count: int, seed: int) -> list[torch.Generator]:
     return [torch.Generator().manual_seed(seed + i) for i in range(count)]
 
 
-def measure(
-    name: str, model: Path | None = None, data: Path | None = None, names: int | None = None
-) -> dict[str, Any]:
+def measure(name: str, model: Path | None = None, data: Path | None = None, names: int | None = None) -> dict[str, Any]:
     """All figures of one model's card; `model` is an exported folder, by default the shipped one."""
     from hasten.measure.features import features
     from hasten.zoo import load
