@@ -36,13 +36,14 @@ def small_network(process):
 
 
 def runs():
-    solvers = [DDIM(), DPMSolverPP(order=3), UniPC(order=3), Heun(), DPMSolverPP(method="singlestep"), Euler(), DDIM(eta=0.7),
-               DPMSolverPP(order=2, eta=1.0)]  # fmt: skip
+    solvers = [DDIM(), DPMSolverPP(order=3), UniPC(order=3), Heun(), DPMSolverPP(method="singlestep"), Euler()]
+    solvers += [DDIM(eta=0.7), DPMSolverPP(order=2, eta=1.0)]
     grids, ends = ["logsnr", "karras", "trailing", "quadratic"], ["data", "min"]
     return [
         {
             "noise": torch.randn(1 + i % 3, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(i)),
-            "solver": solvers[i % 8], "steps": 4 + (5 * i) % 9, "grid": grids[i % 4], "end": ends[i // 2 % 2], "seed": i,
+            "solver": solvers[i % 8], "steps": 4 + (5 * i) % 9, "grid": grids[i % 4], "end": ends[i // 2 % 2],
+            "seed": i,
         }
         for i in range(16)
     ]  # fmt: skip

@@ -155,7 +155,7 @@ def test_unipc_identities():
 
 
 def test_third_order_integrates_a_quadratic_exactly_and_the_common_form_does_not():
-    """The card's case: D = 1 + 2u - 3u^2, u = lam - lam_s, h 0.7, earlier steps 0.5 and 0.9, eta 1, alpha_t dropped."""
+    """D = 1 + 2u - 3u^2, u = lam - lam_s, h 0.7, earlier steps 0.5 and 0.9, eta 1, alpha_t dropped."""
     lam = np.cumsum([0.0, 0.9, 0.5, 0.7])
     times = VP.time(lam - 2)
     u = lam - lam[2]
@@ -192,7 +192,8 @@ STOCHASTIC = [
 @settings(max_examples=100, deadline=None)
 @given(
     solver=st.sampled_from([*STOCHASTIC, *(cls() for cls in all_solvers()), UniPC(order=3), DPMSolverPP(order=3)]),
-    process=st.sampled_from([VP, FLOW, EDM]), steps=st.integers(2, 12), name=st.sampled_from(["logsnr", "karras", "trailing"]),
+    process=st.sampled_from([VP, FLOW, EDM]), steps=st.integers(2, 12),
+    name=st.sampled_from(["logsnr", "karras", "trailing"]),
 )  # fmt: skip
 def test_the_true_data_keeps_every_marginal(solver, process, steps, name):
     """With D = x0 for good, x_t must have mean alpha_t x0 and, for SDEs, variance sigma_t^2 at every query."""

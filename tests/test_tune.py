@@ -20,13 +20,13 @@ import torch
 
 import hasten
 from hasten.errors import HastenError
-from hasten.measure import count_calls
+from hasten.measure import Estimate, count_calls
 from hasten.recipe import Recipe
 from hasten.tune import Budget, Score, judge, reference, tuning
 from hasten.tune.problem import Problem
 from hasten.tune.reference import Yardstick
 from hasten.tune.samples import choose, known_prompts, read_prompts
-from hasten.tune.search import Search, Trial, finalists, front, plain_front
+from hasten.tune.search import Search, Trial, finalists, front, objectives, plain_front
 from hasten.tune.space import Space
 
 torch.set_num_threads(1)  # the networks are tiny
@@ -311,26 +311,45 @@ def test_fronts_hold_what_nothing_else_beats() -> None:
     assert [t.number for t in plain_front(trials)] == [0, 1]
 
 
-def test_finalists_are_the_best_some_with_margin_and_the_safest() -> None:
+def test_finalists_go_from_the_hopeful_to_the_safe() -> None:
     default = score(flips=0.1, speed=1.0)
-    trials = [
-        trial(i, drift, speed)
-        for i, (drift, speed) in enumerate(
-            [(1.2, 9.0), (0.95, 8.0), (0.85, 7.0), (0.84, 6.0), (0.7, 5.0), (0.6, 4.0), (0.1, 1.5), (0.3, 2.0)]
-        )
-    ]
-    chosen = [t.number for t in finalists(trials, Budget.of("1x"), default, 4)]
-    assert chosen == [2, 3, 4, 6]
-    faithful = [t.number for t in finalists(trials, Budget.of("speed>=4.5"), default, 3)]
-    assert faithful == [0, 3, 4], "the least drift above the limit, the least well above it, and the fastest"
-    hopeless = [t.number for t in finalists(trials, Budget.of("0.01x"), default, 2)]
-    assert set(hopeless) == {6, 7}
+    found = [(1.2, 9.0), (0.95, 8.0), (0.85, 7.0), (0.84, 6.0), (0.7, 5.0), (0.6, 4.0), (0.1, 1.5), (0.3, 2.0)]
+    trials = [trial(i, drift, speed) for i, (drift, speed) in enumerate(found)]
+
+    def chosen(budget: str, caution: float, count: int) -> list[int]:
+        return [t.number for t in finalists(trials, Budget.of(budget), default, caution, count)]
+
+    assert chosen("1x", 0.1, 5) == [2, 3, 4, 7, 6]
+    assert chosen("1x", 0.35, 5) == [2, 4, 5, 7, 6], "2 is hopeful, 5 and 7 are careful, 6 twice so, 4 comes next"
+    assert chosen("speed>=4.5", 0.1, 3) == [0, 3, 4], "4 has the least drift at that speed, 3 is faster, 0 is safe"
+    assert set(chosen("0.01x", 0.1, 2)) == {6, 7}
+    careless = trial(8, 0.1, 10.0, flips=0.5)
+    assert careless not in finalists([*trials, careless], Budget.of("1x"), default, 0.1, 5), "it flips"
+
+
+def test_a_search_does_not_care_for_more_than_twice_the_budget() -> None:
+    assert objectives(score(drift=0.8, speed=4.0), Budget.of("1x"), 0.2) == [0.8, 0.25]
+    assert objectives(score(drift=0.1, speed=4.0), Budget.of("1x"), 0.2) == [0.4, 0.25]
+    assert objectives(score(drift=0.1, speed=9.0), Budget.of("speed>=2"), 0.2) == [0.1, 0.25]
+    assert objectives(score(drift=0.1, speed=4.0), Budget.of("ssim>=0.9"), 0.2) == [0.1, 0.25]
+
+
+def test_a_default_that_drifts_unevenly_makes_a_search_careful() -> None:
+    alike = np.linspace(0.9, 1.1, 16)
+    uneven = np.array([0.01] * 7 + [0.5, 0.6] + [1.0] * 7)
+    caution = {
+        name: judge.caution(SimpleNamespace(samples={"latent_rmse": x}))  # type: ignore[arg-type]
+        for name, x in (("alike", alike), ("uneven", uneven), ("exact", np.zeros(16)))
+    }
+    assert judge.MARGIN <= caution["alike"] < 0.2 and caution["exact"] == pytest.approx(judge.MARGIN)
+    assert caution["uneven"] > 0.9
 
 
 class Imagined:
     """A judge without a model: drift falls with steps, speed as well. Counts what it is asked."""
 
     default = score(flips=0.0, speed=1.0)
+    caution = 0.1
 
     def __init__(self, stop: int | None = None, fail: int | None = None) -> None:
         self.asked: list[Any] = []
@@ -415,7 +434,6 @@ def test_one_recipe_that_fails_does_not_end_the_search() -> None:
     def never(recipe: Recipe) -> Any:
         raise RuntimeError("no luck at all")
 
-    never.default = Imagined.default  # type: ignore[attr-defined]
     with pytest.raises(HastenError, match=r"no recipe could be run; .* no luck at all"):
         search().run(never, 0.0)  # type: ignore[arg-type]
 
@@ -583,6 +601,16 @@ def test_the_report_is_one_file_that_loads_nothing(done: Any) -> None:
     for told in ("RMSE", done.result.samples.prompts[0], "hasten.tune(pipe", "torch", "seeds", "PNDMScheduler"):
         assert told in text, told
     assert f"{done.result.chosen.confirmed.speed.value:.2f}×" in text
+
+
+def test_the_report_says_what_the_sample_cannot_exclude(done: Any) -> None:
+    def reported(high: float) -> str:
+        drift = Estimate(0.8, 0.6, high, 4)
+        kept = [replace(f, confirmed=replace(f.confirmed, drift=drift, within=True)) for f in done.result.front]
+        return replace(done.result, front=kept, budget=Budget.of("1x")).report
+
+    assert "do not exclude" in reported(1.1) and "reaches 1.10×" in reported(1.1)
+    assert "do not exclude" not in reported(0.9)
 
 
 def test_prompts_cannot_break_the_report(done: Any) -> None:

@@ -12,10 +12,11 @@ import pydantic
 import torch
 
 from hasten.acceleration import Acceleration, network_of, scheduled
-from hasten.caches import CACHES
+from hasten.caches import CACHES, Cache
 from hasten.errors import HastenError, positive_int, unknown
 from hasten.grids import ENDS, GRIDS, Explicit, Grid, resolve
 from hasten.guidance import GUIDANCES
+from hasten.guidance.base import Guidance as Guide
 from hasten.solvers import SOLVERS, Solver
 
 VERSION = 1
@@ -30,7 +31,7 @@ class Guidance(pydantic.BaseModel):
 
     model_config = pydantic.ConfigDict(frozen=True, arbitrary_types_allowed=True, extra="forbid")
     scale: float | None = None
-    method: Acceleration | None = None
+    method: Guide | None = None
 
     @pydantic.field_validator("scale")
     @classmethod
@@ -57,7 +58,7 @@ class Recipe(pydantic.BaseModel):
     grid: Grid | None = None
     end: str = "data"
     guidance: Guidance | None = None
-    caches: tuple[Acceleration, ...] = ()
+    caches: tuple[Cache, ...] = ()
     quantize: None = None
     prune: None = None
     compile: None = None
@@ -113,7 +114,7 @@ class Recipe(pydantic.BaseModel):
     def _guidance(cls, value: Any) -> Guidance:
         if isinstance(value, Guidance):
             return value
-        if isinstance(value, int | float) and not isinstance(value, bool):
+        if type(value) in (int, float):
             return Guidance(scale=float(value))
         if isinstance(value, Mapping) and "name" not in value:
             for key in value:
@@ -127,7 +128,7 @@ class Recipe(pydantic.BaseModel):
 
     @pydantic.field_validator("caches", mode="before")
     @classmethod
-    def _caches(cls, value: Any) -> tuple[Acceleration, ...]:
+    def _caches(cls, value: Any) -> tuple[Cache, ...]:
         specs = value if isinstance(value, list | tuple) else [value]
         return tuple(CACHES.build(spec) for spec in specs)
 

@@ -22,7 +22,7 @@ def baseline(problem: Problem, yardstick: Yardstick, ticks: Ticks = lambda count
     """The default and the reference on the confirm samples, and how far apart they are."""
     default, reference = yardstick.default(SPLIT, ticks), yardstick.reference(SPLIT, ticks)
     found, exactly = compared(default, reference), Estimate(1.0, 1.0, 1.0, len(default.images), unit="x")
-    numbers = _confirmed(found, exactly, exactly, problem.cost(None))
+    numbers = _confirmed(found, found, exactly, problem.cost(None))
     return Baseline(numbers, default, reference), found
 
 
@@ -53,8 +53,7 @@ def judged(
     """The finalists with their confirmed numbers, fastest first."""
     found = []
     for name, (finalist, drift) in drawn.items():
-        ratio = relative(drift, default, "latent_rmse")
-        numbers = _confirmed(drift, ratio, speeds[name], problem.cost(finalist.recipe))
+        numbers = _confirmed(drift, default, speeds[name], problem.cost(finalist.recipe))
         within = budget.within(numbers.score, base.numbers.score)
         found.append((numbers.speed.value, replace(finalist, confirmed=replace(numbers, within=within))))
     return [finalist for _, finalist in sorted(found, key=lambda pair: -pair[0])]
@@ -72,6 +71,7 @@ def speed_ups(
         return timed_ratio(lambda: default(one), calls, repeats=repeats, progress=progress)
 
 
-def _confirmed(found: Drift, ratio: Estimate, speed: Estimate, cost: Cost) -> Confirmed:
+def _confirmed(found: Drift, default: Drift, speed: Estimate, cost: Cost) -> Confirmed:
+    median, worst = (relative(found, default, "latent_rmse", statistic) for statistic in ("median", "p95"))
     metrics = {m: {s: found.estimate(m, s) for s in ("median", "p95")} for m in METRICS if m in found.samples}
-    return Confirmed(ratio, found.flips, speed, metrics, cost, within=True)
+    return Confirmed(median, worst, found.flips, speed, metrics, cost, within=True)

@@ -7,15 +7,19 @@ import platform
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from torch import Tensor
+
 from hasten.acceleration import network_of
 from hasten.processes import from_config
-from hasten.tune.problem import Problem
+from hasten.tune.problem import Pictures, Problem
 from hasten.tune.reference import TOLERANCE, Yardstick
 
 if TYPE_CHECKING:
     from hasten.tune.judge import Judge
     from hasten.tune.search import Search
     from hasten.tune.space import Space
+
+UNEVEN = 8  # times the median that the 95th percentile of the default's drift may be without a word
 
 
 def gather(problem: Problem, yardstick: Yardstick, seed: int, command: str) -> dict[str, Any]:
@@ -78,6 +82,14 @@ def notes(problem: Problem, yardstick: Yardstick) -> list[str]:
             f"{settled.unsettled} of {len(settled.steps)} references have not converged: the last doubling, to "
             f"{max(settled.steps)} steps, changed them by up to {max(settled.changes):.2g} RMSE (aim: {TOLERANCE:g})."
         )
+    if "confirm" in problem.samples:
+        drifts = _distances(yardstick.default("confirm"), yardstick.reference("confirm"))
+        median, worst = (float(drifts.quantile(q)) for q in (0.5, 0.95))
+        if worst > UNEVEN * median:
+            found.append(
+                f"The default drifts unevenly: latent RMSE {median:.3f} in the median, {worst:.2f} for the worst 5 %, "
+                "which land on other images. A ratio of medians says little alone; look at the p95 column as well."
+            )
     first, highest = start_times(problem)
     if first is not None and first < highest - 0.5:
         found.append(
@@ -85,6 +97,10 @@ def notes(problem: Problem, yardstick: Yardstick) -> list[str]:
             "the recipes start at the end. That is a part of the default's drift."
         )
     return found
+
+
+def _distances(a: Pictures, b: Pictures) -> Tensor:
+    return (a.latents - b.latents).flatten(1).square().mean(1).sqrt()
 
 
 def start_times(problem: Problem) -> tuple[float | None, float]:

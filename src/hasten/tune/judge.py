@@ -6,21 +6,27 @@ import time
 
 import numpy as np
 
-from hasten.measure import Drift, count_calls, drift, timed_ratio
+from hasten.measure import Drift, bootstrap, count_calls, drift, timed_ratio
 from hasten.recipe import Recipe
-from hasten.tune.budget import Score
+from hasten.tune.budget import Budget, Score
 from hasten.tune.problem import Pictures, Problem
 from hasten.tune.reference import Yardstick
 
+MARGIN = 0.1
+
 
 class Judge:
-    """Scores recipes on the search samples; `default` is the default's own score."""
+    """Scores recipes on the search samples.
 
-    def __init__(self, problem: Problem, yardstick: Yardstick, split: str = "search") -> None:
+    default: its own score. caution: the fraction by which a search should stay below the budget.
+    """
+
+    def __init__(self, problem: Problem, yardstick: Yardstick, budget: Budget, split: str = "search") -> None:
         self.problem, self.split = problem, split
         self.reference = yardstick.reference(split)
         self.default_drift = compared(yardstick.default(split), self.reference)
         self.default = score(self.default_drift, self.default_drift, speed=1.0)
+        self.caution = caution(self.default_drift) if budget.metric == "drift" else MARGIN
         self.clock = Clock(problem)
 
     def __call__(self, recipe: Recipe) -> tuple[Score, int]:
@@ -28,6 +34,18 @@ class Judge:
         made = compared(self.problem.draw(recipe, self.problem.samples[self.split]), self.reference)
         speed, calls = self.clock(recipe)
         return score(made, self.default_drift, speed), calls
+
+
+def caution(default: Drift) -> float:
+    """By which fraction a search should stay below the default's drift, because it knows both from few samples.
+
+    MARGIN for the recipe's own drift, and however far below its estimate the default's median may well lie (the
+    lower end of its 80 % bootstrap interval): a little where samples are alike, much where some of them land
+    elsewhere and others do not drift at all.
+    """
+    x = default.samples["latent_rmse"]
+    low, median = bootstrap(x, "median", confidence=0.8).low, float(np.median(x))
+    return 1 - (1 - MARGIN) * (max(low, 0.0) / median if median > 0 else 1.0)
 
 
 class Clock:

@@ -41,7 +41,7 @@ def render(result: TuneResult) -> str:
         result=result, facts=result.facts, best=result.best, chosen=result.chosen, default=baseline_numbers(result),
         headline=headline(result), plot=plot, outside=outside, gallery=gallery(result), words=words, span=span,
         recipe_json=json.dumps(result.recipe.to_dict(), indent=2), amplify=AMPLIFY, plain=plain_best(result),
-        python_name=json.dumps(result.facts["source"]), python_prompt=json.dumps(_prompt(result)),
+        doubt=doubt(result), python_name=json.dumps(result.facts["source"]), python_prompt=json.dumps(_prompt(result)),
     )  # fmt: skip
 
 
@@ -55,6 +55,17 @@ def headline(result: TuneResult) -> str:
     if result.best is None:
         return f"No recipe stayed within the budget on unseen samples. The nearest is {measured}."
     return f"{measured[0].upper()}{measured[1:]}."
+
+
+def doubt(result: TuneResult) -> str:
+    """What the sample cannot exclude about the chosen recipe's drift, where that matters for the claim."""
+    found = confirmed(result.chosen)
+    if result.best is None or result.budget.metric != "drift" or found.drift.high <= result.budget.limit:
+        return ""
+    return (
+        f"The 95 % interval of its drift reaches {found.drift.high:.2f}×: {found.drift.n} images do not exclude "
+        "that it is above the budget."
+    )
 
 
 def words(recipe: Recipe) -> str:

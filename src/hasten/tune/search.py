@@ -14,10 +14,9 @@ from typing import Any
 from hasten.errors import HastenError
 from hasten.recipe import Recipe
 from hasten.tune.budget import Budget, Score
-from hasten.tune.judge import Judge
+from hasten.tune.judge import MARGIN, Judge
 from hasten.tune.space import Space, is_plain
 
-CAUTION = 0.1  # how much tighter than the budget the search aims, because it sees few samples
 STARTUP = 10  # trials before the sampler learns from them
 LEAST = 3  # trials that are made however little time there is
 STUDY = "study.db"
@@ -95,9 +94,9 @@ class Search:
         score, calls = (same.score, same.calls) if same else judge(recipe)
         for name, value in {"recipe": described, "score": asdict(score), "calls": calls}.items():
             trial.set_user_attr(name, value)
-        for name, excess in self.budget.excess(score, judge.default, CAUTION).items():
+        for name, excess in self.budget.excess(score, judge.default, judge.caution).items():
             trial.set_constraint(name, excess)
-        self.study.tell(trial, [score.drift, 1 / score.speed])
+        self.study.tell(trial, objectives(score, self.budget, judge.caution))
 
     def _begin(self, seed: int) -> None:
         from optuna.samplers import TPESampler
@@ -121,6 +120,19 @@ class Search:
         self.study.enqueue_trial(params)
 
 
+def objectives(score: Score, budget: Budget, caution: float) -> list[float]:
+    """What the search makes small: drift, and time over the default's.
+
+    Twice as good as the budget asks for is good enough in what it limits, so that the search goes on to the other.
+    """
+    drift, time_share = score.drift, 1 / score.speed
+    if budget.metric == "drift":
+        drift = max(drift, budget.limit * (1 - caution) / 2)
+    if budget.metric == "speed":
+        time_share = max(time_share, 1 / (2 * budget.limit))
+    return [drift, time_share]
+
+
 def front(trials: Sequence[Trial]) -> list[Trial]:
     """The trials that no other beats in both drift and speed, fastest first."""
     kept: list[Trial] = []
@@ -135,28 +147,28 @@ def plain_front(trials: Sequence[Trial]) -> list[Trial]:
     return front([trial for trial in trials if is_plain(trial.recipe)])
 
 
-def finalists(trials: Sequence[Trial], budget: Budget, default: Score, count: int = 5) -> list[Trial]:
-    """The trials worth measuring again: the best by the search, some with more margin, and the safest of all.
+def finalists(
+    trials: Sequence[Trial], budget: Budget, default: Score, caution: float = MARGIN, count: int = 5
+) -> list[Trial]:
+    """The trials worth measuring again, fastest first: from a hopeful one, by the search's estimate, to a safe one.
 
-    Where none is within the budget, those that come nearest to it.
+    One of the best within the budget with little margin, the best ones with the search's `caution`, one with twice
+    that, and the one with the most margin. Where none is within the budget, those that come nearest to it.
     """
 
-    def excess(trial: Trial, caution: float) -> float:
-        return max(budget.excess(trial.score, default, caution).values())
+    def within(margin: float) -> list[Trial]:
+        kept = [t for t in trials if t not in chosen and budget.within(t.score, default, margin)]
+        return sorted(kept, key=lambda t: -t.score.speed if budget.seeks_speed else t.score.drift)
 
     def safety(trial: Trial) -> tuple[float, float]:
         limits = budget.excess(trial.score, default)
         return max(0.0, *limits.values()), next(iter(limits.values()))  # what passes no limit, by the main one
 
-    def rank(trial: Trial) -> float:
-        return -trial.score.speed if budget.seeks_speed else trial.score.drift
-
     chosen: list[Trial] = []
-    for caution, share in ((CAUTION, count - 2), (2.5 * CAUTION, count - 1)):
-        within = sorted((t for t in trials if excess(t, caution) <= 0 and t not in chosen), key=rank)
-        chosen += within[: max(0, share - len(chosen))]
+    for margin, until in ((MARGIN, 1), (caution, count - 2), (1 - (1 - caution) / 2, count - 1)):
+        chosen += within(margin)[: max(0, until - len(chosen))]
     nearest = sorted((t for t in trials if t not in chosen), key=safety)
-    return sorted([*chosen, *nearest[: count - len(chosen)]], key=lambda t: -t.score.speed)
+    return sorted([*chosen, *nearest[: max(0, count - len(chosen))]], key=lambda t: -t.score.speed)
 
 
 def _trial(number: int, kept: dict[str, Any]) -> Trial:

@@ -24,7 +24,7 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
         {"order": 2, "method": "singlestep"},
     ],
     "unipc": [
-        {"order": 2}, {"order": 3}, {"order": 2, "variant": "bh1"}, {"order": 3, "variant": "bh1"},
+        {"order": 1}, {"order": 2}, {"order": 3}, {"order": 2, "variant": "bh1"}, {"order": 3, "variant": "bh1"},
         {"order": 2, "corrector": False}, {"order": 3, "corrector": False},
     ],
     "euler": [],  # the same steps as ddim
@@ -42,16 +42,16 @@ GRIDS: dict[str, tuple[str, float, float, float] | None] = {
 }
 """Grids, and for some the parameter that is searched: name, lowest, highest, step."""
 
-_KARRAS = {"solver": "unipc order=2", "grid": "karras"}
+_KARRAS = {"grid": "karras", "rho": 6.0}
 STARTS: tuple[dict[str, Any], ...] = (
-    _KARRAS | {"calls": 14, "rho": 6.0},
-    _KARRAS | {"calls": 12, "rho": 4.0},
-    _KARRAS | {"calls": 17, "rho": 7.0},
+    _KARRAS | {"solver": "unipc order=2", "calls": 14},
+    _KARRAS | {"solver": "unipc order=1", "calls": 14},
+    _KARRAS | {"solver": "dpm++ order=2", "calls": 15},
+    _KARRAS | {"solver": "ddim", "calls": 12},
     {"solver": "unipc order=2", "calls": 14, "grid": "own"},
     {"solver": "dpm++ order=2", "calls": 20, "grid": "trailing"},
-    {"solver": "unipc order=3", "calls": 9, "grid": "logsnr"},
-    _KARRAS | {"calls": 14, "rho": 4.0, "guide": "interval", "low": 0.08, "high": 15.0},
-    _KARRAS | {"calls": 18, "rho": 5.0, "cache": "deepcache", "interval": 2, "branch": 5},
+    _KARRAS | {"solver": "unipc order=2", "calls": 14, "guide": "interval", "low": 0.08, "high": 15.0},
+    _KARRAS | {"solver": "unipc order=1", "calls": 16, "cache": "deepcache", "interval": 2, "branch": 3},
 )
 """Recipes that did well elsewhere, as parameters; what a model cannot have is left out."""
 

@@ -152,7 +152,7 @@ class _Job:
             raise KeyboardInterrupt
         chosen = [
             Finalist(_letter(i), trial.recipe, trial.score)
-            for i, trial in enumerate(finalists(found, self.budget, judge.default, self.count))
+            for i, trial in enumerate(finalists(found, self.budget, judge.default, judge.caution, self.count))
         ]
         result = _confirmed(self.problem, self.yardstick, chosen, self.budget, self.display)
         result.trials = found
@@ -172,7 +172,7 @@ class _Job:
         with self.display.stage("default and reference", 2 * len(self.problem.samples["search"])) as advance:
             self.yardstick.default("search", advance)
             self.yardstick.reference("search", advance)
-            return Judge(self.problem, self.yardstick)
+            return Judge(self.problem, self.yardstick, self.budget)
 
     def _search(self, judge: Judge) -> bool:
         """Search until what is left of the time is needed to confirm; False if Ctrl-C ended it."""
