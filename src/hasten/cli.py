@@ -184,13 +184,16 @@ def train(
     steps: Annotated[int | None, typer.Option(help="Training steps.")] = None,
     names: Annotated[int | None, typer.Option(help="How many names to train on.")] = None,
     vae: Annotated[Path | None, typer.Option(help="Folder of the autoencoder.")] = None,
+    copies: Annotated[int | None, typer.Option(help="Varied copies of each picture.", show_default=False)] = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Begin anew instead of going on.")] = False,
     fast: Annotated[bool, typer.Option("--fast", help="Compile the network first.")] = False,
 ) -> None:
     """Train a model of the zoo; stopped runs go on where they were."""
     from hasten import zoo
 
-    folder = zoo.train(name, out, data=data, steps=steps, names=names, vae=vae, resume=not fresh, fast=fast)
+    folder = zoo.train(
+        name, out, data=data, steps=steps, names=names, vae=vae, copies=copies, resume=not fresh, fast=fast
+    )
     typer.echo(folder)
 
 

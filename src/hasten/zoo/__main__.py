@@ -15,6 +15,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path)
     parser.add_argument("--steps", type=int)
     parser.add_argument("--names", type=int)
+    parser.add_argument("--copies", type=int)
     parser.add_argument("--vae", type=Path)
     parser.add_argument("--fresh", dest="resume", action="store_false")
     parser.add_argument("--fast", action="store_true")

@@ -96,6 +96,25 @@ def images(pictures: Sequence[Emoji]) -> Tensor:
     return torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2).contiguous().float() / 127.5 - 1
 
 
+def varied(pictures: Tensor, copies: int, seed: int = 0) -> Tensor:
+    """Each picture (N, 3, 64, 64) in [-1, 1] and `copies` of it, moved by up to 2 pixels and resized by up to 4 %.
+
+    Returns (N * (copies + 1), ...): all pictures, then all first copies, and so on. Nothing is mirrored, turned or
+    recoloured: that would contradict captions ("left arrow", "red apple").
+    """
+    from torch.nn import functional as F
+
+    generator = torch.Generator().manual_seed(seed)
+    made = [pictures]
+    for _ in range(copies):
+        draws = 2 * torch.rand(len(pictures), 3, generator=generator) - 1
+        zoom, moves = 1 + 0.04 * draws[:, :1], draws[:, 1:] * 2 / 32
+        frame = torch.cat([torch.diag_embed(zoom.expand(-1, 2)), moves[..., None]], dim=2)
+        places = F.affine_grid(frame, list(pictures.shape), align_corners=False)
+        made.append(F.grid_sample(pictures - 1, places, mode="bicubic", align_corners=False).clamp(-2, 0) + 1)
+    return torch.cat(made)
+
+
 def simple(name: str) -> str:
     """Lower case words and digits only: "Woman’s Hat" -> "womans hat"."""
     name = name.lower().replace("&", " and ").replace("’", "").replace("'", "")

@@ -1,9 +1,12 @@
-"""The parts of the emoji models, untrained: autoencoder, captions to tokens to vectors, denoising U-Net, scheduler."""
+"""The parts of the emoji models, untrained: autoencoder, captions to tokens to vectors, denoisers, schedulers."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from typing import Any
+
+FLUX_CALL = {"height": 64, "width": 64, "max_sequence_length": 32}
+"""What a call of the emoji Flux needs: `FluxPipeline` has no place to keep a model's own picture size."""
 
 
 def autoencoder(width: int = 32) -> Any:
@@ -105,4 +108,98 @@ def stable_diffusion(vae: Any, words: Any, encoder: Any, network: Any) -> Any:
         scheduler=scheduler(),
         **without,
         requires_safety_checker=False,
+    )
+
+
+def t5_tokenizer(captions: Iterable[str], size: int = 2048, length: int = 512) -> Any:
+    """A `T5Tokenizer` with its own unigram vocabulary, learned from `captions`."""
+    import json
+
+    from tokenizers.trainers import UnigramTrainer
+    from transformers import T5Tokenizer
+
+    learner = T5Tokenizer(extra_ids=0).backend_tokenizer
+    special = ["<pad>", "</s>", "<unk>"]
+    learner.train_from_iterator(
+        captions, UnigramTrainer(vocab_size=size, special_tokens=special, unk_token="<unk>", show_progress=False)
+    )
+    vocab: Any = [tuple(piece) for piece in json.loads(learner.to_str())["model"]["vocab"]]
+    return T5Tokenizer(vocab=vocab, extra_ids=0, model_max_length=length)
+
+
+def t5_encoder(words: Any, hidden: int = 128) -> Any:
+    """A `T5EncoderModel` of two layers for the tokenizer `words`."""
+    from transformers import T5Config, T5EncoderModel
+
+    return T5EncoderModel(
+        T5Config(
+            vocab_size=len(words),
+            d_model=hidden,
+            d_kv=hidden // 4,
+            d_ff=4 * hidden,
+            num_layers=2,
+            num_heads=4,
+            dropout_rate=0.0,
+            pad_token_id=words.pad_token_id,
+            eos_token_id=words.eos_token_id,
+            use_cache=False,
+        )
+    )
+
+
+def flux_transformer(width: int = 192, double: int = 3, single: int = 6, hidden: int = 128) -> Any:
+    """A `FluxTransformer2DModel` for packed 4x16x16 latents (64 tokens of 16), heads of 32.
+
+    Every block starts as the identity and the output at 0: the modulations that gate them start at 0
+    (Peebles and Xie 2023, adaLN-Zero), without which a small run hardly learns.
+    """
+    from diffusers import FluxTransformer2DModel
+    from torch import nn
+
+    network = FluxTransformer2DModel(
+        patch_size=1,
+        in_channels=16,
+        num_layers=double,
+        num_single_layers=single,
+        attention_head_dim=32,
+        num_attention_heads=width // 32,
+        joint_attention_dim=hidden,
+        pooled_projection_dim=hidden,
+        guidance_embeds=False,
+        axes_dims_rope=(8, 12, 12),
+    )
+    for name, module in network.named_modules():
+        if isinstance(module, nn.Linear) and (".norm" in name or name in ("norm_out.linear", "proj_out")):
+            nn.init.zeros_(module.weight)
+            nn.init.zeros_(module.bias)
+    return network
+
+
+def flow_scheduler() -> Any:
+    """The scheduler FLUX.1-dev ships with."""
+    from diffusers import FlowMatchEulerDiscreteScheduler
+
+    return FlowMatchEulerDiscreteScheduler(
+        num_train_timesteps=1000,
+        shift=3.0,
+        use_dynamic_shifting=True,
+        base_shift=0.5,
+        max_shift=1.15,
+        base_image_seq_len=256,
+        max_image_seq_len=4096,
+    )
+
+
+def flux(vae: Any, clip: tuple[Any, Any], t5: tuple[Any, Any], network: Any) -> Any:
+    """The parts as a `FluxPipeline`. clip, t5: tokenizer and encoder of each."""
+    from diffusers import FluxPipeline
+
+    return FluxPipeline(
+        scheduler=flow_scheduler(),
+        vae=vae,
+        text_encoder=clip[1],
+        tokenizer=clip[0],
+        text_encoder_2=t5[1],
+        tokenizer_2=t5[0],
+        transformer=network,
     )

@@ -3,17 +3,27 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from hasten.errors import HastenError
-from hasten.train import Captions, Denoising, Labels, Reconstruction, Trainer
+from hasten.train import (
+    Captions,
+    Denoising,
+    FlowMatching,
+    Labels,
+    Packed,
+    PooledCaptions,
+    Reconstruction,
+    Trainer,
+)
 from hasten.train.pictures import grid
 from hasten.zoo import WEIGHTS, emoji, emoji_models
 
@@ -28,8 +38,15 @@ class Plan:
     names: int | None = None
     vae: Path | None = None
     resume: bool = True
+    copies: int | None = None
+    """Varied copies of each picture beside it (see `emoji.varied`): 3 with a GPU, none without."""
     fast: bool = False
     """Compile the network first (minutes at the start, about 10 % faster steps on a CPU)."""
+
+    @property
+    def variants(self) -> int:
+        default = 3 if torch.cuda.is_available() else 0
+        return default if self.copies is None else self.copies
 
     def steps_or(self, default: int) -> int:
         return default if self.steps is None else self.steps
@@ -66,13 +83,8 @@ def train_emoji_vae(plan: Plan) -> Path:
 
 def train_emoji_sd(plan: Plan) -> Path:
     """Train text encoder and U-Net together on cached latents; returns the exported pipeline's folder."""
-    from diffusers import AutoencoderTiny
-
-    pictures = emoji.emojis(plan.data)
-    portion = None if torch.cuda.is_available() else 500
-    chosen = emoji.choose(pictures, portion if plan.names is None else plan.names)
-    vae = AutoencoderTiny.from_pretrained(vae_folder(plan), dtype=torch.float32)
-    words = emoji_models.tokenizer(sorted({e.caption for e in pictures if not e.skin}))
+    data = EmojiData.of(plan)
+    words = emoji_models.tokenizer(data.vocabulary)
     torch.manual_seed(0)
     encoder, network = emoji_models.text_encoder(words), emoji_models.unet()
     objective = Denoising(
@@ -81,24 +93,86 @@ def train_emoji_sd(plan: Plan) -> Path:
         null=tokens(words, [""])[0],
         alphas_cumprod=emoji_models.scheduler().alphas_cumprod,
     )
-    shown = sample_captions(chosen)
 
     def pipeline(averaged: Any) -> Any:
         parts = averaged.conditioner.text_encoder, averaged.network
-        return quiet(emoji_models.stable_diffusion(vae, words, *parts)).to(averaged.network.device)
+        return quiet(emoji_models.stable_diffusion(data.vae, words, *parts)).to(averaged.network.device)
+
+    return _train_emoji(plan, data, objective, pipeline, lambda captions: tokens(words, captions), 6000)
+
+
+def train_emoji_flux(plan: Plan) -> Path:
+    """Train both text encoders and the transformer together on cached latents; returns the pipeline's folder."""
+    data = EmojiData.of(plan)
+    clip_words = emoji_models.tokenizer(data.vocabulary)
+    t5_words = emoji_models.t5_tokenizer(data.vocabulary)
+    torch.manual_seed(0)
+    clip, t5 = emoji_models.text_encoder(clip_words), emoji_models.t5_encoder(t5_words)
+    network = emoji_models.flux_transformer()
+
+    def both(captions: list[str]) -> Tensor:
+        return torch.cat([tokens(clip_words, captions), tokens(t5_words, captions)], dim=1)
+
+    objective = FlowMatching(
+        network=Packed(network),
+        conditioner=PooledCaptions(clip, t5, clip_words.model_max_length),
+        null=both([""])[0],
+    )
+
+    def pipeline(averaged: Any) -> Any:
+        encoders = averaged.conditioner
+        pair = (clip_words, encoders.clip), (t5_words, encoders.t5)
+        pipe = emoji_models.flux(data.vae, *pair, averaged.network.transformer)
+        return quiet(pipe).to(averaged.network.transformer.device)
+
+    return _train_emoji(plan, data, objective, pipeline, both, 8000, emoji_models.FLUX_CALL)
+
+
+@dataclass(frozen=True)
+class EmojiData:
+    """What the latent models train on: chosen emoji, the autoencoder, and every caption a tokenizer should know."""
+
+    chosen: list[emoji.Emoji]
+    vae: Any
+    vocabulary: list[str]
+
+    @classmethod
+    def of(cls, plan: Plan) -> EmojiData:
+        from diffusers import AutoencoderTiny
+
+        pictures = emoji.emojis(plan.data)
+        portion = None if torch.cuda.is_available() else 500
+        chosen = emoji.choose(pictures, portion if plan.names is None else plan.names)
+        vae = AutoencoderTiny.from_pretrained(vae_folder(plan), dtype=torch.float32)
+        return cls(chosen, vae, sorted({e.caption for e in pictures if not e.skin}))
+
+    def latents(self, copies: int) -> Tensor:
+        """Of every picture and its varied copies, in the order of `emoji.varied`."""
+        return encode(self.vae, emoji.varied(emoji.images(self.chosen), copies))
+
+
+def _train_emoji(
+    plan: Plan, data: EmojiData, objective: Any, pipeline: Callable[[Any], Any],
+    read: Callable[[list[str]], Tensor], steps: int, call: Mapping[str, Any] = MappingProxyType({}),
+) -> Path:  # fmt: skip
+    """What the latent models share.
+
+    pipeline(averaged objective) -> pipeline. read(captions) -> token ids. call: what each call of it needs.
+    """
+    shown = sample_captions(data.chosen)
 
     def draw(averaged: Any) -> Any:
         seeds = [torch.Generator().manual_seed(i) for i in range(len(shown))]
-        return grid(pipeline(averaged)(shown, generator=seeds).images, columns=8)
+        return grid(pipeline(averaged)(shown, generator=seeds, **call).images, columns=8)
 
     trainer = Trainer(
         objective=objective,
         data={
-            "sample": encode(vae, emoji.images(chosen)),
-            "condition": tokens(words, [e.caption for e in chosen]),
+            "sample": data.latents(plan.variants),
+            "condition": read([e.caption for e in data.chosen]).repeat(plan.variants + 1, 1),
         },
         folder=plan.out,
-        steps=plan.steps_or(6000),
+        steps=plan.steps_or(steps),
         batch=64,
         lr=1e-3,
         warmup=200,
@@ -108,10 +182,10 @@ def train_emoji_sd(plan: Plan) -> Path:
         draw=draw,
     )
     if plan.fast:
-        network.compile()
-    with quick_attention(network):
+        objective.network.compile()
+    with quick_attention(objective.network):
         averaged = trainer.run(plan.resume)
-    return finish(trainer, pipeline(averaged), split_prompts(chosen))
+    return finish(trainer, pipeline(averaged), split_prompts(data.chosen), call)
 
 
 def train_digits(plan: Plan) -> Path:
@@ -148,6 +222,7 @@ TRAINERS: dict[str, Callable[[Plan], Path]] = {
     "digits": train_digits,
     "emoji-vae": train_emoji_vae,
     "emoji-sd": train_emoji_sd,
+    "emoji-flux": train_emoji_flux,
 }
 
 
@@ -168,19 +243,26 @@ def quick_attention(network: Any) -> Iterator[None]:
     from diffusers.models.attention_processor import AttnProcessor
     from torch.nn.attention import SDPBackend, sdpa_kernel
 
-    network.set_attn_processor(AttnProcessor())
+    convolutional = hasattr(network, "set_default_attn_processor")  # transformers have processors of their own
+    if convolutional:
+        network.set_attn_processor(AttnProcessor())
     with sdpa_kernel(SDPBackend.MATH):
         yield
-    network.set_default_attn_processor()
+    if convolutional:
+        network.set_default_attn_processor()
 
 
-def finish(trainer: Trainer, model: Any, prompts: dict[str, list[str]] | None = None) -> Path:
-    """Export the trained model and its prompts; of a run that was stopped, only say where it can be resumed."""
+def finish(
+    trainer: Trainer, model: Any, prompts: dict[str, list[str]] | None = None, call: Mapping[str, Any] | None = None
+) -> Path:
+    """Export the trained model, its prompts and what its calls need; a run that was stopped only says where it is."""
     folder = trainer.folder / "model"
     if trainer.finished and trainer.main:
         export(model, folder)
         if prompts:
             (folder / "captions.json").write_text(json.dumps(prompts, indent=0) + "\n")
+        if call:
+            (folder / "call.json").write_text(json.dumps(dict(call)) + "\n")
     return folder if trainer.finished else trainer.folder
 
 
