@@ -156,7 +156,7 @@ def test_two_processes_train_as_one(tmp_path):
         "Trainer(Plain(), data, Path(sys.argv[1]), steps=6, batch=4, quiet=True).run()\n"
     )
     run = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    environment = os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
     for name, command in (("two", run), ("one", [sys.executable])):
         arguments = [*command, str(script), str(tmp_path / name)]
         subprocess.run(arguments, check=True, env=environment, capture_output=True, timeout=120)

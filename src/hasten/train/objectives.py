@@ -122,8 +122,8 @@ class PooledCaptions(nn.Module):
     """
 
     def __init__(
-        self, clip: nn.Module, t5: nn.Module, split: int, lengths: tuple[int, ...] = (32, 64, 128, 512),
-        shares: tuple[float, ...] = (0.95, 0.03, 0.015, 0.005),
+        self, clip: nn.Module, t5: nn.Module, split: int, lengths: tuple[int, ...] = (32, 64, 128),
+        shares: tuple[float, ...] = (0.96, 0.03, 0.01),
     ) -> None:  # fmt: skip
         super().__init__()
         self.clip, self.t5, self.split, self.lengths, self.shares = clip, t5, split, lengths, shares

@@ -63,7 +63,7 @@ class Trainer:
         self._check()
         from accelerate import Accelerator
 
-        accelerator = Accelerator()
+        accelerator = Accelerator(cpu=not torch.accelerator.is_available())  # else processes on CPUs would not join
         self.folder.mkdir(parents=True, exist_ok=True)
         averaged = copy.deepcopy(self.objective).eval().requires_grad_(False).to(accelerator.device)
         parameters = [p for p in self.objective.parameters() if p.requires_grad]
