@@ -136,6 +136,7 @@ def generate(
 
     from hasten.errors import positive_int
     from hasten.recipe import Recipe, accelerate
+    from hasten.tune.samples import known_call
 
     chosen = Recipe() if recipe is None else Recipe.of(recipe)
     extra: dict[str, Any] = {} if steps is None else {"num_inference_steps": positive_int("steps", steps)}
@@ -145,6 +146,7 @@ def generate(
         raise HastenError(f"out: {out.name!r} is not an image file; end it in .png or .jpg")
     files = [out] if len(prompt) == 1 else [out.with_stem(f"{out.stem}-{i}") for i in range(1, len(prompt) + 1)]
     pipe = _loaded(model)
+    extra = known_call(pipe) | extra
     out.parent.mkdir(parents=True, exist_ok=True)
     with accelerate(pipe, chosen) as fast:
         images = fast(prompt=list(prompt), seed=seed, **extra).images

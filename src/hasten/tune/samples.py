@@ -124,6 +124,14 @@ def known_prompts(pipe: Any) -> Prompts:
     return {split: zoo.captions(name, split) for split in SPLITS}
 
 
+def known_call(pipe: Any) -> dict[str, Any]:
+    """What every call of a pipeline should be given besides the prompt: a model of the zoo may say so."""
+    from hasten import zoo
+
+    name = zoo_name(pipe)
+    return {} if name is None else zoo.call(zoo.folder(name))
+
+
 def zoo_name(pipe: Any) -> str | None:
     """Which model of the zoo a pipeline was loaded from, if any."""
     from hasten import zoo

@@ -40,6 +40,9 @@ def load(name: str, where: Path | str | None = None) -> Any:
     with silence():
         pipe = Pipeline.from_pretrained(path, dtype=torch.float32, local_files_only=True)
     pipe.set_progress_bar_config(disable=True)
+    height = call(path).get("height")
+    if height and hasattr(pipe, "default_sample_size"):  # pipelines that cannot read their picture size off a model
+        pipe.default_sample_size = height // pipe.vae_scale_factor
     return pipe
 
 
@@ -60,6 +63,12 @@ def silence() -> Iterator[None]:
             log.set_verbosity(level)
             if bars:
                 log.enable_progress_bar()
+
+
+def call(path: Path | str) -> dict[str, Any]:
+    """What each call of the model in a folder should be given besides the prompt; most need nothing."""
+    file = Path(path) / "call.json"
+    return json.loads(file.read_text()) if file.exists() else {}
 
 
 def captions(name: str, split: str = "search") -> list[str]:

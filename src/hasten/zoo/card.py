@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import shutil
 from collections.abc import Mapping
@@ -15,8 +16,8 @@ from hasten.zoo import WEIGHTS
 LIMIT = 20_000_000
 """Bytes a shipped model may have."""
 
-INTERNAL = ("steps", "vae_steps", "captions")
-"""Facts with a place of their own: training steps of both parts, and what the sample grid shows."""
+INTERNAL = ("steps", "vae_steps", "captions", "unseen")
+"""Facts with a place of their own: training steps of both parts, and what the two grids show."""
 
 EMOJI_DATA = """\
 Pictures and English names come from the npm packages `emoji-datasource-google` and `emoji-datasource-twitter`
@@ -36,7 +37,7 @@ The 1,797 handwritten digits of scikit-learn's `load_digits` (8x8 pixels, 17 gre
 def publish(name: str, run: Path, figures: Mapping[str, Any], facts: Mapping[str, Any] | None = None) -> Path:
     """Copy the model exported in `run` to the shipped weights, with its figures, pictures and card.
 
-    `facts` are further lines of the card (heading -> text); for emoji-sd also those in INTERNAL.
+    `facts` are further lines of the card (heading -> text); for the emoji models also those in INTERNAL.
     Raises HastenError if the weights are too large.
     """
     size = sum(path.stat().st_size for path in (run / "model").rglob("*") if path.is_file())
@@ -45,8 +46,8 @@ def publish(name: str, run: Path, figures: Mapping[str, Any], facts: Mapping[str
     target = WEIGHTS / name
     shutil.rmtree(target, ignore_errors=True)
     shutil.copytree(run / "model", target)
-    for picture in ("loss.png", "samples.png"):
-        shutil.copy(run / picture, target)
+    for picture in run.glob("*.png"):
+        shutil.copy(picture, target)
     (target / "evaluation.json").write_text(json.dumps(figures, indent=1) + "\n")
     (target / "README.md").write_text(CARDS[name](figures, training(run), facts or {}))
     for path in target.rglob("*"):
@@ -95,11 +96,8 @@ The weights are licensed like hasten, Apache-2.0.
 """
 
 
-def emoji_sd_card(figures: Mapping[str, Any], how: str, facts: Mapping[str, Any]) -> str:
-    found, psnr = figures["retrieval"], figures["psnr"]
-    return f"""\
-# emoji-sd
-
+PARTS = {
+    "emoji-sd": """\
 Stable Diffusion in miniature, trained from nothing: `hasten.load("emoji-sd")("noto red apple")` draws 64x64 pixels.
 Prompts are "noto" or "twemoji" (the drawing style) and an English emoji name in lower case; `captions.json` has all.
 
@@ -107,8 +105,35 @@ Prompts are "noto" or "twemoji" (the drawing style) and an English emoji name in
   three resolutions, cross-attention at two), `AutoencoderTiny` (0.43 M, 64x64 to 4x16x16), `CLIPTextModel` (two layers
   of 128) and `CLIPTokenizer` with a vocabulary of its own.
 - Default: Stable Diffusion 1.5's scheduler (PNDM, leading spacing, offset 1), 50 steps, guidance 7.5.
-- Noise prediction on the scaled-linear schedule of 1,000 steps, Min-SNR-5 weights, 10 % of the captions dropped.
-- Training of U-Net and text encoder: {how}.
+- Noise prediction on the scaled-linear schedule of 1,000 steps, Min-SNR-5 weights, 10 % of the captions dropped.""",
+    "emoji-flux": """\
+Flux in miniature, trained from nothing: `hasten.load("emoji-flux")("noto red apple")` draws 64x64 pixels.
+Prompts are "noto" or "twemoji" (the drawing style) and an English emoji name in lower case; `captions.json` has all.
+
+- Pipeline: diffusers `FluxPipeline`. `FluxTransformer2DModel` (7.6 M parameters: 3 double and 6 single blocks of width
+  192 on 64 tokens of 2x2 latents), emoji-sd's `AutoencoderTiny` (0.43 M, 64x64 to 4x16x16), `CLIPTextModel` (two
+  layers of 128, its pooled vector) and `T5EncoderModel` (two layers of 128), both with vocabularies of their own.
+- Default: FLUX.1-dev's scheduler (Euler, dynamic shift), 28 steps. There is no guidance embedding (as in
+  FLUX.1-schnell), so `guidance_scale` does nothing; `true_cfg_scale` with a `negative_prompt` works.
+- `FluxPipeline` keeps no picture size, so with diffusers alone say
+  `pipe(prompt, height=64, width=64, max_sequence_length=32)` (`call.json`). Its 512 text tokens by default work as
+  well, six times slower; hasten's tools use `call.json`.
+- Velocity prediction, times logit-normal and shifted by 1.6, 10 % of the captions dropped.""",
+}
+
+RETRAIN = {
+    "emoji-sd": "hasten train emoji-sd --vae runs/vae/model --out runs/sd",
+    "emoji-flux": "hasten train emoji-flux --vae runs/vae/model --out runs/flux",
+}
+
+
+def emoji_card(name: str, figures: Mapping[str, Any], how: str, facts: Mapping[str, Any]) -> str:
+    found, psnr, floor = figures["retrieval"], figures["psnr"], figures["floor"]
+    return f"""\
+# {name}
+
+{PARTS[name]}
+- Training of the denoiser and the text encoders: {how}.
 
 ## Trained on
 
@@ -123,6 +148,9 @@ names it saw: it is a small real model for measuring accelerations, not an artis
 - Retrieval: {found["top1"]["n"]} training captions drawn with the default; the nearest training picture of the same
   style (angle between EfficientNet-Lite0 features) is the captioned one for {percent(found["top1"])}; it is among the
   five nearest for {percent(found["top5"])}.
+- Distance of {figures["drawn"]:,} pictures drawn with the default to the training set, in EfficientNet-Lite0 features:
+  FD {interval(figures["fd"])}, KD {interval(figures["kd"])}. The training set through the autoencoder and back has
+  FD {interval(floor["fd"])} and KD {interval(floor["kd"])}: no sampling can come closer. These are not Inception FIDs.
 - `evaluation.json` has these figures and every miss.
 {further(facts)}
 ![loss](loss.png)
@@ -133,10 +161,16 @@ Training captions, each with its own seed, drawn with the default:
 
 {facts["captions"]}
 
+Captions it was not trained on:
+
+![unseen](unseen.png)
+
+{facts["unseen"]}
+
 ## Retrain
 
     hasten train emoji-vae --out runs/vae --steps {facts["vae_steps"]}
-    hasten train emoji-sd --vae runs/vae/model --out runs/sd --names {found["names"]} --steps {facts["steps"]}
+    {RETRAIN[name]} --names {found["names"]} --steps {facts["steps"]}
 
 Runs resume where they were stopped. With a GPU, leave out `--names` to train on all names.
 
@@ -152,9 +186,13 @@ def percent(estimate: Mapping[str, Any]) -> str:
     return f"{estimate['value']:.1%} [{estimate['low']:.1%}, {estimate['high']:.1%}]"
 
 
+def interval(estimate: Mapping[str, Any]) -> str:
+    return f"{estimate['value']:.3g} [{estimate['low']:.3g}, {estimate['high']:.3g}]"
+
+
 def further(facts: Mapping[str, Any]) -> str:
     lines = [f"- {heading}: {text}" for heading, text in facts.items() if heading not in INTERNAL]
     return "\n" + "\n".join(lines) + "\n" if lines else ""
 
 
-CARDS = {"digits": digits_card, "emoji-sd": emoji_sd_card}
+CARDS = {"digits": digits_card} | {name: functools.partial(emoji_card, name) for name in PARTS}

@@ -11,8 +11,17 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from hasten.measure.intervals import bootstrap, wilson
+from hasten.train.pictures import grid
 from hasten.zoo import emoji
-from hasten.zoo.training import reconstruct
+from hasten.zoo.training import reconstruct, to_pil
+
+UNSEEN = (
+    "noto green apple", "twemoji sad dog face", "noto blue apple", "twemoji crying dog face",
+    "noto red butterfly", "twemoji yellow rose", "noto smiling owl with sunglasses", "twemoji blue mushroom",
+    "noto crying frog face", "twemoji green pig face", "noto sleepy tiger face", "twemoji red whale",
+    "noto pink tomato", "twemoji cat face with tears of joy and sunglasses", "noto orange owl", "twemoji broken bell",
+)  # fmt: skip
+"""Compositions of words; the few that a model was trained on are left out."""
 
 Features = Callable[[Tensor], Tensor]
 """Images (N, C, H, W) in [0, 1] -> vectors (N, D)."""
@@ -73,13 +82,44 @@ def digit_accuracy(pipe: Any, count: int = 500, seed: int = 0) -> dict[str, Any]
     return {"accuracy": wilson(right, count).to_json(), "judge_on_real": float(honest)}
 
 
+def distribution(
+    pipe: Any, chosen: Sequence[emoji.Emoji], features: Features, count: int = 2000, seed: int = 1000
+) -> dict[str, Any]:
+    """Frechet and kernel distance of `count` generated images to the training set, captions in equal shares.
+
+    floor: the same distances of the training set through the autoencoder and back, which no sampling can beat.
+    """
+    from hasten.measure.distribution import frechet_distance, kernel_distance
+
+    order = sorted(chosen, key=lambda e: emoji.fraction("draw " + e.caption))
+    real = emoji.images(chosen)
+    data = features(real / 2 + 0.5)
+    drawn = features(generate(pipe, [order[i % len(order)].caption for i in range(count)], seed))
+    passed = features(reconstruct(pipe.vae, real).clamp(-1, 1) / 2 + 0.5)
+    measures = {"fd": frechet_distance, "kd": kernel_distance}
+    found = {name: measure(drawn, data).to_json() for name, measure in measures.items()}
+    return found | {
+        "drawn": count,
+        "floor": {name: measure(passed, data).to_json() for name, measure in measures.items()},
+    }
+
+
+def unseen(pipe: Any, chosen: Sequence[emoji.Emoji]) -> tuple[Any, list[str]]:
+    """A picture of captions the model was not trained on, eight a row, and those captions."""
+    known = {e.caption for e in chosen}
+    captions = [caption for caption in UNSEEN if caption not in known]
+    return grid(to_pil(generate(pipe, captions) * 2 - 1), columns=8), captions
+
+
 def generate(pipe: Any, prompts: Sequence[str], seed: int = 0, batch: int = 20) -> Tensor:
     """One image (3, H, W) in [0, 1] a prompt with the pipeline's defaults; image i has the seed `seed` + i."""
     from rich.progress import track
 
-    seeds = generators(len(prompts), seed)
+    from hasten.zoo import call
+
+    seeds, extra = generators(len(prompts), seed), call(pipe.name_or_path)
     parts = [
-        pipe(list(prompts[i : i + batch]), generator=seeds[i : i + batch], output_type="pt").images
+        pipe(list(prompts[i : i + batch]), generator=seeds[i : i + batch], output_type="pt", **extra).images
         for i in track(range(0, len(prompts), batch), description="generating")
     ]
     return torch.cat(parts)
@@ -98,8 +138,9 @@ def measure(name: str, model: Path | None = None, data: Path | None = None, name
     if name == "digits":
         return digit_accuracy(pipe)
     pictures = emoji.emojis(data)
-    unseen = emoji.images([e for e in pictures if e.held_out])
+    held_out = emoji.images([e for e in pictures if e.held_out])
     chosen = emoji.choose(pictures, names)
-    psnr, psnr_of_mean_error = autoencoder_psnr(pipe.vae, unseen)
+    psnr, psnr_of_mean_error = autoencoder_psnr(pipe.vae, held_out)
     found = retrieval(pipe, chosen, features)
-    return {"psnr": psnr, "psnr_of_mean_error": psnr_of_mean_error, "retrieval": found}
+    distances = distribution(pipe, chosen, features)
+    return {"psnr": psnr, "psnr_of_mean_error": psnr_of_mean_error, "retrieval": found} | distances

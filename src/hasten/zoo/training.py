@@ -286,6 +286,9 @@ def export(model: Any, folder: Path) -> Path:
     import copy
 
     copy.deepcopy(model).to(dtype=torch.float16).save_pretrained(folder, safe_serialization=True)
+    for file in folder.rglob("config.json"):  # without the place on this machine that a part was read from
+        kept = {key: value for key, value in json.loads(file.read_text()).items() if key != "_name_or_path"}
+        file.write_text(json.dumps(kept, indent=2) + "\n")
     return folder
 
 
