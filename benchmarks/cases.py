@@ -1,0 +1,137 @@
+"""The problems of `benchmarks/solvers.py`: denoisers, noises, and their converged solutions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hasten import sample
+from hasten.denoisers import Denoiser, DenoiserLike, GaussianMixture
+from hasten.processes import Process, RectifiedFlow, VariancePreserving, from_config
+
+SPLITS = ("choose", "report")
+EXACT = {"name": "unipc", "order": 2}
+
+
+@dataclass
+class Case:
+    """A problem, twice: noises (and prompts) to choose by and others to report on, with their solutions.
+
+    finest: steps of the solutions. modes: what samples may flip between; the solutions themselves if None.
+    settled: how far (RMSE) the solutions are from those with half the steps.
+    """
+
+    name: str
+    denoisers: dict[str, DenoiserLike]
+    noises: dict[str, Tensor]
+    finest: int
+    modes: Tensor | None = None
+    solved: dict[str, Tensor] = field(default_factory=dict)
+    settled: float = 0.0
+
+    @property
+    def process(self) -> Process:
+        return self.denoisers["report"].process
+
+    def solve(self) -> Case:
+        bounded = np.isfinite(self.process.lam(self.process.t_max))
+        grid: Any = {"name": "karras", "rho": 10.0} if bounded else "trailing"
+        for split, noise in self.noises.items():
+            half, whole = (
+                sample(self.denoisers[split], noise, EXACT, steps, grid) for steps in (self.finest // 2, self.finest)
+            )
+            self.solved[split] = whole
+            self.settled = max(self.settled, float((half - whole).square().mean().sqrt()))
+        return self
+
+
+def mixture(count: int = 256) -> Case:
+    """10 Gaussians in 64 dimensions."""
+    means = np.random.default_rng(0).normal(size=(10, 64))
+    return _exact("mixture", means, 0.3, None, count)
+
+
+def latents(count: int = 128, data: Path | None = None) -> Case:
+    """40 Gaussians fitted to the latents of the emoji, 1,024 dimensions."""
+    from sklearn.cluster import KMeans
+
+    from hasten.zoo import emoji, load
+    from hasten.zoo.training import encode
+
+    pictures = emoji.images(emoji.choose(emoji.emojis(data), 500))
+    points = encode(load("emoji-sd").vae, pictures).flatten(1).double().numpy()
+    fitted = KMeans(40, n_init=1, random_state=0).fit(points)
+    spread = [float((points[fitted.labels_ == k] - c).std()) for k, c in enumerate(fitted.cluster_centers_)]
+    weights = np.bincount(fitted.labels_, minlength=40)
+    return _exact("latents", fitted.cluster_centers_, np.maximum(spread, 0.2), weights, count)
+
+
+def emoji_sd(count: int = 24, guidance: float = 7.5) -> Case:
+    """The zoo's Stable Diffusion, guided."""
+    from hasten.zoo import captions, load
+
+    pipe = load("emoji-sd")
+
+    def known(split: str) -> tuple[Tensor, Tensor]:
+        return pipe.encode_prompt(captions("emoji-sd", split)[:count], "cpu", 1, True, [""] * count)[:2]
+
+    def network(embedded: tuple[Tensor, Tensor], x: Tensor, number: Tensor) -> Tensor:
+        both = pipe.unet(torch.cat([x, x]), torch.cat([number, number]), torch.cat(embedded)).sample
+        bound, free = both.chunk(2)
+        return free + guidance * (bound - free)
+
+    return _of_network("emoji-sd", network, known, from_config(pipe.scheduler.config), "epsilon", count)
+
+
+def emoji_flux(count: int = 24) -> Case:
+    """The zoo's Flux."""
+    from hasten.train import Packed
+    from hasten.zoo import call, captions, folder, load
+
+    pipe = load("emoji-flux")
+    packed, length = Packed(pipe.transformer), call(folder("emoji-flux"))["max_sequence_length"]
+
+    def known(split: str) -> tuple[Tensor, Tensor]:
+        prompts = captions("emoji-flux", split)[:count]
+        return pipe.encode_prompt(prompts, prompts, max_sequence_length=length)[:2]
+
+    def network(embedded: tuple[Tensor, Tensor], x: Tensor, number: Tensor) -> Tensor:
+        return packed(x, number, *embedded)
+
+    return _of_network("emoji-flux", network, known, RectifiedFlow(), "flow_prediction", count)
+
+
+CASES: dict[str, Callable[..., Case]] = {
+    "mixture": mixture, "latents": latents, "emoji-sd": emoji_sd, "emoji-flux": emoji_flux,
+}  # fmt: skip
+
+
+def _exact(name: str, means: Any, stds: Any, weights: Any, count: int) -> Case:
+    denoiser = GaussianMixture(means, stds, weights, VariancePreserving())
+    noises = {split: _noise((count, means.shape[1]), seed, torch.float64) for seed, split in enumerate(SPLITS)}
+    return Case(name, dict.fromkeys(SPLITS, denoiser), noises, 1600, denoiser.means)
+
+
+def _of_network(
+    name: str, network: Callable[[Any, Tensor, Tensor], Tensor], known: Callable[[str], Any], process: Process,
+    kind: str, count: int,
+) -> Case:  # fmt: skip
+    """A case whose splits have prompts of their own. Split names are those of the zoo's captions."""
+    with torch.no_grad():
+        bound = dict(zip(SPLITS, map(known, ("search", "confirm")), strict=True))
+    denoisers: dict[str, DenoiserLike] = {
+        split: Denoiser(torch.no_grad()(partial(network, embedded)), process, kind) for split, embedded in bound.items()
+    }
+    noises = {split: _noise((count, 4, 16, 16), seed, torch.float32) for seed, split in enumerate(SPLITS)}
+    return Case(name, denoisers, noises, 256)
+
+
+def _noise(shape: tuple[int, ...], seed: int, dtype: torch.dtype) -> Tensor:
+    return torch.randn(shape, dtype=dtype, generator=torch.Generator().manual_seed(seed))
