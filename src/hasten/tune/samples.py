@@ -125,11 +125,10 @@ def known_prompts(pipe: Any) -> Prompts:
 
 
 def known_call(pipe: Any) -> dict[str, Any]:
-    """What every call of a pipeline should be given besides the prompt: a model of the zoo may say so."""
+    """What every call of a pipeline should be given besides the prompt, where its folder says so."""
     from hasten import zoo
 
-    name = zoo_name(pipe)
-    return {} if name is None else zoo.call(zoo.folder(name))
+    return zoo.call(str(getattr(pipe, "name_or_path", None) or "."))
 
 
 def zoo_name(pipe: Any) -> str | None:
