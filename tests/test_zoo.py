@@ -175,28 +175,41 @@ def test_digits_trains_with_the_public_function(tmp_path):
     assert json.loads((folder / "captions.json").read_text())["search"] == list(WORDS[::2])
 
 
-needs_emoji_sd = pytest.mark.skipif("emoji-sd" not in zoo.names(), reason="not shipped")
+EMOJI = ("emoji-sd", "emoji-flux")
 
 
-@needs_emoji_sd
-def test_emoji_sd_is_stable_diffusion_without_hasten():
+@pytest.mark.parametrize(("name", "kind"), zip(EMOJI, ("StableDiffusionPipeline", "FluxPipeline")))
+def test_emoji_models_run_in_diffusers_without_hasten(name, kind):
+    extra = zoo.call(zoo.folder(name)) | {"output_type": "latent"}
     script = (
-        "import sys, torch\n"
+        "import json, sys, torch\n"
         "sys.modules['hasten'] = None\n"
-        "from diffusers import StableDiffusionPipeline\n"
-        "pipe = StableDiffusionPipeline.from_pretrained(sys.argv[1], dtype=torch.float32)\n"
-        "image = pipe('noto red apple', 2, generator=torch.manual_seed(0), output_type='latent').images\n"
-        "print(image.flatten()[:8].tolist())\n"
+        f"from diffusers import {kind} as Pipeline\n"
+        "pipe = Pipeline.from_pretrained(sys.argv[1], dtype=torch.float32)\n"
+        "extra = json.loads(sys.argv[2])\n"
+        "made = pipe('noto red apple', num_inference_steps=2, generator=torch.manual_seed(0), **extra).images\n"
+        "print(made.flatten()[:8].tolist())\n"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", script, str(zoo.folder("emoji-sd"))], capture_output=True, text=True, check=True
-    )
-    pipe = zoo.load("emoji-sd")
-    image = pipe("noto red apple", 2, generator=torch.manual_seed(0), output_type="latent").images
-    np.testing.assert_allclose(json.loads(done.stdout.splitlines()[-1]), image.flatten()[:8].tolist(), atol=1e-5)
+    command = [sys.executable, "-c", script, str(zoo.folder(name)), json.dumps(extra)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    pipe = zoo.load(name)
+    made = pipe("noto red apple", num_inference_steps=2, generator=torch.manual_seed(0), **extra).images
+    np.testing.assert_allclose(json.loads(done.stdout.splitlines()[-1]), made.flatten()[:8].tolist(), atol=1e-5)
 
 
-@needs_emoji_sd
+def test_emoji_flux_ships_with_the_defaults_of_flux():
+    pipe = zoo.load("emoji-flux")
+    assert type(pipe.scheduler).__name__ == "FlowMatchEulerDiscreteScheduler"
+    facts = {"shift": 3.0, "use_dynamic_shifting": True, "base_shift": 0.5, "max_shift": 1.15}
+    assert facts.items() <= dict(pipe.scheduler.config).items()
+    assert inspect.signature(pipe.__call__).parameters["num_inference_steps"].default == 28
+    assert [type(part).__name__ for part in (pipe.text_encoder, pipe.text_encoder_2, pipe.transformer)] == [
+        "CLIPTextModel", "T5EncoderModel", "FluxTransformer2DModel",
+    ]  # fmt: skip
+    one = pipe("noto key", num_inference_steps=1, output_type="pt", max_sequence_length=32).images
+    assert one.shape == (1, 3, 64, 64)  # the size is known once the zoo has loaded it
+
+
 def test_emoji_sd_ships_with_the_defaults_of_stable_diffusion():
     pipe = zoo.load("emoji-sd")
     assert type(pipe.scheduler).__name__ == "PNDMScheduler"
@@ -209,25 +222,37 @@ def test_emoji_sd_ships_with_the_defaults_of_stable_diffusion():
     assert (pipe.vae_scale_factor, pipe.unet.config.sample_size) == (4, 16)
 
 
-@needs_emoji_sd
-def test_emoji_sd_draws_the_caption_and_not_another():
-    pipe = zoo.load("emoji-sd")
+@pytest.mark.parametrize("name", EMOJI)
+def test_emoji_models_draw_the_caption_and_not_another(name):
+    pipe = zoo.load(name)
     prompts = ["noto red apple", "twemoji green apple", "noto blue heart", "twemoji yellow heart"]
-    images = pipe(prompts, 20, generator=seeds(0, 1, 2, 3), output_type="pt").images
+    extra = zoo.call(zoo.folder(name)) | {"output_type": "pt", "num_inference_steps": 20}
+    images = pipe(prompts, generator=seeds(0, 1, 2, 3), **extra).images
     assert images.shape == (4, 3, 64, 64)
     red, green, blue = images.mean((2, 3)).unbind(1)
     assert red[0] > green[0] + 0.05 and green[1] > red[1] + 0.02
     assert blue[2] > red[2] + 0.05 and red[3] > blue[3] + 0.1
 
 
-@needs_emoji_sd
-def test_emoji_sd_card_states_what_was_measured():
-    figures = json.loads((zoo.folder("emoji-sd") / "evaluation.json").read_text())
-    card = (zoo.folder("emoji-sd") / "README.md").read_text()
+def test_padding_of_captions_hardly_matters_to_emoji_flux():
+    pipe = zoo.load("emoji-flux")
+    short, long = (
+        pipe("noto red apple", num_inference_steps=8, max_sequence_length=length, output_type="pt",
+             generator=torch.manual_seed(0)).images
+        for length in (32, 512)
+    )  # fmt: skip
+    assert float((short - long).square().mean().sqrt()) < 0.1
+
+
+@pytest.mark.parametrize("name", EMOJI)
+def test_emoji_cards_state_what_was_measured(name):
+    figures = json.loads((zoo.folder(name) / "evaluation.json").read_text())
+    card = (zoo.folder(name) / "README.md").read_text()
     assert figures["psnr"]["value"] >= 28
     assert figures["retrieval"]["top1"]["value"] >= 0.4
     assert f"{figures['psnr']['value']:.2f} dB" in card and f"{figures['retrieval']['top1']['value']:.1%}" in card
-    assert "CC-BY 4.0" in card and "Apache" in card
+    assert f"FD {figures['fd']['value']:.3g}" in card and figures["fd"]["low"] <= figures["fd"]["high"]
+    assert "CC-BY 4.0" in card and "Apache" in card and "unseen.png" in card
 
 
 @pytest.mark.parametrize(
