@@ -61,6 +61,11 @@ class SolverScheduler(SchedulerMixin, ConfigMixin):
     ) -> None:  # fmt: skip
         one_of("end", end, ENDS)
         self.solver: Solver = DPMSolverPP() if solver is None else SOLVERS.build(solver)
+        if self.solver.adaptive:
+            raise HastenError(
+                f"solver: {self.solver.name!r} chooses its times as it goes, and a pipeline lays them out beforehand; "
+                "use hasten.sample, or choose another solver"
+            )
         self.grid = None if grid is None else resolve(grid)
         self.end = end
         described = None if self.grid is None else GRIDS.describe(self.grid)
@@ -237,7 +242,8 @@ class SolverScheduler(SchedulerMixin, ConfigMixin):
         tail = self._queries
         if index:
             tail = self.solver.query_times(self.process, self._run_times[first.step :])
-            if [q.t for q in tail] != [q.t for q in self._queries[index:]]:
+            raised = first.stage == 0 and first.t != self._run_times[first.step]  # the state given is not so noisy
+            if raised or [q.t for q in tail] != [q.t for q in self._queries[index:]]:
                 raise HastenError(
                     f"begin_index: {self.solver.name!r} cannot start at query {index} of this run; "
                     "choose another strength or solver"
