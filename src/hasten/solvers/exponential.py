@@ -316,6 +316,7 @@ class UniPC(_Exponential):
         one_of("order", self.order, (1, 2, 3))
         one_of("variant", self.variant, ("bh1", "bh2", "exact"))
         one_of("expand", self.expand, ("data", "noise"))
+        object.__setattr__(self, "convergence", self.order + self.corrector)
 
     def table(self, process: Process, times: Array) -> tuple[str, list[Row]]:
         rule = {"bh1": "linear", "bh2": "midpoint", "exact": "exact"}[self.variant]

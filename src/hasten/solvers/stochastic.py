@@ -62,6 +62,7 @@ class EDM(Solver):
             if not getattr(self, field) >= 0:
                 raise HastenError(f"{field}: {getattr(self, field)} is not possible; give a number of at least 0")
         object.__setattr__(self, "stochastic", self.churn > 0 and self.s_noise > 0)
+        object.__setattr__(self, "convergence", 1 if self.churn else 2)
 
     def walk(self, process: Process, times: Array, x: Tensor, noise: Noise) -> Walk:
         steps = len(times) - 1
