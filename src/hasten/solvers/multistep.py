@@ -22,6 +22,7 @@ from hasten.solvers.base import SOLVERS, Path, Row, Tabular
 from hasten.solvers.linear import Coordinates, unit
 
 _GAMMA = (1.0, 1 / 2, 5 / 12, 3 / 8, 251 / 720)  # Adams-Bashforth in backward differences
+_AT, _SHARE = np.polynomial.legendre.leggauss(40)
 
 
 def adams(order: int, beta: float = 1.0) -> Array:
@@ -175,11 +176,10 @@ class DEIS(Tabular):
     def _slope(self, process: Process, coordinates: Coordinates, at: Array, nodes: list[int]) -> Array:
         """The mean over the step from nodes[0] of the Lagrange polynomials through the nodes."""
         s, t = nodes[0], nodes[0] + 1
-        where, share = np.polynomial.legendre.leggauss(40)
-        r = coordinates.r[s] + (coordinates.r[t] - coordinates.r[s]) * (1 + where) / 2
+        r = coordinates.r[s] + (coordinates.r[t] - coordinates.r[s]) * (1 + _AT) / 2
         inside = (self._variable(process, coordinates, r) - at[s]) / (at[t] - at[s])
         basis = np.vander((at[nodes] - at[s]) / (at[t] - at[s]), increasing=True)
-        moments = np.vander(inside, len(nodes), increasing=True).T @ share / 2
+        moments = np.vander(inside, len(nodes), increasing=True).T @ _SHARE / 2
         return np.linalg.solve(basis.T, moments)
 
     def _variable(self, process: Process, coordinates: Coordinates, r: Array) -> Array:
