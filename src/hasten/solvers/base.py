@@ -49,7 +49,7 @@ class Solver(ABC):
     name: ClassVar[str]
     paper: ClassVar[Paper]
     evaluations: ClassVar[int] = 1  # network calls a step
-    convergence: ClassVar[int] = 1  # order in the size of the steps, which a cold start or a lowered end can cap at 2
+    convergence: ClassVar[int] = 1  # order in the size of the steps (weak if stochastic); cold starts may cap it at 2
     stochastic: bool = False  # whether it asks for noise
     adaptive: ClassVar[bool] = False  # whether it chooses its times as it goes, between the first and last given
     needs_fit: ClassVar[bool] = False  # whether it is more than its base solver only after `fit`

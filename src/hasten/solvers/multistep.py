@@ -110,7 +110,7 @@ class PNDM(Tabular):
     start: str = "plms"
     name = "pndm"
     convergence = 2
-    caution = "extra queries in the first steps: pipelines cannot start it midway (image to image)"
+    caution = "unstable at few evaluations under guidance (4 times DDIM's error at 8); image to image cannot start it"
     paper = Paper("Pseudo Numerical Methods for Diffusion Models on Manifolds", 2022, "2202.09778")
 
     def __post_init__(self) -> None:

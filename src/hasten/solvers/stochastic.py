@@ -53,7 +53,8 @@ class EDM(Solver):
     space: str = "auto"
     name = "edm"
     evaluations = 2
-    caution = "more than an ODE's error at few steps; raised levels are not where image to image can start"
+    convergence = 2
+    caution = "unstable at few evaluations under guidance, as Heun; image to image cannot start at a raised level"
     paper = Paper("Elucidating the Design Space of Diffusion-Based Generative Models", 2022, "2206.00364")
 
     def __post_init__(self) -> None:
@@ -62,7 +63,6 @@ class EDM(Solver):
             if not getattr(self, field) >= 0:
                 raise HastenError(f"{field}: {getattr(self, field)} is not possible; give a number of at least 0")
         object.__setattr__(self, "stochastic", self.churn > 0 and self.s_noise > 0)
-        object.__setattr__(self, "convergence", 1 if self.churn else 2)
 
     def walk(self, process: Process, times: Array, x: Tensor, noise: Noise) -> Walk:
         steps = len(times) - 1
