@@ -242,8 +242,7 @@ class SolverScheduler(SchedulerMixin, ConfigMixin):
         tail = self._queries
         if index:
             tail = self.solver.query_times(self.process, self._run_times[first.step :])
-            raised = first.stage == 0 and first.t != self._run_times[first.step]  # the state given is not so noisy
-            if raised or [q.t for q in tail] != [q.t for q in self._queries[index:]]:
+            if [q.t for q in tail] != [q.t for q in self._queries[index:]]:
                 raise HastenError(
                     f"begin_index: {self.solver.name!r} cannot start at query {index} of this run; "
                     "choose another strength or solver"

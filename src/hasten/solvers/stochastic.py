@@ -42,8 +42,9 @@ class EDM(Solver):
 
     churn: how much noise is added over the whole run (S_churn); a step raises sigma / alpha by at most
     sqrt(2) - 1 of itself, and not past the highest level of the process. s_min, s_max: the range of
-    sigma / alpha where it is raised. s_noise: a factor on the noise. space: as in Heun; where alpha is 0 nothing
-    can be raised. Source: Karras et al. 2022, algorithm 2; churn, s_min and s_max as for ImageNet-64.
+    sigma / alpha where it is raised. s_noise: a factor on the noise. space: as in Heun. The start state is noise
+    already and stays as it is, whatever s_max (the paper raises it, if that reaches so high).
+    Source: Karras et al. 2022, algorithm 2; churn, s_min and s_max as for ImageNet-64.
     """
 
     churn: float = 40.0
@@ -62,13 +63,13 @@ class EDM(Solver):
         for field in ("churn", "s_min", "s_noise"):
             if not getattr(self, field) >= 0:
                 raise HastenError(f"{field}: {getattr(self, field)} is not possible; give a number of at least 0")
-        object.__setattr__(self, "stochastic", self.churn > 0 and self.s_noise > 0)
+        object.__setattr__(self, "stochastic", self.churn > 0)
 
     def walk(self, process: Process, times: Array, x: Tensor, noise: Noise) -> Walk:
         steps = len(times) - 1
         space = Coordinates.of(process, times, self.space).space
         for i in range(steps):
-            raised = self._raised(process, float(times[i]), steps)
+            raised = self._raised(process, float(times[i]), steps) if i else float(times[0])
             if raised > times[i]:
                 kept = float(process.alpha(raised) / process.alpha(times[i]))
                 more = math.sqrt(process.sigma(raised) ** 2 - (kept * process.sigma(times[i])) ** 2)
