@@ -174,6 +174,8 @@ def test_methods_lists_every_method_with_its_paper(capsys: pytest.CaptureFixture
     found = json.loads(capsys.readouterr().out)
     assert {m["name"] for m in found} == {c.name for family in (SOLVERS, GUIDANCES, CACHES) for c in family}
     assert all(m["paper"] and m["about"] and 2000 < m["year"] < 2100 and "." in m["arxiv"] for m in found)
+    heun = next(m for m in found if m["name"] == "heun")
+    assert (heun["order"], heun["needs_fit"], heun["adaptive"]) == (2, False, False) and "guidance" in heun["caution"]
     assert run("methods", "--family", "caches", "--json") == 0
     assert {m["family"] for m in json.loads(capsys.readouterr().out)} == {"caches"}
     assert run("methods") == 0

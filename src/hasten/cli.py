@@ -170,11 +170,14 @@ def methods(
     if as_json:
         typer.echo(json.dumps(found, indent=2))
         return
-    table = Table("method", "family", "calls a step", "what it is", "paper", padding=(0, 2, 1, 0), box=None)
+    columns = ("method", "family", "calls a step", "order", "what it is", "paper")
+    table = Table(*columns, padding=(0, 2, 1, 0), box=None)
     for method in found:
         paper = f"{method['paper']}, {method['year']}, arXiv {method['arxiv']}"
         calls = f"{method.get('evaluations', '')}{' + noise' if method.get('stochastic') else ''}"
-        table.add_row(method["name"], method["family"], calls, method["about"], paper)
+        about = method["about"] + " Needs fit()." * method.get("needs_fit", False)
+        about += f" Caution: {method['caution']}." if method.get("caution") else ""
+        table.add_row(method["name"], method["family"], calls, str(method.get("order", "")), about, paper)
     Console().print(table)
 
 
@@ -241,7 +244,8 @@ def _described(family: str, methods: Any) -> Iterator[dict[str, Any]]:
         made = cls()
         found["settings"] = {field.name: getattr(made, field.name) for field in dataclasses.fields(cls)}
         if family == "solver":
-            found |= {"evaluations": made.evaluations, "stochastic": made.stochastic}
+            found |= {"evaluations": made.evaluations, "order": made.convergence, "stochastic": made.stochastic}
+            found |= {"adaptive": made.adaptive, "needs_fit": made.needs_fit, "caution": made.caution}
         yield found
 
 

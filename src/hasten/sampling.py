@@ -13,6 +13,7 @@ from hasten.denoisers import DenoiserLike
 from hasten.errors import HastenError, unknown
 from hasten.grids import GridLike, schedule
 from hasten.predictions import Prediction
+from hasten.processes import Array, Process
 from hasten.solvers import SOLVERS, DPMSolverPP, Query, Solver
 from hasten.solvers.base import Noise, Walk
 
@@ -22,7 +23,7 @@ Callback = Callable[[Query, Prediction], Prediction | None]
 def sample(
     denoiser: DenoiserLike, noise: Tensor, solver: Solver | str | Mapping[str, Any] | None = None,
     steps: int = 10, grid: GridLike = "logsnr", end: str = "data", callback: Callback | None = None,
-    seed: int = 0,
+    seed: int = 0, brownian: bool = False,
 ) -> Tensor:  # fmt: skip
     """Solve from the start state to data.
 
@@ -30,12 +31,13 @@ def sample(
     processes, sigma_max times that for exploding ones. solver: an instance, name or mapping; DPM-Solver++ 2M
     if None. steps, grid, end: see `hasten.grids.schedule`. callback(query, prediction) is called after each
     network call; a Prediction it returns replaces the network's. seed: of the noise that a stochastic solver
-    asks for; the noise of step i does not depend on the other steps.
+    asks for. brownian: take that noise from one Brownian path a seed, so that results at more and more steps
+    approach one image (see `brownian_noise`); otherwise query i has noise of its own whatever the times.
 
     Half-precision states are stepped in float32; the result has the dtype of `noise`.
     Raises HastenError for unknown names, impossible fields, and non-finite start states.
     """
-    walk = start(denoiser, noise, solver, steps, grid, end, seed)
+    walk = start(denoiser, noise, solver, steps, grid, end, seed, brownian)
     try:
         query = next(walk)
         while True:
@@ -89,12 +91,12 @@ def sample_many(
     return [results[i] for i in range(len(runs))]
 
 
-_RUN_FIELDS = ("noise", "solver", "steps", "grid", "end", "seed")
+_RUN_FIELDS = ("noise", "solver", "steps", "grid", "end", "seed", "brownian")
 
 
 def start(
     denoiser: DenoiserLike, noise: Tensor, solver: Solver | str | Mapping[str, Any] | None = None, steps: int = 10,
-    grid: GridLike = "logsnr", end: str = "data", seed: int = 0,
+    grid: GridLike = "logsnr", end: str = "data", seed: int = 0, brownian: bool = False,
 ) -> Walk:  # fmt: skip
     """The walk of one run, with its input checked and half precision raised to float32."""
     if not torch.isfinite(noise).all():
@@ -102,15 +104,41 @@ def start(
     x = noise.float() if noise.dtype in (torch.float16, torch.bfloat16) else noise
     chosen = DPMSolverPP() if solver is None else SOLVERS.build(solver)
     times = schedule(grid, denoiser.process, steps, end)
-    return chosen.walk(denoiser.process, times, x, seeded_noise(x, seed))
+    unit = seeded_noise(x, seed)
+    if brownian and chosen.stochastic:
+        asked = [query.t for query in chosen.query_times(denoiser.process, times)]
+        unit = brownian_noise(x, seed, denoiser.process, np.array([*asked, times[-1]]))
+    return chosen.walk(denoiser.process, times, x, unit)
 
 
 def seeded_noise(like: Tensor, seed: int) -> Noise:
-    """Unit noise shaped like a state: step i's draw depends on (seed, i) alone."""
+    """Unit noise shaped like a state: query i's draw depends on (seed, i) alone."""
 
     def draw(step: int) -> Tensor:
         generator = torch.Generator("cpu").manual_seed(int(np.random.SeedSequence([seed, step]).generate_state(1)[0]))
         return torch.randn(like.shape, generator=generator, dtype=like.dtype).to(like.device)
+
+    return draw
+
+
+def brownian_noise(like: Tensor, seed: int, process: Process, times: Array) -> Noise:
+    """Unit noise shaped like a state: draw i is the increment of a Brownian path from times[i] to times[i + 1].
+
+    The path runs over the level sigma / (alpha + sigma), which is finite wherever a run can be, and depends on
+    the seed alone: an increment is the sum of those of its parts, at any number of steps.
+    Raises HastenError if times rise: noise that is put back (churn) is not the increment of one path.
+    """
+    import torchsde
+
+    if (np.diff(times) > 0).any():
+        raise HastenError("brownian: this solver goes back up in noise, which no single path does; leave it out")
+    alpha, sigma = process.alpha(times), process.sigma(times)
+    levels = (sigma / (alpha + sigma)).tolist()
+    path = torchsde.BrownianTree(0.0, torch.zeros_like(like, device="cpu"), 1.0, entropy=seed, tol=1e-8)
+
+    def draw(step: int) -> Tensor:
+        low, high = levels[step + 1], levels[step]
+        return (path(low, high) / (high - low) ** 0.5).to(like.device)
 
     return draw
 

@@ -61,6 +61,11 @@ class SolverScheduler(SchedulerMixin, ConfigMixin):
     ) -> None:  # fmt: skip
         one_of("end", end, ENDS)
         self.solver: Solver = DPMSolverPP() if solver is None else SOLVERS.build(solver)
+        if self.solver.adaptive:
+            raise HastenError(
+                f"solver: {self.solver.name!r} chooses its times as it goes, and a pipeline lays them out beforehand; "
+                "use hasten.sample, or choose another solver"
+            )
         self.grid = None if grid is None else resolve(grid)
         self.end = end
         described = None if self.grid is None else GRIDS.describe(self.grid)

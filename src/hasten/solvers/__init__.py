@@ -1,10 +1,17 @@
 """Solvers: one class a method, listed in `SOLVERS`. Each can be made with no arguments."""
 
+from hasten.solvers.adaptive import DPMAdaptive
 from hasten.solvers.base import SOLVERS, Query, Solver
-from hasten.solvers.exponential import DDIM, DPMSolverPP, UniPC
+from hasten.solvers.exponential import DDIM, DPMSolver, DPMSolverPP, UniPC
+from hasten.solvers.filters import HeavyBall, Thresholded
 from hasten.solvers.linear import Euler, Heun
+from hasten.solvers.multistep import DEIS, GHVB, IPNDM, PNDM
+from hasten.solvers.stochastic import EDM, EulerAncestral
 
-__all__ = ["DDIM", "DPMSolverPP", "Euler", "Heun", "Query", "SOLVERS", "Solver", "UniPC", "all"]
+__all__ = [
+    "DDIM", "DEIS", "DPMAdaptive", "DPMSolver", "DPMSolverPP", "EDM", "Euler", "EulerAncestral", "GHVB", "HeavyBall",
+    "Heun", "IPNDM", "PNDM", "Query", "SOLVERS", "Solver", "Thresholded", "UniPC", "all",
+]  # fmt: skip
 
 
 def all() -> list[type[Solver]]:

@@ -36,28 +36,31 @@ class Query(NamedTuple):
     stage: int = 0
 
 
-Noise = Callable[[int], Tensor]  # step index -> unit noise shaped like the state
+Noise = Callable[[int], Tensor]  # index of a query -> unit noise shaped like the state
 Walk = Generator[Query, Prediction, Tensor]
 
 
 class Solver(ABC):
     """How to step through the times of a run. Subclasses are frozen dataclasses of hyper-parameters.
 
-    Class attributes say what `hasten methods` lists: name, paper, order of convergence at the defaults,
-    evaluations a step.
+    Attributes say what `hasten methods` lists. Those that depend on fields are set when one is made.
     """
 
     name: ClassVar[str]
     paper: ClassVar[Paper]
-    evaluations: ClassVar[int] = 1
+    evaluations: ClassVar[int] = 1  # network calls a step
+    convergence: ClassVar[int] = 1  # order in the size of the steps (weak if stochastic); cold starts may cap it at 2
     stochastic: bool = False  # whether it asks for noise
+    adaptive: ClassVar[bool] = False  # whether it chooses its times as it goes, between the first and last given
+    needs_fit: ClassVar[bool] = False  # whether it is more than its base solver only after `fit`
+    caution: ClassVar[str] = ""  # what is known to go wrong with it
 
     @abstractmethod
     def walk(self, process: Process, times: Array, x: Tensor, noise: Noise) -> Walk:
         """Solve from times[0] to times[-1] (noisiest first; the last may be 0), starting at state x.
 
-        noise(i) gives the unit noise of step i; a walk that asks for it replays exactly. After each yield
-        the walk goes on from the prediction's own `x`, which the host may have edited.
+        noise(i) gives the unit noise of the update after query i (0, 1, ...); a walk that asks for it replays
+        exactly. After each yield the walk goes on from the prediction's own `x`, which the host may have edited.
         """
 
     def query_times(self, process: Process, times: Array) -> list[Query]:
@@ -82,7 +85,8 @@ def drain(walk: Walk, process: Process) -> list[Query]:
 class Row:
     """One update: after the query at `time`, x <- a x + sum_j b[j] value_j + noise z.
 
-    b[0] weighs the newest value (of the query just answered), b[1] the one before, and so on.
+    b[0] weighs the newest value (of the query just answered), b[1] the one before, and so on. value: which
+    attribute of this query's prediction is remembered, if not the one that the table names.
     """
 
     time: float
@@ -91,6 +95,7 @@ class Row:
     step: int
     stage: int = 0
     noise: float = 0.0
+    value: str = ""
 
 
 @dataclass
@@ -103,7 +108,7 @@ class Path:
     """
 
     rows: list[Row] = field(default_factory=list)
-    _formula: tuple[int, float, Array] | None = None  # of the current state: anchor node, a, weights by node
+    _formula: tuple[int, float, Array, float] | None = None  # of the current state: anchor, a, weights, noise
     _shift: Array | None = None  # a correction of the current state, as weights by node
 
     def correct(self, weights: Array) -> None:
@@ -121,52 +126,61 @@ class Path:
         step: int,
         stage: int = 0,
         noise: float = 0.0,
+        value: str = "",
     ) -> None:
         """After node `len(rows)` at `time`: the next state is `a * state[anchor] + weights . values + noise`.
 
-        weights: one number a node, oldest first, the node just queried last.
+        weights: one number a node, oldest first, the node just queried last. noise: all that came in since the
+        anchor; what the current state already carries of it is kept, and only the rest is fresh.
         """
         node = len(self.rows)
-        row_a, row_weights = a, weights
+        row_a, row_weights, fresh = a, weights, noise
         if anchor != node:
             assert self._formula is not None and self._formula[0] == anchor, "steps may only re-use their own anchor"
             row_a = a / self._formula[1]
             row_weights = weights - row_a * np.append(self._formula[2], 0.0)
+            fresh = max(0.0, noise**2 - (row_a * self._formula[3]) ** 2) ** 0.5
         elif self._shift is not None:
             row_weights = weights + a * self._shift
         self._shift = None
-        self._formula = (anchor, a, weights)
+        self._formula = (anchor, a, weights, noise)
         newest_first = row_weights[::-1]
         used = np.flatnonzero(newest_first)
         b = tuple(float(w) for w in newest_first[: used[-1] + 1]) if len(used) else (0.0,)
-        self.rows.append(Row(time, float(row_a), b, step, stage, float(noise)))
+        self.rows.append(Row(time, float(row_a), b, step, stage, float(fresh), value))
 
 
 class Tabular(Solver):
     """A solver whose updates are rows of weights over the state and past values of one prediction."""
 
+    reach: ClassVar[int] = 0  # how many past values `remembered` reads
+
     @abstractmethod
     def table(self, process: Process, times: Array) -> tuple[str, list[Row]]:
         """Which attribute of a Prediction is remembered ("data", "noise", "velocity"), and the rows."""
 
+    def remembered(self, value: Tensor, past: list[Tensor]) -> list[Tensor]:
+        """The values a row weighs, newest first: a history filter overrides this."""
+        return [value, *past]
+
     def walk(self, process: Process, times: Array, x: Tensor, noise: Noise) -> Walk:
-        value, rows, memory = _program(self, process, times)
+        value, rows, memory = program(self, process, times)
         steps = len(times) - 1
         past: list[Tensor] = []
-        for row, keep in zip(rows, memory):
+        for i, (row, keep) in enumerate(zip(rows, memory)):
             p = yield Query(x, row.time, row.step, steps, row.stage)
-            past = [getattr(p, value), *past]
+            past = self.remembered(getattr(p, row.value or value), past)
             x = combine(p.state, row.a, past[0], row.b[0])
             for weight, old in zip(row.b[1:], past[1:]):
                 if weight:
                     x = torch.add(x, old, alpha=weight) if x is past[0] else x.add_(old, alpha=weight)
             if row.noise:
-                x = torch.add(x, noise(row.step), alpha=row.noise)
+                x = torch.add(x, noise(i), alpha=row.noise)
             del past[keep:]
         return x
 
     def query_times(self, process: Process, times: Array) -> list[Query]:
-        _, rows, _ = _program(self, process, times)
+        _, rows, _ = program(self, process, times)
         x = torch.zeros(1, 1)
         return [Query(x, row.time, row.step, len(times) - 1, row.stage) for row in rows]
 
@@ -174,7 +188,7 @@ class Tabular(Solver):
 Program = tuple[str, list[Row], list[int]]  # what is remembered, the rows, how many values each leaves behind
 
 
-def _program(solver: Tabular, process: Process, times: Array) -> Program:
+def program(solver: Tabular, process: Process, times: Array) -> Program:
     """A solver's table, computed once for runs at the same times."""
     try:
         return _compiled(solver, process, tuple(map(float, times)))
@@ -185,14 +199,14 @@ def _program(solver: Tabular, process: Process, times: Array) -> Program:
 @functools.lru_cache(maxsize=64)
 def _compiled(solver: Tabular, process: Process, times: tuple[float, ...]) -> Program:
     value, rows = solver.table(process, np.array(times))
-    return value, rows, _memory(rows)
+    return value, rows, _memory(rows, solver.reach)
 
 
-def _memory(rows: list[Row]) -> list[int]:
+def _memory(rows: list[Row], reach: int) -> list[int]:
     """How many of the newest values each row must leave behind for the rows after it."""
     longest = max(len(row.b) for row in rows)
     return [
-        max((len(later.b) - k for k, later in enumerate(rows[i + 1 : i + longest], 1)), default=0)
+        max([reach, *(len(later.b) - k for k, later in enumerate(rows[i + 1 : i + longest], 1))])
         for i in range(len(rows))
     ]
 

@@ -45,10 +45,10 @@ class Coordinates:
         """The attribute of a Prediction that is dy/dr."""
         return "noise" if self.space == "sigma" else "velocity"
 
-    def time(self, process: Process, r: float) -> float:
-        """The time at which the variable is `r`."""
-        alpha_over_sigma = 1 / r if self.space == "sigma" else (1 - r) / r
-        return float(process.time(np.log(alpha_over_sigma)))
+    def lam(self, r: Array) -> Array:
+        """log(alpha / sigma) where the variable is `r`."""
+        with np.errstate(divide="ignore"):
+            return -np.log(r) if self.space == "sigma" else np.log1p(-r) - np.log(r)
 
     def update(self, s: int, t: int, weights: Array) -> tuple[float, Array]:
         """State weight and value weights of y_t = y_s + (r_t - r_s) weights . v."""
@@ -66,7 +66,7 @@ class Euler(Tabular):
     def table(self, process: Process, times: Array) -> tuple[str, list[Row]]:
         coordinates, path = Coordinates.of(process, times, "auto"), Path()
         for i in range(len(times) - 1):
-            a, weights = coordinates.update(i, i + 1, _unit(i + 1, {i: 1.0}))
+            a, weights = coordinates.update(i, i + 1, unit(i + 1, {i: 1.0}))
             path.advance(times[i], i, a, weights, step=i)
         return coordinates.value, path.rows
 
@@ -85,6 +85,8 @@ class Heun(Tabular):
     space: str = "auto"
     name = "heun"
     evaluations = 2
+    convergence = 2
+    caution = "unstable at few evaluations under guidance: 12 times DDIM's error on a mixture at guidance 7.5 and 8"
     paper = Paper("Elucidating the Design Space of Diffusion-Based Generative Models", 2022, "2206.00364")
 
     def __post_init__(self) -> None:
@@ -100,7 +102,7 @@ class Heun(Tabular):
             second = i > 0 and owner[i] == owner[i - 1]
             anchor = i - 1 if second else i
             slope = {i - 1: 1 - 0.5 / self.a, i: 0.5 / self.a} if second else {i: 1.0}
-            a, weights = coordinates.update(anchor, i + 1, _unit(i + 1, slope))
+            a, weights = coordinates.update(anchor, i + 1, unit(i + 1, slope))
             path.advance(nodes[i], anchor, a, weights, step=owner[i], stage=int(second))
         return coordinates.value, path.rows
 
@@ -112,12 +114,13 @@ class Heun(Tabular):
             owner.append(i)
             if outer.r[i + 1] > 0:
                 inner = outer.r[i] + self.a * (outer.r[i + 1] - outer.r[i])
-                nodes.append(float(times[i + 1]) if self.a == 1 else outer.time(process, inner))
+                nodes.append(float(times[i + 1]) if self.a == 1 else float(process.time(outer.lam(inner))))
                 owner.append(i)
         return np.array([*nodes, times[-1]]), owner
 
 
-def _unit(size: int, entries: dict[int, float]) -> Array:
+def unit(size: int, entries: dict[int, float]) -> Array:
+    """`size` zeros but for these entries."""
     weights = np.zeros(size)
     for node, weight in entries.items():
         weights[node] = weight

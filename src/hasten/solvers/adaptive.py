@@ -1,0 +1,97 @@
+"""DPM-Solver-12 and -23: step sizes chosen on the way from the error that two orders disagree by."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hasten.catalog import Paper
+from hasten.errors import HastenError, one_of
+from hasten.processes import Array, Process
+from hasten.solvers.base import SOLVERS, Noise, Query, Solver, Walk
+from hasten.solvers.exponential import STAGES, Frame
+
+
+@SOLVERS.add
+@dataclass(frozen=True)
+class DPMAdaptive(Solver):
+    """DPM-Solver with adaptive steps between the first time of a run and its last positive one.
+
+    order: 2 (orders 1 and 2 compared) or 3 (2 and 3). atol, rtol: tolerances of an entry of the state. h: the
+    first step in lam. theta: safety factor. expand: "noise" (the paper's) or "data". A run that ends on data
+    ends with one more query; where alpha is 0 the first step is the grid's. Rows share their steps, which are
+    those of the row in most need; give each row a run of its own in `sample_many` for its own steps.
+    Raises HastenError if the states stop being finite. Source: Lu et al. 2022, algorithm 5, appendix C.
+    """
+
+    order: int = 3
+    atol: float = 0.0078
+    rtol: float = 0.05
+    h: float = 0.05
+    theta: float = 0.9
+    expand: str = "noise"
+    name = "dpm-adaptive"
+    adaptive: ClassVar[bool] = True
+    caution = "how many queries it makes depends on the image; pipelines cannot run it"
+    paper = Paper("DPM-Solver: A Fast ODE Solver for Diffusion Probabilistic Model Sampling", 2022, "2206.00927")
+
+    def __post_init__(self) -> None:
+        one_of("order", self.order, (2, 3))
+        one_of("expand", self.expand, ("data", "noise"))
+        for field in ("atol", "rtol", "h", "theta"):
+            if not getattr(self, field) > 0:
+                raise HastenError(f"{field}: {getattr(self, field)} is not possible; give a number above 0")
+        object.__setattr__(self, "evaluations", self.order)
+        object.__setattr__(self, "convergence", self.order)
+
+    def query_times(self, process: Process, times: Array) -> list[Query]:
+        raise HastenError(f"solver: {self.name!r} cannot lay out its times beforehand; they depend on the image")
+
+    def walk(self, process: Process, times: Array, x: Tensor, noise: Noise) -> Walk:
+        t, steps, h, previous = float(times[0]), 0, self.h, x
+        if process.alpha(t) == 0:
+            p = yield Query(x, t)
+            x = previous = _updated(p.state, Frame.of(process, times[:2], "data"), 1, [p.data], (0,))
+            t, steps = float(times[1]), 1
+        end = float(times[times > 0][-1])
+        while t > end:
+            lam, last = float(process.lam(t)), float(process.lam(end))
+            h = min(h, last - lam)
+            nodes = np.append(t, process.time(lam + h * np.arange(1, self.order + 1) / self.order))
+            nodes[-1] = end if h == last - lam else nodes[-1]
+            frame, state, values = Frame.of(process, nodes, self.expand), x, []
+            for j, (used, rule) in enumerate(STAGES[self.order, "midpoint"]):
+                p = yield Query(state, float(nodes[j]), steps, steps + 1, j)
+                x = p.state if j == 0 else x
+                values.append(getattr(p, self.expand))
+                state = _updated(x, frame, j + 1, values, used, rule)
+            lower = _updated(x, frame, self.order, values, *_LOWER[self.order])
+            scale = torch.maximum(lower.abs(), previous.abs()).mul_(self.rtol).clamp_(min=self.atol)
+            error = float(((state - lower) / scale).flatten(1).square().mean(1).max()) ** 0.5
+            if not np.isfinite(error):
+                raise HastenError(f"solver: {self.name!r} met states that are not finite; check the network's answers")
+            if error <= 1:
+                x, previous, t, steps = state, lower, float(nodes[-1]), steps + 1
+            h *= self.theta * max(error, 1e-10) ** (-1 / self.order)
+        if process.sigma(times[-1]) == 0 and t > 0:
+            p = yield Query(x, t, steps, steps + 1)
+            return p.data
+        return x
+
+
+_LOWER = {2: ((0,), "exact"), 3: ((0, 1), "midpoint")}  # what a step of each order is compared with
+
+
+def _updated(
+    x: Tensor, frame: Frame, t: int, values: list[Tensor], used: tuple[int, ...], rule: str = "exact"
+) -> Tensor:
+    """The state at node t from x at node 0, through the `used` ones of the values."""
+    a, weights, _ = frame.update(0, t, used, rule=rule, size=len(values))
+    x = x * a
+    for weight, value in zip(weights, values):
+        x.add_(value, alpha=float(weight))
+    return x

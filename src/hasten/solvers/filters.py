@@ -1,0 +1,121 @@
+"""Filters around another solver: on what it is told (thresholding) or on the slope it follows (momentum)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hasten.catalog import Paper
+from hasten.errors import HastenError, unit_interval
+from hasten.processes import Array, Process
+from hasten.solvers.base import SOLVERS, Noise, Query, Solver, Tabular, Walk, program
+
+
+@dataclass(frozen=True)
+class _Around(Solver):
+    """A filter around `solver`: a name, a mapping with fields, or an instance (kept as its mapping)."""
+
+    solver: Any = "dpm++"
+
+    def __post_init__(self) -> None:
+        inner = SOLVERS.build(self.solver)
+        if isinstance(self.solver, Solver):
+            object.__setattr__(self, "solver", SOLVERS.describe(inner))
+        for attribute in ("evaluations", "stochastic", "convergence"):
+            object.__setattr__(self, attribute, getattr(inner, attribute))
+
+    def query_times(self, process: Process, times: Array) -> list[Query]:
+        return SOLVERS.build(self.solver).query_times(process, times)
+
+
+@SOLVERS.add
+@dataclass(frozen=True)
+class Thresholded(_Around):
+    """Dynamic thresholding: every data prediction is clipped to its own quantile and scaled back to [-1, 1].
+
+    For models of pixels in [-1, 1]; latents have no such range. solver: which one is told the clipped data, and
+    the noise that goes with it. quantile: of the absolute values of a row; below 1 nothing but clipping to
+    [-1, 1] is done. Source: Saharia et al. 2022, section 2.3; Lu et al. 2022 (DPM-Solver++), section 4.2.
+    """
+
+    quantile: float = 0.995
+    name = "thresholded"
+    caution = "for pixels in [-1, 1] only: latents are cut off"
+    paper = Paper("Photorealistic Text-to-Image Diffusion Models with Deep Language Understanding", 2022, "2205.11487")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        unit_interval("quantile", self.quantile)
+
+    def walk(self, process: Process, times: Array, x: Tensor, noise: Noise) -> Walk:
+        walk = SOLVERS.build(self.solver).walk(process, times, x, noise)
+        query = next(walk)
+        while True:
+            p = yield query
+            try:
+                query = walk.send(p.with_data(thresholded(p.data, self.quantile)))
+            except StopIteration as done:
+                return done.value
+
+
+def thresholded(data: Tensor, quantile: float) -> Tensor:
+    """Every row clipped to [-s, s] and divided by s, where s is its quantile of absolute values, at least 1.
+
+    The quantile is interpolated as torch.quantile does, which refuses large tensors and half precision.
+    """
+    ordered = data.flatten(1).abs().float().sort(1).values
+    at = quantile * (ordered.shape[1] - 1)
+    below, above = ordered[:, int(at)], ordered[:, min(int(at) + 1, ordered.shape[1] - 1)]
+    s = torch.lerp(below, above, at % 1).clamp(min=1).to(data.dtype).reshape(-1, *(1,) * (data.ndim - 1))
+    return data.clamp(-s, s) / s
+
+
+@SOLVERS.add
+@dataclass(frozen=True)
+class HeavyBall(_Around):
+    """Heavy-ball momentum: every step follows an average of the slopes that a multistep solver would follow.
+
+    solver: one that makes one query a step, such as "ipndm" (the paper's PLMS) or "dpm++" (the paper's HB on
+    2M). beta: the share of the newest slope, above 0 up to 1 (then nothing changes). nesterov: average twice.
+    Stable at larger steps, and first order. Source: Wizadwongsa et al. 2024, algorithm 1, appendix C, K.
+    """
+
+    solver: Any = "ipndm"
+    beta: float = 0.8
+    nesterov: bool = False
+    name = "heavy-ball"
+    caution = "first order, whatever it is around: more drift than the solver itself where that is stable"
+    paper = Paper("Diffusion Sampling with Momentum for Mitigating Divergence Artifacts", 2024, "2307.11118")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        inner = SOLVERS.build(self.solver)
+        if not isinstance(inner, Tabular) or inner.evaluations > 1:
+            raise HastenError(f"solver: {inner.name!r} has no slope of a step; choose a multistep solver")
+        if not 0 < self.beta <= 1:
+            raise HastenError(f"beta: {self.beta} is not possible; give a number above 0 up to 1")
+        object.__setattr__(self, "convergence", 1)
+
+    def walk(self, process: Process, times: Array, x: Tensor, noise: Noise) -> Walk:
+        inner = SOLVERS.build(self.solver)
+        assert isinstance(inner, Tabular)
+        value, rows, memory = program(inner, process, times)
+        if any(row.value not in ("", value) for row in rows):
+            raise HastenError("solver: momentum cannot begin where alpha is 0 on the noise prediction; choose 'ipndm'")
+        past: list[Tensor] = []
+        average: Tensor | None = None
+        for i, (row, keep) in enumerate(zip(rows, memory)):
+            p = yield Query(x, row.time, row.step, len(times) - 1, row.stage)
+            past = inner.remembered(getattr(p, value), past)
+            total = sum(row.b)
+            slope = sum((old * (weight / total) for weight, old in zip(row.b, past)), torch.zeros_like(x))
+            average = slope if average is None else torch.lerp(average, slope, self.beta)
+            followed = torch.lerp(average, slope, self.beta) if self.nesterov else average
+            x = p.state * row.a + followed * total
+            if row.noise:
+                x = torch.add(x, noise(i), alpha=row.noise)
+            del past[keep:]
+        return x
