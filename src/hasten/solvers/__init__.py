@@ -1,10 +1,11 @@
 """Solvers: one class a method, listed in `SOLVERS`. Each can be made with no arguments."""
 
 from hasten.solvers.base import SOLVERS, Query, Solver
+from hasten.solvers.compensated import DCSolver
 from hasten.solvers.exponential import DDIM, DPMSolverPP, UniPC
 from hasten.solvers.linear import Euler, Heun
 
-__all__ = ["DDIM", "DPMSolverPP", "Euler", "Heun", "Query", "SOLVERS", "Solver", "UniPC", "all"]
+__all__ = ["DCSolver", "DDIM", "DPMSolverPP", "Euler", "Heun", "Query", "SOLVERS", "Solver", "UniPC", "all"]
 
 
 def all() -> list[type[Solver]]:
