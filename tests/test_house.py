@@ -13,7 +13,7 @@ FILES = sorted(SOURCE.rglob("*.py"))
 
 # from the ground up: a room imports only rooms before it
 ROOMS = [
-    "errors", "catalog", "processes", "predictions", "grids", "denoisers", "solvers", "sampling", "acceleration",
+    "errors", "catalog", "processes", "predictions", "fitting", "grids", "denoisers", "solvers", "sampling", "acceleration",
     "guidance", "caches", "bridge", "recipe", "measure", "train", "tune", "zoo", "cli",
 ]  # fmt: skip
 

@@ -2,15 +2,19 @@
 
 from hasten.solvers.adaptive import DPMAdaptive
 from hasten.solvers.base import SOLVERS, Query, Solver
+from hasten.solvers.compensated import DCSolver
 from hasten.solvers.exponential import DDIM, DPMSolver, DPMSolverPP, UniPC
 from hasten.solvers.filters import HeavyBall, Thresholded
 from hasten.solvers.linear import Euler, Heun
 from hasten.solvers.multistep import DEIS, GHVB, IPNDM, PNDM
+from hasten.solvers.searched import USF
 from hasten.solvers.stochastic import EDM, EulerAncestral
+from hasten.solvers.v3 import DPMSolverV3
 
 __all__ = [
-    "DDIM", "DEIS", "DPMAdaptive", "DPMSolver", "DPMSolverPP", "EDM", "Euler", "EulerAncestral", "GHVB", "HeavyBall",
-    "Heun", "IPNDM", "PNDM", "Query", "SOLVERS", "Solver", "Thresholded", "UniPC", "all",
+    "DCSolver", "DDIM", "DEIS", "DPMAdaptive", "DPMSolver", "DPMSolverPP", "DPMSolverV3", "EDM", "Euler",
+    "EulerAncestral", "GHVB", "HeavyBall", "Heun", "IPNDM", "PNDM", "Query", "SOLVERS", "Solver", "Thresholded",
+    "USF", "UniPC", "all",
 ]  # fmt: skip
 
 

@@ -1,0 +1,143 @@
+"""What fits share: converged states to aim at, a loss that sees flips, and a progress bar."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hasten.errors import HastenError
+from hasten.processes import Array, Process
+
+OFFSETS = (0.003, 0.01, 0.03)  # radians from a watershed at which flips are looked for
+
+
+def solve(solver: Any, denoiser: Any, times: Array, x: Tensor) -> Tensor:
+    """Where a deterministic solver takes the state x along these times. Raises HastenError for a stochastic one."""
+    if solver.stochastic:
+        raise HastenError(f"solver: {solver.name!r} draws noise; fits aim at one solution, so set its eta to 0")
+    walk = solver.walk(denoiser.process, times, x, lambda i: torch.zeros_like(x))
+    try:
+        query = next(walk)
+        while True:
+            query = walk.send(denoiser(query.x, query.t))
+    except StopIteration as done:
+        return done.value
+
+
+def integrate(denoiser: Any, x: Tensor, times: Sequence[float] | Array, substeps: int = 12) -> list[Tensor]:
+    """The states of the probability-flow ODE at `times` (noisiest first), from x at the first, by Runge-Kutta 4.
+
+    substeps: per interval, four network calls each. A last time of 0 gives the data prediction at t_min.
+    In y = x / (alpha + sigma) and r = sigma / (alpha + sigma) the ODE is dy/dr = noise - data, regular at both ends.
+    """
+    process: Process = denoiser.process
+    path = np.asarray(times, float)
+    ends = np.maximum(path, process.t_min) if path[-1] == 0 else path
+    states = [x]
+    for s, t in pairwise(ends):
+        states.append(states[-1] if s <= t else _runge_kutta(denoiser, states[-1], s, t, substeps))
+    if path[-1] == 0:
+        states[-1] = denoiser(states[-1], float(ends[-1])).data
+    return states
+
+
+def _runge_kutta(denoiser: Any, x: Tensor, s: float, t: float, substeps: int) -> Tensor:
+    process: Process = denoiser.process
+    scale = [float(process.alpha(u) + process.sigma(u)) for u in (s, t)]
+    levels = [float(process.sigma(u)) / c for u, c in zip((s, t), scale)]
+    # uniform in the cube root of the noise level: finer towards data, where the answers turn fastest
+    r = np.linspace(levels[0] ** (1 / 3), levels[1] ** (1 / 3), substeps + 1) ** 3
+
+    def slope(y: Tensor, level: float) -> Tensor:
+        time = s if level == r[0] else float(process.time(np.log(1 - level) - np.log(level)))
+        return denoiser(y * float(process.alpha(time) + process.sigma(time)), time).velocity
+
+    y = x / scale[0]
+    for a, b in pairwise(r):
+        h, middle = b - a, (a + b) / 2
+        k1 = slope(y, a)
+        k2 = slope(y + h / 2 * k1, middle)
+        k3 = slope(y + h / 2 * k2, middle)
+        k4 = slope(y + h * k3, b)
+        y = y + h / 6 * (k1 + 2 * k2 + 2 * k3 + k4)
+    return y * scale[1]
+
+
+@dataclass(frozen=True)
+class Aim:
+    """What a few-step run is judged by: converged solutions, and where they jump from one to another.
+
+    x, solution: start states and their converged results, (rows, ...). A few rows say little about flips,
+    which are rare; so pairs of start states with different results are bisected, along the arc between them,
+    for the place where the result jumps. `near` holds states just beside such places, `here` their converged
+    results, `across` the results on the other side. A run that flips there has moved the watershed; how many
+    do is proportional to the flips among random noises.
+    """
+
+    x: Tensor
+    solution: Tensor
+    near: Tensor
+    here: Tensor
+    across: Tensor
+
+    @classmethod
+    def of(cls, converged: Callable[[Tensor], Tensor], noises: Tensor, bisections: int = 10) -> Aim:
+        """converged: start states -> their results. noises: the start states, rows of an even count paired up."""
+        solution, half = converged(noises), len(noises) // 2
+        a, b, to_a, to_b = noises[:half], noises[half : 2 * half], solution[:half], solution[half : 2 * half]
+        low = torch.zeros(half, *(1,) * (noises.ndim - 1), dtype=noises.dtype, device=noises.device)
+        high = low + math.pi / 2
+        for _ in shown("where results jump", range(bisections)):
+            middle = (low + high) / 2
+            y = converged(_arc(a, b, middle))
+            nearer_a = (_gap(y, to_a) < _gap(y, to_b)).reshape(low.shape)
+            low, high = torch.where(nearer_a, middle, low), torch.where(nearer_a, high, middle)
+        angles = [(low + high) / 2 + side * offset for side in (-1, 1) for offset in OFFSETS]
+        near = torch.stack([_arc(a, b, angle) for angle in angles])
+        here = converged(near.flatten(0, 1)).reshape(near.shape)
+        across = here.roll(len(OFFSETS), 0)
+        jumps = _gap(here[0], across[0]) > _gap(to_a, to_b) / 2
+        return cls(noises, solution, *(z[:, jumps].flatten(0, 1) for z in (near, here, across)))
+
+    def judge(self, run: Callable[[Tensor], Tensor]) -> tuple[float, float]:
+        """Mean log error (the 95th percentile counting half as much), and the share of flips near watersheds."""
+        y = run(torch.cat([self.x, self.near]))
+        result, near = y[: len(self.x)], y[len(self.x) :]
+        error = _gap(result, self.solution).double() + 1e-12
+        size = (error.log().mean() + 0.5 * error.quantile(0.95).log()).item() / 1.5
+        if not len(near):
+            return size, 0.0
+        # the fourth power of the odds, so that the share is smooth in what is searched
+        odds = _gap(near, self.here).double().log() - _gap(near, self.across).double().log()
+        return size, torch.sigmoid(4 * odds).mean().item()
+
+    def loss(self, run: Callable[[Tensor], Tensor], flips: float) -> float:
+        """One number to minimise: the log error, plus a penalty once flips exceed 0.9 of the allowed share."""
+        size, share = self.judge(run)
+        if not math.isfinite(size):
+            return 1e3
+        return size + 3 * max(0.0, share / max(flips, 1e-3) - 0.9)
+
+
+def _arc(a: Tensor, b: Tensor, angle: Tensor) -> Tensor:
+    return angle.cos() * a + angle.sin() * b
+
+
+def _gap(a: Tensor, b: Tensor) -> Tensor:
+    return (a - b).flatten(1).square().mean(1).sqrt()
+
+
+def shown(text: str, items: Iterable[Any]) -> Iterable[Any]:
+    """The items, with a bar on stderr where that is a terminal."""
+    from rich.console import Console
+    from rich.progress import track
+
+    console = Console(stderr=True)
+    return track(list(items), text, console=console, transient=True, disable=not console.is_terminal)

@@ -1,0 +1,11 @@
+"""Grids: at which times a run asks the network. One class a rule, listed in `GRIDS`."""
+
+from hasten.grids.fitted import AlignYourSteps, FittedGrid
+from hasten.grids.rules import (
+    ENDS, GRIDS, Explicit, FlowShifted, Grid, GridLike, Karras, LogSNR, Power, Uniform, resolve, schedule,
+)  # fmt: skip
+
+__all__ = [
+    "AlignYourSteps", "ENDS", "Explicit", "FittedGrid", "FlowShifted", "GRIDS", "Grid", "GridLike", "Karras", "LogSNR",
+    "Power", "Uniform", "resolve", "schedule",
+]  # fmt: skip

@@ -1,0 +1,205 @@
+"""DC-Solver: the newest value is moved a little along the buffer before each step of UniPC."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import numpy as np
+from torch import Tensor
+
+from hasten.catalog import Paper
+from hasten.denoisers import DenoiserLike
+from hasten.errors import HastenError
+from hasten.fitting import integrate, shown
+from hasten.grids import GridLike, schedule
+from hasten.predictions import Prediction
+from hasten.processes import Array, Process
+from hasten.solvers.base import SOLVERS, Noise, Path, Row, Walk
+from hasten.solvers.exponential import Frame, UniPC
+
+NODES = 3  # how many values the compensation passes its parabola through
+BOUNDS = (0.3, 2.5)  # where a ratio is searched
+POWERS = (4, 3, 3)  # of the cascade: how many powers of step / NFE, guidance / 12 and NFE / 50
+
+
+@SOLVERS.add
+@dataclass(frozen=True)
+class DCSolver(UniPC):
+    """UniPC whose stored values are compensated for having been asked at the predicted, not the corrected, state.
+
+    Before step i the newest value is replaced by the parabola through it and the two before, read at the time
+    ratio_i t_i + (1 - ratio_i) t_{i-1}; it stays replaced. Ratio 1 changes nothing, and the first two are 1.
+
+    ratios: one a step, above 0, for the steps and grid they were fitted on. cascade: 36 coefficients that give
+    the ratios for any number of steps and `guidance` scale instead. Without either it is UniPC. Other fields:
+    see UniPC; order 1 or 2 without corrector compensates DDIM or DPM-Solver++ 2M.
+    Source: Zhao et al. 2024, algorithm 1, eq. (8) to (13).
+    """
+
+    ratios: tuple[float, ...] = ()
+    cascade: tuple[float, ...] = ()
+    guidance: float = 7.5
+    name = "dc-solver"
+    paper = Paper(
+        "DC-Solver: Improving Predictor-Corrector Diffusion Sampler via Dynamic Compensation", 2024, "2409.03755"
+    )
+    needs_fit: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not all(ratio > 0 for ratio in self.ratios):
+            raise HastenError(f"ratios: {self.ratios} is not possible; give one number above 0 a step")
+        if len(self.cascade) not in (0, int(np.prod(POWERS))):
+            raise HastenError(f"cascade: {len(self.cascade)} numbers; give {np.prod(POWERS)}")
+
+    def ratios_for(self, steps: int) -> tuple[float, ...]:
+        """The ratio of each step. Raises HastenError if the ratios belong to another number of steps."""
+        if self.ratios and len(self.ratios) != steps:
+            raise HastenError(
+                f"ratios: fitted for {len(self.ratios)} steps, the run has {steps}; fit again or use cascade"
+            )
+        if self.ratios:
+            return self.ratios
+        if not self.cascade:
+            return (1.0,) * steps
+        searched = _powers(steps, self.guidance) @ np.array(self.cascade)
+        return (1.0, 1.0, *np.clip(searched[2:], *BOUNDS))[:steps]
+
+    def table(self, process: Process, times: Array) -> tuple[str, list[Row]]:
+        frame, path, steps = Frame.of(process, times, self.expand), Path(), len(times) - 1
+        mixes = [_mix(times, i, ratio) for i, ratio in enumerate(self.ratios_for(steps))]
+        for i in range(steps):
+            if self.corrector and i:
+                _, weights, _ = frame.update(i - 1, i, [*self._nodes(i - 1, steps), i], rule=self._rule, size=i + 1)
+                path.correct(_of_kept(weights, mixes[i]))
+            a, weights, noise = frame.update(i, i + 1, self._nodes(i, steps), rule=self._rule, size=i + 1)
+            path.advance(times[i], i, a, weights, step=i, noise=noise)
+        return self.expand, path.rows
+
+    def walk(self, process: Process, times: Array, x: Tensor, noise: Noise) -> Walk:
+        """UniPC's walk, told compensated values: the buffer it keeps is the compensated one."""
+        ratios, past = self.ratios_for(len(times) - 1), []
+        inner = super().walk(process, times, x, noise)
+        try:
+            query = next(inner)
+            while True:
+                p = yield query
+                mix = _mix(times, query.step, ratios[query.step])
+                past = [_mixed(mix, [getattr(p, self.expand), *past]), *past][:NODES]
+                if len(mix) > 1:
+                    kind = "sample" if self.expand == "data" else "epsilon"
+                    p = Prediction(p.state, p.alpha, p.sigma, past[0], kind)
+                query = inner.send(p)
+        except StopIteration as done:
+            return done.value
+
+    def fit(
+        self, denoiser: DenoiserLike, noises: Tensor, steps: int = 10, grid: GridLike = "trailing", end: str = "data",
+        substeps: int = 12,
+    ) -> DCSolver:  # fmt: skip
+        """The solver with ratios searched for this model, number of steps and grid.
+
+        noises: a few start states (the paper uses 10), (rows, ...). Step by step, the ratio is the one that
+        brings the state after the next step and its correction nearest to the ODE's own state at that time
+        (Runge-Kutta with `substeps` a step), found by Brent's method. Source: Zhao et al. 2024, section 3.3.
+        """
+        times = schedule(grid, denoiser.process, steps, end)
+        frame, steps = Frame.of(denoiser.process, times, self.expand), len(times) - 1
+        aims = integrate(denoiser, noises, times, substeps)
+        ratios: list[float] = []
+        x, asked, past = noises, getattr(denoiser(noises, times[0]), self.expand), []
+        for i in shown("DC-Solver", range(steps)):
+
+            def after(ratio: float, i: int = i, x: Tensor = x, asked: Tensor = asked, past: list[Tensor] = past):
+                kept = [*past, _mixed(_mix(times, i, ratio), [asked, *past[::-1]])]
+                following, answer = self._step(frame, i, x, kept), None
+                if i + 1 < steps:
+                    answer = getattr(denoiser(following, times[i + 1]), self.expand)
+                    if self.corrector:
+                        following = self._step(frame, i, x, [*kept, answer])
+                return kept, following, answer
+
+            ratios.append(_best_ratio(lambda ratio: _distance(after(ratio)[1], aims[i + 1])) if i >= 2 else 1.0)  # noqa: B023
+            past, x, asked = after(ratios[-1])
+        return replace(self, ratios=tuple(ratios), cascade=())
+
+    def fit_cascade(
+        self, denoisers: Mapping[float, DenoiserLike], noises: Tensor, steps: Sequence[int], grid: GridLike = "trailing",
+        end: str = "data",
+    ) -> DCSolver:  # fmt: skip
+        """The solver with ratios for any number of steps and guidance: cascade polynomial regression.
+
+        denoisers: guidance scale -> denoiser at that scale. steps: the numbers of steps to search at. The
+        36 coefficients enter linearly, so this is one least-squares problem (of least norm where the searched
+        runs leave some undetermined). Source: Zhao et al. 2024, eq. (14) to (16).
+        """
+        rows, found = [], []
+        for guidance, denoiser in denoisers.items():
+            for count in steps:
+                rows.append(_powers(count, guidance)[2:])
+                found.append(self.fit(denoiser, noises, count, grid, end).ratios[2:])
+        # solved for the deviation from 1, so that what is undetermined stays at ratio 1
+        cascade = np.linalg.lstsq(np.concatenate(rows), np.concatenate(found) - 1, rcond=1e-8)[0]
+        cascade[0] += 1
+        return replace(self, cascade=tuple(cascade.tolist()), ratios=())
+
+    def _nodes(self, i: int, steps: int) -> list[int]:
+        rank = min(self.order, i + 1, steps - i if self.lower_order_final else self.order)
+        return [i - k for k in range(rank)]
+
+    @property
+    def _rule(self) -> str:
+        return {"bh1": "linear", "bh2": "midpoint", "exact": "exact"}[self.variant]
+
+    def _step(self, frame: Frame, i: int, x: Tensor, values: Sequence[Tensor]) -> Tensor:
+        """The state after step i, predicted from values 0 .. i, or corrected with value i + 1 as well."""
+        nodes = [*self._nodes(i, len(frame.lam) - 1), *range(i + 1, len(values))]
+        a, weights, _ = frame.update(i, i + 1, nodes, rule=self._rule, size=len(values))
+        return a * x + sum(float(w) * value for w, value in zip(weights, values) if w)
+
+
+def _mix(times: Array, i: int, ratio: float) -> Array:
+    """Weights of the newest values (newest first) in the compensated value of node i; [1] for none."""
+    if ratio == 1 or i + 1 < NODES:
+        return np.ones(1)
+    nodes = times[i : i - NODES if i >= NODES else None : -1]
+    at = ratio * nodes[0] + (1 - ratio) * nodes[1]
+    return np.array([np.prod([(at - b) / (a - b) for b in nodes if b != a]) for a in nodes])
+
+
+def _mixed(mix: Array, values: Sequence[Tensor]) -> Tensor:
+    """The sum of weights times values, both newest first; the newest value itself for weight 1 alone."""
+    return (
+        values[0]
+        if len(mix) == 1
+        else sum((float(w) * v for w, v in zip(mix[1:], values[1:])), float(mix[0]) * values[0])
+    )
+
+
+def _of_kept(weights: Array, mix: Array) -> Array:
+    """Weights by node on (kept values, newest as asked), rewritten for the newest as kept: it is an affine mix."""
+    newest, rewritten = weights[-1] / mix[0], weights.copy()
+    rewritten[-1] = newest
+    for k in range(1, len(mix)):
+        rewritten[-1 - k] -= newest * mix[k]
+    return rewritten
+
+
+def _best_ratio(loss) -> float:
+    from scipy.optimize import minimize_scalar
+
+    found = minimize_scalar(loss, bounds=BOUNDS, method="bounded", options={"xatol": 1e-3, "maxiter": 30})
+    return float(found.x) if found.fun < loss(1.0) else 1.0
+
+
+def _distance(x: Tensor, aim: Tensor) -> float:
+    return float((x - aim).square().mean())
+
+
+def _powers(steps: int, guidance: float) -> Array:
+    """(steps, 36): every product of powers of step / NFE, guidance / 12 and NFE / 50, for steps 1 .. NFE."""
+    axes = (np.arange(1, steps + 1) / steps, guidance / 12, steps / 50)
+    a, b, c = (np.power.outer(axis, np.arange(count)) for axis, count in zip(axes, POWERS))
+    return np.einsum("si,j,k->sijk", a, b, c).reshape(steps, -1)

@@ -1,0 +1,294 @@
+r"""DPM-Solver-v3: expand not the data or the noise but what is least sensitive to the state, as measured.
+
+With e the noise prediction and l, s, b tables over lam (each elementwise or a number), the ODE is written for
+
+    f = (sigma e - l x) / alpha,   d(x e^L / alpha) / dlam = -e^L f,   L = \int l,
+
+and f = e^S (g + B), S = \int s, B = \int e^{-S} b, where g is expanded through nodes and the rest integrated.
+l = 1, s = b = 0 expands the data prediction (DPM-Solver++), l = 0, s = -1, b = 0 the noise (DPM-Solver).
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields, replace
+from typing import ClassVar, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hasten.catalog import Paper
+from hasten.denoisers import DenoiserLike
+from hasten.errors import HastenError, one_of
+from hasten.fitting import shown
+from hasten.processes import Array, Process
+from hasten.solvers.base import SOLVERS, Noise, Query, Solver, Walk
+
+CELL = 0.1  # in lam: integrals are taken cell by cell
+_NODES, _WEIGHTS = (a / 2 for a in np.polynomial.legendre.leggauss(4))
+_NODES = _NODES + 0.5
+_POWERS = np.vander(_NODES, increasing=True)
+_PARTIAL = (_POWERS * _NODES[:, None] / np.arange(1, 5)) @ np.linalg.inv(_POWERS)  # \int_0^node of the cubic
+
+
+@SOLVERS.add
+@dataclass(frozen=True)
+class DPMSolverV3(Solver):
+    """Multistep, with an optional corrector that costs no query. Unfitted it expands the data prediction.
+
+    order: 1 to 3 (2 for guided, 3 for unconditional sampling). corrector: "pseudo" (one order above the
+    predictor's, derivatives by divided differences alone), "plain" (the predictor's order), "none".
+    pseudo_predictor: divided differences there too. statistics: (3, points, ...) tables of l, s, b, uniform in
+    lam over `span`; elementwise, or (3, points) numbers. Source: Zheng et al. 2023, eq. (11) to (17),
+    algorithms 1 and 2. Times need not lie on the tables' grid, and integrals are exact for constant tables.
+    """
+
+    order: int = 3
+    corrector: str = "pseudo"
+    pseudo_predictor: bool = False
+    lower_order_final: bool = True
+    span: tuple[float, ...] = ()
+    statistics: Tensor | None = field(default=None, hash=False)
+    name = "dpm-v3"
+    paper = Paper("DPM-Solver-v3: Improved Diffusion ODE Solver with Empirical Model Statistics", 2023, "2310.13268")
+    needs_fit: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        one_of("order", self.order, (1, 2, 3))
+        one_of("corrector", self.corrector, ("pseudo", "plain", "none"))
+        if self.statistics is None:
+            return
+        shape = tuple(self.statistics.shape)
+        if len(shape) < 2 or shape[0] != 3 or len(self.span) != 2 or not self.span[0] < self.span[1]:
+            raise HastenError(f"statistics: (3, points, ...) over a span of two lams are needed; got {shape}, {self.span}")
+
+    def __eq__(self, other: object) -> bool:
+        if type(other) is not DPMSolverV3:
+            return NotImplemented
+        mine, theirs = ([getattr(s, f.name) for f in fields(s) if f.name != "statistics"] for s in (self, other))
+        a, b = self.statistics, other.statistics
+        return mine == theirs and (a is b or (a is not None and b is not None and torch.equal(a, b)))
+
+    def walk(self, process: Process, times: Array, x: Tensor, noise: Noise) -> Walk:
+        values: list[Tensor | None] = []
+        for i, step in enumerate(_plan(self, process, tuple(map(float, times)))):
+            p = yield Query(x, float(times[i]), i, len(times) - 1)
+            x = p.state
+            if step is None:  # onto data, or off pure noise: no finite lam to expand in
+                end = float(process.alpha(times[i + 1])), float(process.sigma(times[i + 1]))
+                x = p.data if end[1] == 0 else end[0] * p.data + end[1] * p.noise
+                values.append(None)
+                continue
+            alpha, sigma = float(process.alpha(times[i])), float(process.sigma(times[i]))
+            values.append((sigma * p.noise - step.l.to(x) * x) / alpha)
+            values[: max(0, i - 3)] = [None] * max(0, i - 3)
+            if step.correction is not None:  # the value stays that of the predicted state
+                x = x + step.correction.of(values)
+            x = step.a.to(x) * x + step.update.of(values)
+        return x
+
+    def fit(
+        self, denoiser: DenoiserLike, data: Tensor, points: int = 120, elementwise: bool = True, seed: int = 0,
+        batch: int = 256, delta: float | None = None,
+    ) -> DPMSolverV3:  # fmt: skip
+        """The solver with statistics of this model, from clean data (K, ...) or finished samples of it.
+
+        points: of the tables, between lam(t_max) and lam(t_min). elementwise: a table for every coordinate,
+        as in the paper, or one for all. delta: for the central differences that stand in for the paper's
+        forward-mode derivatives, five network calls a row and point; by default the cube root of the data's
+        precision, give about 0.05 for a network that computes in half precision.
+        Source: Zheng et al. 2023, eq. (8), (10), appendix C.1.1.
+        """
+        process, step = denoiser.process, delta or torch.finfo(data.dtype).eps ** (1 / 3)
+        start = process.t_max if np.isfinite(process.lam(process.t_max)) else process.t_max * (1 - 1e-3)
+        lam = np.linspace(float(process.lam(start)) + step, float(process.lam(process.t_min)) - step, points)
+        probe = _Probe(denoiser, data, step, seed, batch, (0,) if elementwise else tuple(range(data.ndim)))
+        l = torch.stack([probe.slope(at) for at in shown("DPM-Solver-v3, linear part", lam)])  # noqa: E741
+        (turn,) = torch.gradient(l, spacing=float(lam[1] - lam[0]), dim=0)
+        affine = [probe.affine(at, *of) for at, *of in shown("DPM-Solver-v3, affine part", list(zip(lam, l, turn)))]
+        s, b = (torch.stack(table) for table in zip(*affine))
+        return replace(self, span=(float(lam[0]), float(lam[-1])), statistics=torch.stack([l, s, b]))
+
+
+class _Sum(NamedTuple):
+    """constant + sum of weights times values, by node."""
+
+    weights: dict[int, Tensor]
+    constant: Tensor
+
+    def of(self, values: Sequence[Tensor | None]) -> Tensor:
+        total = torch.zeros(())
+        for node, weight in self.weights.items():
+            value = values[node]
+            assert value is not None
+            total = total + weight.to(value) * value
+        return total + self.constant.to(total)
+
+    def minus(self, other: _Sum) -> _Sum:
+        zero = torch.zeros(())
+        nodes = self.weights | other.weights
+        weights = {n: self.weights.get(n, zero) - other.weights.get(n, zero) for n in nodes}
+        return _Sum(weights, self.constant - other.constant)
+
+
+class _Step(NamedTuple):
+    l: Tensor  # noqa: E741  # at the step's start
+    a: Tensor
+    update: _Sum
+    correction: _Sum | None
+
+
+class _Integrals(NamedTuple):
+    """Of one step, relative to its start: L, S, B at its end, \\int e^{L+S} u^k for k < 4, \\int e^{L+S} B."""
+
+    L: Tensor
+    S: Tensor
+    B: Tensor
+    moments: list[Tensor]
+    C: Tensor
+
+
+@functools.lru_cache(maxsize=16)
+def _plan(solver: DPMSolverV3, process: Process, times: tuple[float, ...]) -> list[_Step | None]:
+    """The coefficients of every step; None where lam is infinite at one of its ends."""
+    lam, alpha = process.lam(times), process.alpha(times)
+    count, first = len(times) - 1, 0 if np.isfinite(lam[0]) else 1
+    last = count if np.isfinite(lam[-1]) else count - 1
+    parts = [_integrals(solver, lam[i], lam[i + 1]) for i in range(first, last)]
+    S, B = [torch.zeros((), dtype=torch.float64)], [torch.zeros((), dtype=torch.float64)]
+    for part in parts:
+        B.append(B[-1] + torch.exp(-S[-1]) * part.B)
+        S.append(S[-1] + part.S)
+
+    def update(i: int, nodes: list[int], pseudo: bool) -> _Sum:
+        part = parts[i - first]
+        powers = _powers_through(np.array([lam[n] - lam[i] for n in nodes]), pseudo)
+        scale, constant, weights = alpha[i + 1] * torch.exp(-part.L), -part.C, {}
+        for column, n in zip(powers.T, nodes):
+            weight = sum(float(c) * moment for c, moment in zip(column, part.moments))
+            weights[n] = -scale * weight * torch.exp(S[i - first] - S[n - first])
+            constant = constant + weight * torch.exp(S[i - first]) * (B[n - first] - B[i - first])
+        return _Sum(weights, scale * constant)
+
+    plan: list[_Step | None] = [None] * count
+    previous: tuple[int, _Sum] | None = None
+    for i in range(first, last):
+        correction = None
+        if previous and solver.corrector != "none":
+            rank = previous[0] + (solver.corrector == "pseudo")
+            nodes = [i - 1, i, *range(i - 2, first - 1, -1)][:rank]
+            if rank > 1:
+                correction = update(i - 1, nodes, solver.corrector == "pseudo").minus(previous[1])
+        rank = min(solver.order, i - first + 1, count - i if solver.lower_order_final else solver.order)
+        step = update(i, list(range(i, i - rank, -1)), solver.pseudo_predictor)
+        a = alpha[i + 1] / alpha[i] * torch.exp(-parts[i - first].L)
+        plan[i] = _Step(_tables(solver, lam[i : i + 1])[0, 0], a, step, correction)
+        previous = rank, step
+    return plan
+
+
+def _powers_through(at: Array, pseudo: bool) -> Array:
+    """(k, node): the coefficient of u^k in the polynomial through values at `at`.
+
+    pseudo: the k-th divided difference over the first k + 1 nodes instead.
+    """
+    if not pseudo:
+        return np.linalg.inv(np.vander(at, increasing=True))
+    return np.array(
+        [
+            [1 / np.prod([at[n] - other for m, other in enumerate(at[: k + 1]) if m != n]) if n <= k else 0.0
+             for n in range(len(at))]
+            for k in range(len(at))
+        ]
+    )  # fmt: skip
+
+
+def _integrals(solver: DPMSolverV3, start: float, end: float) -> _Integrals:
+    cells = max(1, math.ceil((end - start) / CELL))
+    width = (end - start) / cells
+    offsets = width * (np.arange(cells)[:, None] + _NODES)  # (cells, 4)
+    l, s, b = _tables(solver, start + offsets.ravel()).unflatten(1, (cells, 4))  # noqa: E741
+    weights, partial = torch.as_tensor(_WEIGHTS * width), torch.as_tensor(_PARTIAL * width)
+
+    def total(values: Tensor) -> Tensor:
+        return torch.einsum("g,cg...->...", weights, values)
+
+    def cumulated(values: Tensor) -> Tensor:
+        cell = torch.einsum("g,cg...->c...", weights, values)
+        return (cell.cumsum(0) - cell)[:, None] + torch.einsum("hg,cg...->ch...", partial, values)
+
+    L, S = cumulated(l), cumulated(s)
+    inner = torch.exp(-S) * b
+    B, growth = cumulated(inner), torch.exp(L + S)
+    u = torch.as_tensor(offsets).reshape(cells, 4, *[1] * (l.ndim - 2))
+    return _Integrals(total(l), total(s), total(inner), [total(growth * u**k) for k in range(4)], total(growth * B))
+
+
+def _tables(solver: DPMSolverV3, lam: Array) -> Tensor:
+    """(3, len(lam), ...): l, s, b there, linear between the points and constant beyond them."""
+    if solver.statistics is None:
+        return torch.tensor([1.0, 0.0, 0.0], dtype=torch.float64)[:, None].expand(3, len(lam))
+    tables = solver.statistics.to("cpu", torch.float64)
+    where = np.interp(lam, solver.span, (0, tables.shape[1] - 1))
+    below = torch.as_tensor(where).long().clamp(max=max(0, tables.shape[1] - 2))
+    above = (below + 1).clamp(max=tables.shape[1] - 1)
+    return torch.lerp(tables[:, below], tables[:, above], (torch.as_tensor(where) - below).reshape(-1, *[1] * (tables.ndim - 2)))
+
+
+@dataclass(frozen=True)
+class _Probe:
+    """Averages over noised data at a lam. step: of central differences. over: the dimensions averaged."""
+
+    denoiser: DenoiserLike
+    data: Tensor
+    step: float
+    seed: int
+    batch: int
+    over: tuple[int, ...]
+
+    def slope(self, lam: float) -> Tensor:
+        """The mean diagonal of sigma times the noise prediction's Jacobian, by random signs."""
+        total = torch.zeros(())
+        for x, alpha, sigma, t, generator in self._noised(lam):
+            signs = torch.randint(0, 2, x.shape, generator=generator).to(x) * 2 - 1
+            move = self.step * math.hypot(alpha, sigma) * signs
+            ahead, behind = (self.denoiser(x + side * move, t).noise for side in (1, -1))
+            total = total + (sigma * (ahead - behind) / (2 * move)).sum(self.over).cpu()
+        return total / self._count
+
+    def affine(self, lam: float, l: Tensor, turn: Tensor) -> tuple[Tensor, Tensor]:  # noqa: E741
+        """s and b of the regression f' = s f + b, f' along the ODE. turn: the derivative of l."""
+        sums: list[Tensor] = [torch.zeros(())] * 5
+        process = self.denoiser.process
+        l, turn = l.to(self.data), turn.to(self.data)  # noqa: E741
+        for x, alpha, sigma, t, _ in self._noised(lam):
+            p = self.denoiser(x, t)
+            sides = []
+            for shift in (self.step, -self.step):
+                at = float(process.time(lam + shift))
+                along = float(process.alpha(at)) * p.data + float(process.sigma(at)) * p.noise
+                sides.append(self.denoiser(along, at).noise)
+            change = (sides[0] - sides[1]) / (2 * self.step)
+            f = (sigma * p.noise - l * x) / alpha
+            slope = sigma / alpha * ((l - 1) * p.noise + change) - turn * x / alpha
+            terms = (f, slope, f * f, f * slope, (sigma / alpha * p.noise) ** 2)
+            sums = [total + term.sum(self.over).cpu() for total, term in zip(sums, terms)]
+        f, slope, ff, fs, scale = (total / self._count for total in sums)
+        s = (fs - f * slope) / (ff - f * f + 1e-6 * scale)  # where f vanishes there is nothing to model
+        return s, slope - s * f
+
+    @property
+    def _count(self) -> int:
+        return math.prod(self.data.shape[d] for d in self.over)
+
+    def _noised(self, lam: float):
+        """Batches of noised data, the same noise at every lam: x, alpha, sigma, t, a generator."""
+        t = float(self.denoiser.process.time(lam))
+        alpha, sigma = float(self.denoiser.process.alpha(t)), float(self.denoiser.process.sigma(t))
+        generator = torch.Generator().manual_seed(self.seed)
+        for clean in self.data.split(self.batch):
+            noise = torch.randn(clean.shape, dtype=clean.dtype, generator=generator).to(clean.device)
+            yield alpha * clean + sigma * noise, alpha, sigma, t, generator
