@@ -3,8 +3,11 @@
 from hasten.solvers.base import SOLVERS, Query, Solver
 from hasten.solvers.exponential import DDIM, DPMSolverPP, UniPC
 from hasten.solvers.linear import Euler, Heun
+from hasten.solvers.reversible import BDIA, EDICT, BDIAHeun
 
-__all__ = ["DDIM", "DPMSolverPP", "Euler", "Heun", "Query", "SOLVERS", "Solver", "UniPC", "all"]
+__all__ = [
+    "BDIA", "BDIAHeun", "DDIM", "DPMSolverPP", "EDICT", "Euler", "Heun", "Query", "SOLVERS", "Solver", "UniPC", "all",
+]  # fmt: skip
 
 
 def all() -> list[type[Solver]]:
