@@ -15,7 +15,7 @@ from hasten.errors import HastenError
 from hasten.grids import schedule
 from hasten.predictions import Prediction
 from hasten.processes import RectifiedFlow, VarianceExploding, VariancePreserving
-from hasten.solvers import DDIM, SOLVERS, DPMSolverPP, Euler, Heun, UniPC
+from hasten.solvers import DDIM, EDICT, SOLVERS, DPMSolverPP, Euler, Heun, UniPC
 from hasten.solvers import all as all_solvers
 from hasten.solvers.base import drain
 from hasten.solvers.exponential import unit_moments
@@ -23,6 +23,10 @@ from hasten.solvers.exponential import unit_moments
 VP, FLOW, EDM = VariancePreserving(), RectifiedFlow(), VarianceExploding()
 # from and to which lam the mixtures are solved: where their posterior is neither trivial nor all decided
 RANGES = {VP: (-2.6, 3.0), FLOW: (-3.5, 3.0), EDM: (-1.5, 3.0)}
+
+
+# EDICT asks about a copy that is a step ahead of the time it says: only at small steps is it what others are
+ON_PATH = [cls for cls in all_solvers() if cls is not EDICT]
 
 
 def mixture(process, dimensions=2):
@@ -191,7 +195,7 @@ STOCHASTIC = [
 
 @settings(max_examples=100, deadline=None)
 @given(
-    solver=st.sampled_from([*STOCHASTIC, *(cls() for cls in all_solvers()), UniPC(order=3), DPMSolverPP(order=3)]),
+    solver=st.sampled_from([*STOCHASTIC, *(cls() for cls in ON_PATH), UniPC(order=3), DPMSolverPP(order=3)]),
     process=st.sampled_from([VP, FLOW, EDM]), steps=st.integers(2, 12),
     name=st.sampled_from(["logsnr", "karras", "trailing"]),
 )  # fmt: skip
@@ -268,7 +272,7 @@ def test_ending_on_data_returns_the_data_prediction_itself():
     assert torch.equal(got, seen[-1])
 
 
-@pytest.mark.parametrize("solver", [cls() for cls in all_solvers()], ids=lambda s: s.name)
+@pytest.mark.parametrize("solver", [cls() for cls in ON_PATH], ids=lambda s: s.name)
 def test_a_walk_goes_on_from_the_state_it_is_handed(solver):
     """Moving the state and the answers by a constant halfway moves everything after it by what the ODE says."""
     times = VP.time(np.linspace(-2, 2, 7))
@@ -291,7 +295,7 @@ def test_a_walk_goes_on_from_the_state_it_is_handed(solver):
     assert moved == pytest.approx(t / s, rel=1e-9)
 
 
-@pytest.mark.parametrize("solver", [cls() for cls in all_solvers()], ids=lambda s: s.name)
+@pytest.mark.parametrize("solver", [cls() for cls in ON_PATH], ids=lambda s: s.name)
 def test_queries_carry_step_and_stage(solver):
     times = VP.time(np.linspace(-2, 2, 6))
     queries = solver.query_times(VP, times)

@@ -11,7 +11,7 @@ import warnings
 from abc import abstractmethod
 from collections.abc import Generator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -64,8 +64,8 @@ class Run:
     def steps(self) -> int:
         return len(self.times) - 1
 
-    def query(self, x: Tensor, i: int, step: int | None = None, stage: int = 0) -> Query:
-        return Query(x, float(self.times[i]), i if step is None else step, self.steps, stage)
+    def query(self, x: Tensor, i: int, step: int, stage: int = 0) -> Query:
+        return Query(x, float(self.times[i]), step, self.steps, stage)
 
     def value(self, p: Prediction) -> Tensor:
         return getattr(p, self.at.value)
@@ -79,23 +79,27 @@ class Run:
 class Reversible(Solver):
     """A solver with two states and exact steps in both directions.
 
-    first: the index of the first time that `step` steps from. A walk starts from unit noise or from a `Pair`;
-    an inverse walk starts from data and returns a Pair that the walk takes back to that data.
+    first: the index of the first time that `step` steps from. result: which state is the picture in the end. A
+    walk starts from unit noise or from a `Pair`; an inverse walk starts from data and returns a Pair that the
+    walk takes back to that data.
     """
 
-    first: int = 0
+    first: ClassVar[int] = 0
+    result: ClassVar[int] = 0
 
-    @abstractmethod
     def begin(self, run: Run, x: Tensor) -> Stepping:
         """The two states at the noisy end, of one."""
+        yield from ()
+        return x, x
+
+    def begin_inverse(self, run: Run, x: Tensor, process: Process) -> Stepping:
+        """The two states at the clean end, of one."""
+        yield from ()
+        return x, x
 
     @abstractmethod
     def step(self, run: Run, i: int, pair: Two) -> Stepping:
         """From time i to time i + 1."""
-
-    @abstractmethod
-    def begin_inverse(self, run: Run, x: Tensor, process: Process) -> Stepping:
-        """The two states at the clean end, of one."""
 
     @abstractmethod
     def inverse_step(self, run: Run, i: int, pair: Two) -> Stepping:
@@ -105,16 +109,12 @@ class Reversible(Solver):
     def growth(self, steps: int) -> float:
         """How much larger a rounding error or spurious mode is after inverting so many steps."""
 
-    @abstractmethod
-    def result(self, pair: Two) -> Tensor:
-        """Which of the two states at the clean end is the picture."""
-
     def walk(self, process: Process, times: Array, x: Tensor, noise: Noise) -> Walk:
         run = Run.of(process, times)
-        pair = x.unbind() if isinstance(x, Pair) else (yield from self.begin(run, x))
+        pair = (x[0], x[1]) if isinstance(x, Pair) else (yield from self.begin(run, x))
         for i in range(self.first, run.steps):
-            pair = yield from self.step(run, i, pair)  # type: ignore[arg-type]
-        return self.result(pair)  # type: ignore[arg-type]
+            pair = yield from self.step(run, i, pair)
+        return pair[self.result]
 
     def inverse_walk(self, process: Process, times: Array, x: Tensor) -> Walk:
         """From data x at times[-1] to the Pair at times[0]; `times` decrease, as those of a walk."""
@@ -140,7 +140,7 @@ class EDICT(Reversible):
     unstable at few steps. Which copy moves first alternates. First order, with both queries of a step at the
     time it starts from: a tool for inversion rather than a fast sampler. An inversion lets the difference of
     the copies grow by p^-2 a step.
-    Source: Wallace et al. 2022, eq. (14) and (15); the alternation is in the official code.
+    Source: Wallace et al. 2022, the coupled steps with mixing layers; the alternation is in the official code.
     """
 
     mixing: float = 0.93
@@ -155,21 +155,11 @@ class EDICT(Reversible):
     def growth(self, steps: int) -> float:
         return self.mixing ** (-2 * steps)
 
-    def result(self, pair: Two) -> Tensor:
-        return pair[0]
-
-    def begin(self, run: Run, x: Tensor) -> Stepping:
-        yield from ()
-        return x, x
-
-    def begin_inverse(self, run: Run, x: Tensor, process: Process) -> Stepping:
-        return self.begin(run, x)
-
     def step(self, run: Run, i: int, pair: Two) -> Stepping:
         one, other = pair if i % 2 == 0 else pair[::-1]
-        p = yield run.query(other, i)
+        p = yield run.query(other, i, i)
         one, other = run.euler(one, run.value(p), i, i + 1), p.x
-        p = yield run.query(one, i, stage=1)
+        p = yield run.query(one, i, i, 1)
         one, other = p.x, run.euler(other, run.value(p), i, i + 1)
         x, y = (one, other) if i % 2 == 0 else (other, one)
         x = combine(x, self.mixing, y, 1 - self.mixing)
@@ -180,9 +170,9 @@ class EDICT(Reversible):
         y = combine(y, 1 / self.mixing, x, 1 - 1 / self.mixing)
         x = combine(x, 1 / self.mixing, y, 1 - 1 / self.mixing)
         one, other = (x, y) if i % 2 == 0 else (y, x)
-        p = yield run.query(one, i)
+        p = yield run.query(one, i, i)
         other = run.euler(other, run.value(p), i + 1, i)
-        p = yield run.query(other, i, stage=1)
+        p = yield run.query(other, i, i, 1)
         one = run.euler(one, run.value(p), i + 1, i)
         return (one, other) if i % 2 == 0 else (other, one)
 
@@ -195,24 +185,23 @@ class BDIA(Reversible):
     gamma: how much is mended, 0 (DDIM) to 1. At 1 this is the leapfrog rule: second order on smooth grids, but
     oscillations are not damped; below it is first order with (1 - gamma) / (1 + gamma) of DDIM's error. An
     inversion multiplies oscillations by 1 / gamma a step: invert with 0.9 or more. The first step is DDIM's.
-    Source: Zhang et al. 2023, eq. (15) to (18).
+    Source: Zhang et al. 2023, BDIA-DDIM.
     """
 
     gamma: float = 1.0
     name = "bdia"
-    first = 1
+    first = result = 1
+    convergence = 2
     paper = Paper("Exact Diffusion Inversion via Bi-directional Integration Approximation", 2023, "2307.10829")
 
     def __post_init__(self) -> None:
         unit_interval("gamma", self.gamma)
+        object.__setattr__(self, "convergence", 2 if self.gamma == 1 else 1)
 
     def growth(self, steps: int) -> float:
         if self.gamma == 0:
             raise HastenError("gamma: 0 is plain DDIM, which cannot be inverted exactly; give 0.9 to 1")
         return self.gamma ** (1 - steps)
-
-    def result(self, pair: Two) -> Tensor:
-        return pair[1]
 
     def begin(self, run: Run, x: Tensor) -> Stepping:
         x, _, ahead = yield from self.slots(run, 0, x)
@@ -243,7 +232,7 @@ class BDIA(Reversible):
 
         At node 0, which has nothing behind it, the state takes that place.
         """
-        p = yield run.query(x, i)
+        p = yield run.query(x, i, i)
         value, x = run.value(p), p.state
         return x, run.euler(x, value, i, i - 1) if i else x, run.euler(x, value, i, i + 1)
 
@@ -255,7 +244,7 @@ class BDIAHeun(BDIA):
 
     gamma: how much is mended; 0 is Heun. exact: step back by Heun from the newest state alone (a third query),
     which can be undone; else with the slope already known there, and not onto data. Second order.
-    Source: Zhang et al. 2023, section 4.2, with the step back written out as in the other form.
+    Source: Zhang et al. 2023, BDIA-EDM, derived from the general rule (the official code has only the other form).
     """
 
     exact: bool = False
@@ -263,7 +252,7 @@ class BDIAHeun(BDIA):
     evaluations = 2
 
     def __post_init__(self) -> None:
-        super().__post_init__()
+        unit_interval("gamma", self.gamma)
         object.__setattr__(self, "evaluations", 3 if self.exact else 2)
 
     def growth(self, steps: int) -> float:
@@ -278,7 +267,7 @@ class BDIAHeun(BDIA):
         scale, r = run.at.scale, run.at.r
         mending, foreseen = torch.zeros_like(x), x  # in y, and the slope the last step expected here
         for i in range(run.steps):
-            p = yield run.query(x, i)
+            p = yield run.query(x, i, i)
             value, state = run.value(p), p.state
             if i and r[i + 1] > 0:
                 if state is not x:  # edited by the host: what was expected moves along as the ODE would have it
@@ -292,7 +281,7 @@ class BDIAHeun(BDIA):
         return x
 
     def slots(self, run: Run, i: int, x: Tensor) -> Generator[Query, Prediction, tuple[Tensor, Tensor, Tensor]]:
-        p = yield run.query(x, i)
+        p = yield run.query(x, i, i)
         value, behind, x = run.value(p), p.state, p.state
         ahead, _ = yield from self._heun(run, i, i + 1, x, value, stage=1)
         if i:
