@@ -179,7 +179,7 @@ def invert(
 
 @app.command()
 def methods(
-    family: Annotated[str | None, typer.Option(help="Only one of: solver, guidance, caches.")] = None,
+    family: Annotated[str | None, typer.Option(help="Only one of: solver, start, guidance, caches.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
 ) -> None:
     """List every method with its paper and what it needs."""
@@ -251,8 +251,9 @@ def _families(only: str | None) -> dict[str, Any]:
     from hasten.errors import unknown
     from hasten.guidance import GUIDANCES
     from hasten.solvers import SOLVERS
+    from hasten.starts import STARTS
 
-    families = {"solver": SOLVERS, "guidance": GUIDANCES, "caches": CACHES}
+    families = {"solver": SOLVERS, "start": STARTS, "guidance": GUIDANCES, "caches": CACHES}
     if only is not None and only not in families:
         raise unknown("family", only, families)
     return families if only is None else {only: families[only]}
