@@ -116,6 +116,9 @@ def test_a_cache_for_unets_is_refused_on_a_dit(here: Path, dit: str, capsys: pyt
         (("compare", "MODEL", "--recipe", "good.json", "--out", "file/below"), "out: cannot write to file/below"),
         (("compare", "MODEL", "--recipe", "good.json", "--samples", "1"), "samples: 1"),
         (("train", "nosuchmodel"), "model: 'nosuchmodel' is not known"),
+        (("invert", "MODEL", "missing.png"), "missing.png"),
+        (("invert", "MODEL", "missing.png", "--solver", "edikt"), "did you mean 'edict'"),
+        (("invert", "MODEL", "missing.png", "--out", "noise.safetensors"), "noise.safetensors"),
         (("methods", "--family", "solvr"), "did you mean 'solver'?"),
     ],
 )
@@ -169,10 +172,11 @@ def test_methods_lists_every_method_with_its_paper(capsys: pytest.CaptureFixture
     from hasten.caches import CACHES
     from hasten.guidance import GUIDANCES
     from hasten.solvers import SOLVERS
+    from hasten.starts import STARTS
 
     assert run("methods", "--json") == 0
     found = json.loads(capsys.readouterr().out)
-    assert {m["name"] for m in found} == {c.name for family in (SOLVERS, GUIDANCES, CACHES) for c in family}
+    assert {m["name"] for m in found} == {c.name for family in (SOLVERS, STARTS, GUIDANCES, CACHES) for c in family}
     assert all(m["paper"] and m["about"] and 2000 < m["year"] < 2100 and "." in m["arxiv"] for m in found)
     heun = next(m for m in found if m["name"] == "heun")
     assert (heun["order"], heun["needs_fit"], heun["adaptive"]) == (2, False, False) and "guidance" in heun["caution"]
@@ -227,7 +231,7 @@ def test_help_is_quick_and_version_is_told() -> None:
     begin = time.perf_counter()
     shown = subprocess.run([sys.executable, "-m", "hasten", "--help"], capture_output=True, text=True, check=True)
     assert time.perf_counter() - begin < 5, "about half a second on an idle machine"
-    for command in ("tune", "compare", "generate", "methods", "train", "--version", "--debug"):
+    for command in ("tune", "compare", "generate", "invert", "methods", "train", "--version", "--debug"):
         assert command in shown.stdout
     code = "import sys, hasten.cli; sys.exit('torch' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)

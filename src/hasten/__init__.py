@@ -12,12 +12,14 @@ _HOMES = {
     "Recipe": "hasten.recipe",
     "accelerate": "hasten.recipe",
     "load": "hasten.bridge",
+    "invert": "hasten.edit",
 }
 
-__all__ = ["Recipe", "accelerate", "load", "sample", "tune"]
+__all__ = ["Recipe", "accelerate", "invert", "load", "sample", "tune"]
 
 if TYPE_CHECKING:
     from hasten.bridge import load
+    from hasten.edit import invert
     from hasten.recipe import Recipe, accelerate
     from hasten.sampling import sample
     from hasten.tune import tune

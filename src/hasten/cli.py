@@ -132,8 +132,6 @@ def generate(
     out: Annotated[Path, typer.Option(help="The image file; several images are numbered.")] = Path("image.png"),
 ) -> None:
     """Draw images of prompts, by a recipe if one is given."""
-    from PIL import Image
-
     from hasten.errors import positive_int
     from hasten.recipe import Recipe, accelerate
     from hasten.tune.samples import known_call
@@ -142,8 +140,7 @@ def generate(
     extra: dict[str, Any] = {} if steps is None else {"num_inference_steps": positive_int("steps", steps)}
     if guidance is not None:
         extra["guidance_scale"] = guidance
-    if out.suffix.lower() not in Image.registered_extensions():
-        raise HastenError(f"out: {out.name!r} is not an image file; end it in .png or .jpg")
+    _check_image_file(out)
     files = [out] if len(prompt) == 1 else [out.with_stem(f"{out.stem}-{i}") for i in range(1, len(prompt) + 1)]
     pipe = _loaded(model)
     extra = known_call(pipe) | extra
@@ -156,8 +153,35 @@ def generate(
 
 
 @app.command()
+def invert(
+    model: Model,
+    image: Annotated[Path, typer.Argument(help="A picture; it is drawn on white and brought to the model's size.")],
+    prompt: Annotated[str, typer.Option(help="What it shows.")] = "",
+    guidance: Annotated[float, typer.Option(help="Guidance scale in both directions; 1 is none.")] = 1.0,
+    solver: Annotated[str, typer.Option(help="edict or bdia (exact), or another such as ddim (not).")] = "edict",
+    steps: Annotated[int, typer.Option(help="Steps in each direction.")] = 50,
+    out: Annotated[Path, typer.Option(help="The rebuilt picture; the noise lies beside it.")] = Path("inverted.png"),
+) -> None:
+    """Turn a picture into the noise that the model makes it from, and back, and say how well that went."""
+    from PIL import Image
+
+    from hasten.edit import Inverse, round_trip
+    from hasten.solvers import SOLVERS
+
+    chosen = Inverse(SOLVERS.build(solver)).solver
+    _check_image_file(out)
+    pipe = _loaded(model)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with Image.open(image) as picture:
+        trip = round_trip(pipe, picture, prompt, guidance, chosen, steps)
+    trip.save(out)
+    for line in (*trip.told(), out, out.with_suffix(".safetensors")):
+        typer.echo(line)
+
+
+@app.command()
 def methods(
-    family: Annotated[str | None, typer.Option(help="Only one of: solver, guidance, caches.")] = None,
+    family: Annotated[str | None, typer.Option(help="Only one of: solver, start, guidance, caches.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
 ) -> None:
     """List every method with its paper and what it needs."""
@@ -215,6 +239,13 @@ def _without_chatter() -> Iterator[None]:
         logging.disable(before)
 
 
+def _check_image_file(out: Path) -> None:
+    from PIL import Image
+
+    if out.suffix.lower() not in Image.registered_extensions():
+        raise HastenError(f"out: {out.name!r} is not an image file; end it in .png or .jpg")
+
+
 def _loaded(model: str) -> Any:
     from hasten.bridge import load
 
@@ -228,8 +259,9 @@ def _families(only: str | None) -> dict[str, Any]:
     from hasten.errors import unknown
     from hasten.guidance import GUIDANCES
     from hasten.solvers import SOLVERS
+    from hasten.starts import STARTS
 
-    families = {"solver": SOLVERS, "guidance": GUIDANCES, "caches": CACHES}
+    families = {"solver": SOLVERS, "start": STARTS, "guidance": GUIDANCES, "caches": CACHES}
     if only is not None and only not in families:
         raise unknown("family", only, families)
     return families if only is None else {only: families[only]}

@@ -7,14 +7,15 @@ from hasten.solvers.exponential import DDIM, DPMSolver, DPMSolverPP, UniPC
 from hasten.solvers.filters import HeavyBall, Thresholded
 from hasten.solvers.linear import Euler, Heun
 from hasten.solvers.multistep import DEIS, GHVB, IPNDM, PNDM
+from hasten.solvers.reversible import BDIA, EDICT, BDIAHeun
 from hasten.solvers.searched import USF
 from hasten.solvers.stochastic import EDM, EulerAncestral
 from hasten.solvers.v3 import DPMSolverV3
 
 __all__ = [
-    "DCSolver", "DDIM", "DEIS", "DPMAdaptive", "DPMSolver", "DPMSolverPP", "DPMSolverV3", "EDM", "Euler",
-    "EulerAncestral", "GHVB", "HeavyBall", "Heun", "IPNDM", "PNDM", "Query", "SOLVERS", "Solver", "Thresholded",
-    "USF", "UniPC", "all",
+    "BDIA", "BDIAHeun", "DCSolver", "DDIM", "DEIS", "DPMAdaptive", "DPMSolver", "DPMSolverPP", "DPMSolverV3", "EDICT",
+    "EDM", "Euler", "EulerAncestral", "GHVB", "HeavyBall", "Heun", "IPNDM", "PNDM", "Query", "SOLVERS", "Solver",
+    "Thresholded", "USF", "UniPC", "all",
 ]  # fmt: skip
 
 

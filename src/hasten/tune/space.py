@@ -28,6 +28,7 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
         {"order": 2, "corrector": False}, {"order": 3, "corrector": False},
     ],
     "euler": [],  # the same steps as ddim
+    "edict": [],  # made for inversion: two calls a step at first order
 }  # fmt: skip
 """Settings of a solver that are worth a try; every other deterministic solver is tried as it is."""
 

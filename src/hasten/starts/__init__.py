@@ -1,0 +1,16 @@
+"""Start providers: where a run begins other than at unit noise at the noisiest time. Listed in `STARTS`.
+
+times = schedule("karras", process, 18)
+state, _ = GaussianTeleport().fit(data)(process, noise, times[6])
+x = sample(denoiser, state, solver=Heun(), grid=times[6:])      # the first six steps cost nothing
+"""
+
+from hasten.starts.base import STARTS, Start
+from hasten.starts.boundary import OptimalBoundary
+from hasten.starts.gaussian import GaussianTeleport, OneMoreStep, one_more_step
+from hasten.starts.shortcut import DPMOT
+from hasten.starts.student import StudentT
+
+__all__ = [
+    "DPMOT", "GaussianTeleport", "OneMoreStep", "OptimalBoundary", "STARTS", "Start", "StudentT", "one_more_step",
+]  # fmt: skip
