@@ -44,6 +44,13 @@ def divergence(function: Function, x: Tensor, probes: int | None = None, seed: i
         return weight * torch.stack([row_dot(v, pull(v)[0]) for v in directions]).sum(0)
 
 
+def linearised(function: Function, x: Tensor) -> tuple[Function, Function]:
+    """v -> J v and v -> J' v at x. J v is the derivative of J' u by u: some layers have no forward derivative."""
+    _, pull = torch.func.vjp(function, x)
+    _, push = torch.func.vjp(lambda u: pull(u)[0], torch.zeros_like(x))
+    return lambda v: push(v)[0].detach(), lambda v: pull(v)[0].detach()
+
+
 def asymmetry(denoiser: DenoiserLike, x: Tensor, t: float, probes: int | None = None, seed: int = 0) -> Estimate:
     """|J - J'|^2 / |J|^2 for J the Jacobian of the score at states x and time t, summed over rows.
 
@@ -53,11 +60,11 @@ def asymmetry(denoiser: DenoiserLike, x: Tensor, t: float, probes: int | None = 
     unlike = whole = torch.zeros(len(x), dtype=torch.float64)
     function = noise_field(denoiser, t)
     with differentiable():
-        _, pull = torch.func.vjp(function, x)
+        push, pull = linearised(function, x)
         for v in probe(x, probes, seed)[0]:
-            along = torch.func.jvp(function, (x,), (v,))[1]
-            unlike = unlike + row_dot(along - pull(v)[0]).detach().cpu()
-            whole = whole + row_dot(along).detach().cpu()
+            along = push(v)
+            unlike = unlike + row_dot(along - pull(v)).cpu()
+            whole = whole + row_dot(along).cpu()
     return bootstrap_ratio(unlike.numpy(), whole.numpy(), "mean").named("asymmetry")
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -17,7 +18,7 @@ from torch import Tensor
 from hasten.denoisers import DenoiserLike
 from hasten.errors import HastenError, positive_int
 from hasten.grids import GridLike, schedule
-from hasten.measure.fields import Function, differentiable, divergence
+from hasten.measure.fields import Function, differentiable, divergence, linearised
 from hasten.measure.intervals import Estimate, bootstrap
 from hasten.processes import Array
 from hasten.solvers.linear import Coordinates
@@ -82,7 +83,8 @@ def tangent_spectrum(
         y, carried = state
         velocity = _velocity(denoiser, path, r)
         with differentiable():
-            pushed = [torch.func.jvp(velocity, (y,), (direction,))[1] for direction in carried]
+            push, _ = linearised(velocity, y)
+            pushed = [push(direction) for direction in carried]
         return velocity(y), torch.stack(pushed)
 
     states = _solve(rate, (x / path.scale[0], _directions(x, tangents, seed) / path.scale[0]), path.r)
@@ -116,7 +118,7 @@ def _solve(rate: Callable[[float, State], State], state: State, nodes: Array) ->
     """The states at all nodes of d state / dr = rate(r, state), by the classical Runge-Kutta method."""
     state = tuple(part.detach() for part in state)
     yield state
-    for r, following in zip(nodes[:-1], nodes[1:]):
+    for r, following in pairwise(nodes):
         h = float(following - r)
         slopes = [rate(float(r), state)]
         for part, at in ((0.5, r + h / 2), (0.5, r + h / 2), (1.0, following)):
