@@ -13,7 +13,7 @@ from torch import Tensor
 
 from hasten.errors import HastenError, one_of
 from hasten.predictions import KINDS, Prediction
-from hasten.processes import Process
+from hasten.processes import MeanReverting, PFGMPlusPlus, Process
 
 Times = float | np.ndarray  # one time for all rows, or one time a row
 
@@ -106,3 +106,51 @@ class GaussianMixture:
         (a0, s0), (a1, s1) = (coefficients(self.process, time, x) for time in (s, t))
         mean, std = self.means[0].to(x.dtype), float(self.stds[0])
         return a1 * mean + math.sqrt((a1 * std) ** 2 + s1**2) / math.sqrt((a0 * std) ** 2 + s0**2) * (x - a0 * mean)
+
+
+class AroundMean:
+    """A mean-reverting network as a plain denoiser of y = x - mean, for every solver there is.
+
+    network: called as `network(x, mean, number)`. mean: the degraded images, (rows, ...), one a row of the
+    states. kind: what it predicts, "epsilon", "sample" (clean images) or "v_prediction" (of unit noise: alpha
+    times stationary noise minus sqrt(1 - alpha^2) times (clean - mean)). A restored image is
+    `mean + sample(AroundMean(...), process.start_scale * noise, ...)`. Thresholds meant for images do not suit y.
+    Source: Li et al. 2025, arXiv 2502.07856.
+    """
+
+    def __init__(
+        self, network: Callable[[Tensor, Tensor, Tensor], Tensor], mean: Tensor, process: MeanReverting,
+        kind: str = "epsilon",
+    ) -> None:  # fmt: skip
+        one_of("kind", kind, ("epsilon", "sample", "v_prediction"))
+        self.network, self.mean, self.process, self.kind = network, mean, process, kind
+
+    def __call__(self, x: Tensor, t: Times) -> Prediction:
+        numbers = np.broadcast_to(self.process.network_time(t), len(x))
+        shown = torch.as_tensor(numbers.copy(), dtype=torch.float32, device=x.device)
+        output = self.network(x + self.mean, self.mean, shown)
+        alpha, sigma = coefficients(self.process, t, x)
+        if self.kind == "sample":
+            return Prediction(x, alpha, sigma, output - self.mean, "sample")
+        if self.kind == "v_prediction":
+            data = Prediction(x, alpha, sigma / self.process.stationary, output, "v_prediction").data
+            return Prediction(x, alpha, sigma, data, "sample")
+        return Prediction(x, alpha, sigma, output, self.kind)
+
+
+class ElectricPoints:
+    """The exact denoiser of finitely many points under PFGM++: what a perfectly trained network would answer.
+
+    points: (K, ...) array. Source: Xu et al. 2023, arXiv 2302.04265, section 3.
+    """
+
+    def __init__(self, points: ArrayLike, process: PFGMPlusPlus) -> None:
+        self.points, self.process = torch.as_tensor(np.asarray(points, float)), process
+
+    def __call__(self, x: Tensor, t: Times) -> Prediction:
+        alpha, sigma = coefficients(self.process, t, x)
+        points = self.points.flatten(1).to(x.device, x.dtype)
+        square = (x.flatten(1)[:, None] - points).square().sum(-1)
+        logs = self.process.log_kernel(square.double().cpu().numpy(), np.reshape(t, (-1, 1)), points.shape[1])
+        share = torch.softmax(torch.as_tensor(logs), -1).to(x)
+        return Prediction(x, alpha, sigma, (share @ points).reshape(x.shape), "sample")

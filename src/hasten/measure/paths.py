@@ -1,0 +1,150 @@
+r"""What a denoiser's ODE does to densities and to directions on its way: likelihoods and intrinsic dimension.
+
+In the coordinates y = x / (alpha + sigma), r = sigma / (alpha + sigma) of the velocity v = noise - data the
+ODE is dy/dr = v(y, r), without a singularity at either end; it is solved by the classical Runge-Kutta method
+through the times of a grid, from t_max to t_min or back.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from itertools import pairwise
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hasten.denoisers import DenoiserLike
+from hasten.errors import HastenError, positive_int
+from hasten.grids import GridLike, schedule
+from hasten.measure.fields import Function, differentiable, divergence, linearised
+from hasten.measure.intervals import Estimate, bootstrap
+from hasten.processes import Array
+from hasten.solvers.linear import Coordinates
+
+State = tuple[Tensor, ...]
+
+
+def log_likelihood(
+    denoiser: DenoiserLike, x: Tensor, steps: int = 50, grid: GridLike = "logsnr",
+    prior: Callable[[Tensor], Tensor] | None = None, probes: int | None = None, seed: int = 0,
+) -> Tensor:  # fmt: skip
+    """The log density of every row of x under the ODE's samples at the smallest time of the grid, (rows,) nats.
+
+    x: (rows, ...) states at t_min (real data are off by the noise that t_min stands for). prior: the log
+    density (rows,) of states at the start; a Gaussian of the process's start scale if None, which a process
+    whose alpha does not reach 0 only comes near. probes: None for exact divergences, else how many random
+    signs a row, the same along the whole path, which is unbiased. Four network calls a step, each with its
+    vector-Jacobian products. Source: Chen et al. 2018, eq. (8); Song et al. 2021, arXiv 2011.13456, eq. (39).
+    """
+    times = schedule(grid, denoiser.process, steps, "min")[::-1]
+    path = Coordinates.of(denoiser.process, times, "flow")
+
+    def rate(r: float, state: State) -> State:
+        velocity = _velocity(denoiser, path, r)
+        return velocity(state[0]), divergence(velocity, state[0], probes, seed)
+
+    gained = torch.zeros(len(x), dtype=x.dtype, device=x.device)
+    *_, (y, gained) = _solve(rate, (x / path.scale[0], gained), path.r)
+    stretched = x[0].numel() * math.log(path.scale[-1] / path.scale[0])
+    last = path.scale[-1] * y
+    return (prior(last) if prior else _gaussian(last, denoiser.process.start_scale)) + gained + stretched
+
+
+def bits_per_dimension(
+    denoiser: DenoiserLike, x: Tensor, steps: int = 50, grid: GridLike = "logsnr", *, scale: float = 1.0,
+    probes: int | None = None, seed: int = 0,
+) -> Estimate:  # fmt: skip
+    """Minus the mean log likelihood in bits a coordinate; see `log_likelihood`. The interval is over rows.
+
+    scale: how many units of the data's natural measure one unit of x is (127.5 for bytes shown as -1 to 1).
+    """
+    nats = log_likelihood(denoiser, x, steps, grid, probes=probes, seed=seed)
+    bits = -nats.double().cpu().numpy() / (math.log(2) * x[0].numel()) + math.log2(scale)
+    return bootstrap(bits, "mean").named("bits per dimension")
+
+
+def tangent_spectrum(
+    denoiser: DenoiserLike, x: Tensor, steps: int = 50, grid: GridLike = "logsnr",
+    tangents: int | None = None, seed: int = 0,
+) -> tuple[Array, Tensor]:  # fmt: skip
+    """How far the ODE's way from x to data stretches small balls of start states around x.
+
+    x: (rows, ...) states at the first time. tangents: how many random orthonormal directions are carried
+    along; None for all. Returns the times and the singular values (times, rows, tangents), largest first, of
+    the Jacobian of the state there with respect to x. Use float64: they span the whole noise range.
+    Source: Horvat and Pfister 2024, arXiv 2402.03845 (intrinsic dimension).
+    """
+    times = schedule(grid, denoiser.process, steps, "min")
+    path = Coordinates.of(denoiser.process, times, "flow")
+
+    def rate(r: float, state: State) -> State:
+        y, carried = state
+        velocity = _velocity(denoiser, path, r)
+        with differentiable():
+            push, _ = linearised(velocity, y)
+            pushed = [push(direction) for direction in carried]
+        return velocity(y), torch.stack(pushed)
+
+    states = _solve(rate, (x / path.scale[0], _directions(x, tangents, seed) / path.scale[0]), path.r)
+    carried = [scale * directions for scale, (_, directions) in zip(path.scale, states, strict=True)]
+    return times, torch.stack([torch.linalg.svdvals(d.flatten(2).transpose(0, 1)) for d in carried])
+
+
+def intrinsic_dimension(
+    denoiser: DenoiserLike, x: Tensor, steps: int = 50, grid: GridLike = "logsnr",
+    tangents: int | None = None, seed: int = 0,
+) -> Estimate:  # fmt: skip
+    """The mean number of directions along which the data where x leads are spread.
+
+    Such directions keep their length as noise falls; across the data manifold they shrink with sigma. Counted
+    are those whose slope against log(sigma / alpha) is below 1/2 in the last step, so the grid should end
+    where noise is larger than what thickens the manifold. At most `tangents`. See `tangent_spectrum`.
+    """
+    times, spectrum = tangent_spectrum(denoiser, x, steps, grid, tangents, seed)
+    slope = (spectrum[-1].log() - spectrum[-2].log()) / float(np.subtract(*denoiser.process.lam(times[[-2, -1]])))
+    return bootstrap((slope < 0.5).sum(-1).double().cpu().numpy(), "mean").named("intrinsic dimension")
+
+
+def _velocity(denoiser: DenoiserLike, path: Coordinates, r: float) -> Function:
+    process = denoiser.process
+    time = min(path.time(process, r), process.t_max) if r < 1 else process.t_max
+    scale = float(process.alpha(time) + process.sigma(time))
+    return lambda y: denoiser(scale * y, time).velocity
+
+
+def _solve(rate: Callable[[float, State], State], state: State, nodes: Array) -> Iterator[State]:
+    """The states at all nodes of d state / dr = rate(r, state), by the classical Runge-Kutta method."""
+    state = tuple(part.detach() for part in state)
+    yield state
+    for r, following in pairwise(nodes):
+        h = float(following - r)
+        slopes = [rate(float(r), state)]
+        for part, at in ((0.5, r + h / 2), (0.5, r + h / 2), (1.0, following)):
+            slopes.append(rate(float(at), _moved(state, slopes[-1], part * h)))
+        for slope, weight in zip(slopes, (1, 2, 2, 1)):
+            state = _moved(state, slope, weight * h / 6)
+        yield state
+
+
+def _moved(state: State, slope: State, h: float) -> State:
+    return tuple((part + h * rise).detach() for part, rise in zip(state, slope, strict=True))
+
+
+def _directions(x: Tensor, tangents: int | None, seed: int) -> Tensor:
+    """(tangents, rows, ...): orthonormal directions, the same for every row."""
+    n = x[0].numel()
+    basis = torch.eye(n, dtype=x.dtype, device=x.device)
+    if tangents is not None:
+        if positive_int("tangents", tangents) > n:
+            raise HastenError(f"tangents: {tangents} is more than the {n} dimensions of a state")
+        generator = torch.Generator("cpu").manual_seed(seed)
+        drawn = torch.randn(n, tangents, generator=generator, dtype=torch.float64)
+        basis = torch.linalg.qr(drawn).Q.T.to(x)
+    return basis[:, None].expand(-1, len(x), -1).reshape(len(basis), *x.shape)
+
+
+def _gaussian(x: Tensor, std: float) -> Tensor:
+    n = x[0].numel()
+    return -0.5 * (x / std).flatten(1).square().sum(1) - n * math.log(std) - 0.5 * n * math.log(2 * math.pi)
