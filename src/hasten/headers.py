@@ -40,22 +40,27 @@ def read_header(path: Path) -> Header:
     except OSError as error:
         raise HastenError(f"{path} cannot be read: {error.strerror or error}") from error
     except SafetensorError as error:
-        raise HastenError(f"{path} {_what_is_wrong(path.read_bytes(), str(error))}") from error
+        raise HastenError(f"{path} {_what_is_wrong(path, str(error))}") from error
 
 
-def _what_is_wrong(data: bytes, error: str) -> str:
-    if data.startswith(PICKLES):
+def _what_is_wrong(path: Path, error: str) -> str:
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        start = file.read(32)
+        begin = 8 + int.from_bytes(start[:8], "little")
+        file.seek(8)
+        text = file.read(begin - 8) if begin <= size else b""
+    if start.startswith(PICKLES):
         return "is a pickle, which can run code when it is read; only safetensors are"
-    if data.startswith(b"version https://git-lfs"):
+    if start.startswith(b"version https://git-lfs"):
         return "is a Git LFS pointer and not the weights; `git lfs pull` fetches them"
-    begin = 8 + int.from_bytes(data[:8], "little")
-    if len(data) < begin:
-        return f"is cut off or damaged: it has {len(data):,} bytes, and its header alone should end at {begin:,}"
+    if size < begin:
+        return f"is cut off or damaged: it has {size:,} bytes, and its header alone should end at {begin:,}"
     try:
-        tensors = json.loads(data[8:begin])
-        end = begin + max(tensor["data_offsets"][1] for name, tensor in tensors.items() if name != "__metadata__")
+        tensors = [entry for name, entry in json.loads(text).items() if name != "__metadata__"]
+        end = begin + max((entry["data_offsets"][1] for entry in tensors), default=0)
     except (ValueError, TypeError, KeyError, AttributeError):
         return "is damaged: its header is not that of a safetensors file"
-    if len(data) < end:
-        return f"is cut off: it has {len(data):,} of {end:,} bytes"
+    if size < end:
+        return f"is cut off: it has {size:,} of {end:,} bytes"
     return f"is damaged: {error.splitlines()[0]}"
