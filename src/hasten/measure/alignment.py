@@ -40,7 +40,12 @@ def alignment(
             f"every image needs a prompt and every picture a caption, and at least one of each: got {len(images)} "
             f"images, {len(prompts)} prompts, {len(gallery)} pictures, {len(captions)} captions"
         )
-    found = _ranked(_rows("images", features, images), _rows("gallery", features, gallery), captions)
+    queries, real = _rows("images", features, images), _rows("gallery", features, gallery)
+    if queries.shape[1] != real.shape[1]:
+        raise HastenError(
+            f"features of images and gallery must be equally long, got {len(queries.T)} and {len(real.T)}"
+        )
+    found = _ranked(queries, real, captions)
     known = set(captions)
     places = [near.index(prompt) for prompt, near in zip(prompts, found, strict=True) if prompt in known]
     words = [overlap(prompt, near[0]) for prompt, near in zip(prompts, found, strict=True)]
@@ -59,8 +64,9 @@ def overlap(a: str, b: str) -> float:
 
 def _ranked(queries: Tensor, gallery: Tensor, captions: Sequence[str]) -> list[list[str]]:
     """For every query all captions, the nearest first; equally near ones in the order of the gallery."""
-    orders = (F.normalize(queries) @ F.normalize(gallery).T).argsort(dim=1, descending=True, stable=True)
-    return [list(dict.fromkeys(captions[place] for place in order)) for order in orders.tolist()]
+    likeness = F.normalize(queries) @ F.normalize(gallery).T
+    orders: list[list[int]] = likeness.argsort(dim=1, descending=True, stable=True).tolist()
+    return [list(dict.fromkeys(captions[place] for place in order)) for order in orders]
 
 
 def _rows(name: str, features: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:

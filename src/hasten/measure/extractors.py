@@ -23,24 +23,30 @@ class Vision:
     """A transformer that looks at pictures: where it lies, and what it wants them to be like."""
 
     hub_id: str
-    class_name: str
     kinds: tuple[str, ...]
     """What `model_type` in its config.json may be."""
-    output: str
+    embed: Callable[[Any, Tensor], Tensor]
+    """Network and prepared pixels -> features."""
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
 
 
 VISION = {
     "dinov2": Vision(
-        "facebook/dinov2-small", "AutoModel", ("dinov2", "dinov2_with_registers"), "pooler_output",
-        (0.485, 0.456, 0.406), (0.229, 0.224, 0.225),
+        hub_id="facebook/dinov2-small",
+        kinds=("dinov2", "dinov2_with_registers"),
+        embed=lambda network, pixels: network(pixels).pooler_output,
+        mean=(0.485, 0.456, 0.406),
+        std=(0.229, 0.224, 0.225),
     ),
     "clip": Vision(
-        "openai/clip-vit-large-patch14", "CLIPVisionModelWithProjection", ("clip", "clip_vision_model"),
-        "image_embeds", (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711),
+        hub_id="openai/clip-vit-large-patch14",
+        kinds=("clip",),
+        embed=lambda network, pixels: network.visual_projection(network.vision_model(pixels).pooler_output),
+        mean=(0.48145466, 0.4578275, 0.40821073),
+        std=(0.26862954, 0.26130258, 0.27577711),
     ),
-}  # fmt: skip
+}
 SIZE = 224
 NAMES = ("effnet", *VISION, "inception")
 
@@ -74,7 +80,7 @@ def _transformer(vision: Vision, model: str | Path | None) -> Extractor:
     def embed(images: Tensor) -> Tensor:
         pixels = F.interpolate(images.float(), (SIZE, SIZE), mode="bicubic", antialias=True).clamp(0, 1)
         mean, std = (pixels.new_tensor(part)[:, None, None] for part in (vision.mean, vision.std))
-        return getattr(network.to(images.device)((pixels - mean) / std), vision.output)
+        return vision.embed(network.to(images.device), (pixels - mean) / std)
 
     return embed
 
@@ -90,9 +96,8 @@ def _load(vision: Vision, folder: Path) -> Any:
     kind = transformers.AutoConfig.from_pretrained(folder, local_files_only=True).model_type
     if kind not in vision.kinds:
         raise HastenError(f"model: {folder} holds a model of type {kind!r}; give one of {', '.join(vision.kinds)}")
-    cls = getattr(transformers, vision.class_name)
     try:
-        network, told = cls.from_pretrained(
+        network, told = transformers.AutoModel.from_pretrained(
             folder, local_files_only=True, use_safetensors=True, dtype=torch.float32, output_loading_info=True
         )
     except (OSError, ValueError, RuntimeError) as error:

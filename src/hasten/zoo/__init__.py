@@ -86,16 +86,18 @@ def describe(name: str) -> dict[str, Any]:
     path = folder(name)
     files = [file for file in path.rglob("*") if file.is_file()]
     kind = json.loads((path / "model_index.json").read_text())["_class_name"]
-    card, figures = path / "README.md", path / "evaluation.json"
-    text = card.read_text() if card.exists() else ""
-    licence = re.search(r"The weights are licensed (?:like hasten, )?([\w.-]*\w)", text)
+    readme, figures = path / "README.md", path / "evaluation.json"
+    card = readme.read_text() if readme.exists() else ""
+    licence = re.search(r"The weights are licensed (?:like hasten, )?([\w.-]*\w)", card)
     return {
         "name": name,
         "pipeline": kind,
         "parameters": sum(read_header(file).numbers for file in files if file.suffix == ".safetensors"),
         "bytes": sum(file.stat().st_size for file in files),
         "licence": licence and licence[1],
-        "data_licences": sorted(set(re.findall(r"Apache License 2\.0|CC-BY 4\.0", text))),
+        "data_licences": sorted(
+            {text.replace(" License ", "-") for text in re.findall(r"Apache License 2\.0|CC-BY 4\.0", card)}
+        ),
         "steps": call(path).get("num_inference_steps", STEPS.get(kind)),
         "metrics": dict(_estimates(json.loads(figures.read_text()))) if figures.exists() else {},
     }
