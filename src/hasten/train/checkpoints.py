@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from hasten.errors import HastenError
-from hasten.headers import read_header
+from hasten.headers import Header, read_header
 
 WAY_OUT = "delete it to begin anew, or resume from a whole copy put in its place"
 
@@ -58,19 +58,25 @@ def load_checkpoint(
 
 def read_facts(path: Path) -> dict[str, Any]:
     """The JSON part of a checkpoint, without reading its tensors. Raises HastenError if the file is damaged."""
-    try:
-        facts = read_header(path).metadata.get("facts")
-    except HastenError as error:
-        raise HastenError(f"checkpoint: {error}; {WAY_OUT}") from error
+    facts = _header(path).metadata.get("facts")
     if facts is None:
         raise HastenError(f"checkpoint: {path} was not written by a Trainer; {WAY_OUT}")
     return json.loads(facts)
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
+    """All tensors of a checkpoint. Raises HastenError if the file is damaged."""
     from safetensors.torch import load_file
 
+    _header(path)
     return load_file(path)
+
+
+def _header(path: Path) -> Header:
+    try:
+        return read_header(path)
+    except HastenError as error:
+        raise HastenError(f"checkpoint: {error}; {WAY_OUT}") from error
 
 
 def _check_fit(path: Path, tensors: Mapping[str, Tensor], module: nn.Module) -> None:
