@@ -743,7 +743,7 @@ def test_pipelines_find_what_they_look_for() -> None:
     [
         ("no-such-model", "no folder, hub id or zoo model 'no-such-model'"),
         ("./nowhere/at/all", "nowhere"),
-        ("owner/nothing", "cannot load 'owner/nothing'.*local cache, then"),
+        ("owner/nothing", "cannot load 'owner/nothing'.*not whole in the local cache"),
         (__file__, "is a file"),
         ("EMPTY", "model_index.json"),
         ("BROKEN", "cannot load"),

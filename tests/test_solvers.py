@@ -18,11 +18,11 @@ from hasten.processes import RectifiedFlow, VarianceExploding, VariancePreservin
 from hasten.solvers import (
     DDIM,
     DEIS,
+    EDICT,
     GHVB,
     IPNDM,
     PNDM,
     SOLVERS,
-    EDICT,
     DPMSolver,
     DPMSolverPP,
     Euler,

@@ -27,6 +27,9 @@ Seed = Annotated[int, typer.Option(help="Of the samples, and of the search.")]
 Prompts = Annotated[Path | None, typer.Option(help="A text file with one prompt a line.")]
 Limit = Annotated[str, typer.Option(help="1.0x (of the default's drift), ssim>=0.95, latent_rmse<=0.1, speed>=3.")]
 
+HEADLINES = {"accuracy": "%", "retrieval.top1": "%", "alignment": "%", "alignment.top1": "%", "psnr": "dB", "fd": ""}
+"""Measures of a model that a table shows, and their units; % for shares."""
+
 KNOWN = (HastenError, OSError)
 INTERRUPTED = 130
 
@@ -206,6 +209,33 @@ def methods(
 
 
 @app.command()
+def zoo(as_json: Annotated[bool, typer.Option("--json", help="As JSON, with every measure.")] = False) -> None:
+    """List the models that ship with hasten: size, licence, default steps, measured quality."""
+    import json
+
+    from rich.console import Console
+    from rich.table import Table
+
+    from hasten.zoo import describe, names
+
+    found = [describe(name) for name in names()]
+    if as_json:
+        typer.echo(json.dumps(found, indent=2))
+        return
+    table = Table(
+        "model", "pipeline", "parameters", "MB", "steps", "licence", "measured", padding=(0, 2, 1, 0), box=None
+    )
+    for model in found:
+        measured = [_measured(key, estimate) for key, estimate in model["metrics"].items() if key in HEADLINES]
+        licences = [model["licence"] or "unknown", *(f"data {data}" for data in model["data_licences"])]
+        table.add_row(
+            model["name"], model["pipeline"], f"{model['parameters'] / 1e6:.1f} M", f"{model['bytes'] / 1e6:.1f}",
+            str(model["steps"] or ""), "\n".join(licences), "\n".join(measured),
+        )  # fmt: skip
+    Console().print(table)
+
+
+@app.command()
 def train(
     name: Annotated[str, typer.Argument(help="A model of the zoo.")],
     out: Annotated[Path | None, typer.Option(help="Where to train; runs/NAME if not given.")] = None,
@@ -300,6 +330,14 @@ def _show(result: Any, folder: Path) -> None:
     console.print(table)
     console.print(headline(result), style="bold", highlight=False)
     console.print(f"report: {folder / 'report.html'}", soft_wrap=True, highlight=False)
+
+
+def _measured(key: str, estimate: dict[str, Any]) -> str:
+    """A measure with its interval, where it has one: "retrieval.top1 64.5 [57.7, 70.8] %"."""
+    scale = 100 if HEADLINES[key] == "%" else 1
+    value, low, high = (estimate[part] for part in ("value", "low", "high"))
+    spread = "" if None in (low, high) else f" [{scale * low:.1f}, {scale * high:.1f}]"
+    return f"{key} {scale * value:.1f}{spread} {HEADLINES[key]}".rstrip() if value is not None else f"{key} unknown"
 
 
 def _names(recipes: list[str]) -> list[str]:

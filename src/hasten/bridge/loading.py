@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import logging
 import re
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from hasten.bridge.folders import check_files, check_numbers, misfit
 from hasten.errors import HastenError
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
@@ -22,17 +23,23 @@ def load(name: str | Path, dtype: Any = None, device: Any = None) -> Any:
     name: a model of the zoo ("emoji-sd"), a folder written by `save_pretrained`, or a hub id
     ("owner/model"). dtype: a torch dtype or its name; float32 if None. device: where to put it; left on the CPU
     if None. Only safetensors weights are read.
-    Raises HastenError, in one line, if there is no such model or it cannot be read.
+    Raises HastenError, in one line, if there is no such model, it cannot be read, or its files are not whole.
     """
+    from huggingface_hub.errors import HTTPError
+    from safetensors import SafetensorError
+
     chosen, source = _dtype(dtype), str(name)
     in_zoo = source in _zoo_names()
-    local = in_zoo or _is_folder(source)
+    folder = _zoo_folder(source) if in_zoo else _folder(source)
     with _quiet(), _no_bars():
         try:
-            pipe = _from_zoo(source, chosen) if in_zoo else _from_pretrained(source, chosen, local)
-        except (OSError, ValueError, ImportError, AttributeError, RuntimeError) as error:
-            where = "" if local else " (tried the local cache, then huggingface.co)"
-            raise HastenError(f"model: cannot load {source!r}{where}: {_gist(error)}") from error
+            if folder is not None:
+                check_files(folder)
+            pipe = _from_zoo(source, chosen) if in_zoo else _from_pretrained(folder or source, chosen)
+            if folder is not None:
+                check_numbers(pipe, folder)
+        except (OSError, ValueError, ImportError, AttributeError, RuntimeError, SafetensorError, HTTPError) as error:
+            raise HastenError(f"model: cannot load {source!r}: {_reason(error, folder)}") from error
     return pipe if device is None else pipe.to(device)
 
 
@@ -42,24 +49,30 @@ def _from_zoo(name: str, dtype: Any) -> Any:
     return load_from_zoo(name).to(dtype)
 
 
-def _from_pretrained(source: str, dtype: Any, local: bool) -> Any:
+def _zoo_folder(name: str) -> Path:
+    from hasten.zoo import folder
+
+    return folder(name)
+
+
+def _from_pretrained(source: str | Path, dtype: Any) -> Any:
     from diffusers import DiffusionPipeline
 
-    path = str(Path(source).expanduser()) if local else source
-    return DiffusionPipeline.from_pretrained(path, dtype=dtype, use_safetensors=True, local_files_only=local)
+    local = isinstance(source, Path)
+    return DiffusionPipeline.from_pretrained(str(source), dtype=dtype, use_safetensors=True, local_files_only=local)
 
 
-def _is_folder(text: str) -> bool:
-    """Whether this is a pipeline on the disk rather than a hub id. Raises HastenError if it is neither."""
+def _folder(text: str) -> Path | None:
+    """The pipeline's folder on the disk, or None for a hub id. Raises HastenError if it is neither."""
     path = Path(text).expanduser()
     if path.is_dir():
         if not (path / "model_index.json").is_file():
             raise HastenError(f"model: {text!r} has no model_index.json; give a folder written by save_pretrained")
-        return True
+        return path
     if path.is_file():
         raise HastenError(f"model: {text!r} is a file; give the folder of a diffusers pipeline")
     if HUB_ID.fullmatch(text) and not path.parent.is_dir():
-        return False
+        return None
     zoo = _zoo_names()
     near = difflib.get_close_matches(text, zoo, n=1, cutoff=0.4)
     hint = f"did you mean {near[0]!r}?" if near else f"the zoo has: {', '.join(sorted(zoo)) or 'nothing yet'}"
@@ -86,13 +99,26 @@ def _dtype(dtype: Any) -> Any:
     return found
 
 
-def _gist(error: Exception, longest: int = 200) -> str:
+def _reason(error: Exception, folder: Path | None) -> str:
+    """Why loading failed, in one line."""
+    if folder is None:
+        return (
+            f"it is not whole in the local cache, and asking huggingface.co failed: {_gist(error.__cause__ or error)}"
+        )
+    if isinstance(error, HastenError):
+        return str(error)
+    with contextlib.suppress(Exception):  # what cannot be built cannot be compared either
+        return misfit(folder) or _gist(error)
+    return _gist(error)
+
+
+def _gist(error: BaseException, longest: int = 200) -> str:
     """The first line of an error, cut short."""
     first = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
     return first if len(first) <= longest else f"{first[:longest].rsplit(' ', 1)[0]} ..."
 
 
-@contextmanager
+@contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """No chatter of the libraries underneath, who log while they are imported; all settings are as before on exit."""
     disabled = logging.root.manager.disable
@@ -105,7 +131,7 @@ def _quiet() -> Iterator[None]:
         logging.disable(disabled)
 
 
-@contextmanager
+@contextlib.contextmanager
 def _no_bars() -> Iterator[None]:
     """No progress bars of the loading of small parts; as before on exit."""
     from diffusers.utils import logging as diffusers_logging

@@ -2,7 +2,18 @@
 
 from hasten.grids.fitted import AlignYourSteps, FittedGrid
 from hasten.grids.rules import (
-    ENDS, GRIDS, Explicit, FlowShifted, Grid, GridLike, Karras, LogSNR, Power, Uniform, resolve, schedule,
+    ENDS,
+    GRIDS,
+    Explicit,
+    FlowShifted,
+    Grid,
+    GridLike,
+    Karras,
+    LogSNR,
+    Power,
+    Uniform,
+    resolve,
+    schedule,
 )  # fmt: skip
 
 __all__ = [

@@ -11,6 +11,11 @@ from typing import Any
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from hasten.errors import HastenError
+from hasten.headers import Header, read_header
+
+WAY_OUT = "delete it to begin anew, or resume from a whole copy put in its place"
+
 
 def save_checkpoint(
     path: Path, model: nn.Module, average: nn.Module, optimizer: Optimizer, facts: Mapping[str, Any]
@@ -31,32 +36,58 @@ def save_checkpoint(
 def load_checkpoint(
     path: Path, model: nn.Module, average: nn.Module | None = None, optimizer: Optimizer | None = None
 ) -> dict[str, Any]:
-    """Restore what `save_checkpoint` wrote into the given objects and return its facts."""
+    """Restore what `save_checkpoint` wrote into the given objects and return its facts.
+
+    Raises HastenError if the file is damaged, no checkpoint, or of another model; then nothing is restored.
+    """
+    facts = read_facts(path)
     tensors = read_tensors(path)
-    model.load_state_dict(_below(tensors, "model."))
-    if average is not None:
-        average.load_state_dict(_below(tensors, "average."))
+    parts = [("model.", model)] + ([("average.", average)] if average is not None else [])
+    for prefix, part in parts:
+        _check_fit(path, _below(tensors, prefix), part)
+    for prefix, part in parts:
+        part.load_state_dict(_below(tensors, prefix))
     if optimizer is not None:
         state: dict[int, dict[str, Tensor]] = {}
         for key, tensor in _below(tensors, "optimizer.").items():
             index, name = key.split(".", 1)
             state.setdefault(int(index), {})[name] = tensor
         optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
-    return read_facts(path)
+    return facts
 
 
 def read_facts(path: Path) -> dict[str, Any]:
-    """The JSON part of a checkpoint, without reading its tensors."""
-    from safetensors import safe_open
-
-    with safe_open(path, "pt") as file:
-        return json.loads((file.metadata() or {}).get("facts", "{}"))
+    """The JSON part of a checkpoint, without reading its tensors. Raises HastenError if the file is damaged."""
+    facts = _header(path).metadata.get("facts")
+    if facts is None:
+        raise HastenError(f"checkpoint: {path} was not written by a Trainer; {WAY_OUT}")
+    return json.loads(facts)
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
+    """All tensors of a checkpoint. Raises HastenError if the file is damaged."""
     from safetensors.torch import load_file
 
+    _header(path)
     return load_file(path)
+
+
+def _header(path: Path) -> Header:
+    try:
+        return read_header(path)
+    except HastenError as error:
+        raise HastenError(f"checkpoint: {error}; {WAY_OUT}") from error
+
+
+def _check_fit(path: Path, tensors: Mapping[str, Tensor], module: nn.Module) -> None:
+    wanted = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
+    held = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    for name in sorted(wanted.keys() | held.keys()):
+        if wanted.get(name) != held.get(name):
+            raise HastenError(
+                f"checkpoint: {path} is of another model: {name} is {held.get(name, 'missing')} there and "
+                f"{wanted.get(name, 'missing')} here; {WAY_OUT}"
+            )
 
 
 def _below(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from hasten.errors import unknown
+from hasten.headers import read_header
 
 WEIGHTS = Path(__file__).parent / "weights"
+STEPS = {"StableDiffusionPipeline": 50, "FluxPipeline": 28, "DigitsPipeline": 50}
+"""Steps of a call that names none; what `inspect.signature` says, without importing diffusers."""
 
 
 def names() -> list[str]:
@@ -69,6 +73,45 @@ def call(path: Path | str) -> dict[str, Any]:
     """What each call of the model in a folder should be given besides the prompt; most need nothing."""
     file = Path(path) / "call.json"
     return json.loads(file.read_text()) if file.exists() else {}
+
+
+def describe(name: str) -> dict[str, Any]:
+    """What there is to know of a model before it is loaded, as plain data; needs no torch.
+
+    name, pipeline (class), parameters, bytes (on the disk), licence (of the weights, None if the card does not say),
+    data_licences, steps (of the default, None if unknown), metrics: every estimate of its evaluation by its path
+    ("retrieval.top1") as {value, low, high, n, ...}; none where it was not evaluated.
+    Raises HastenError for a name that is not in the zoo, or if a file of it is damaged.
+    """
+    path = folder(name)
+    files = [file for file in path.rglob("*") if file.is_file()]
+    kind = json.loads((path / "model_index.json").read_text())["_class_name"]
+    readme, figures = path / "README.md", path / "evaluation.json"
+    card = readme.read_text() if readme.exists() else ""
+    licence = re.search(r"The weights are licensed (?:like hasten, )?([\w.-]*\w)", card)
+    return {
+        "name": name,
+        "pipeline": kind,
+        "parameters": sum(read_header(file).numbers for file in files if file.suffix == ".safetensors"),
+        "bytes": sum(file.stat().st_size for file in files),
+        "licence": licence and licence[1],
+        "data_licences": sorted(
+            {text.replace(" License ", "-") for text in re.findall(r"Apache License 2\.0|CC-BY 4\.0", card)}
+        ),
+        "steps": call(path).get("num_inference_steps", STEPS.get(kind)),
+        "metrics": dict(_estimates(json.loads(figures.read_text()))) if figures.exists() else {},
+    }
+
+
+def _estimates(figures: Any, path: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
+    """Every `Estimate` written as JSON in nested figures, with the keys that lead to it."""
+    if not isinstance(figures, dict):
+        return
+    if {"value", "low", "high", "n"} <= figures.keys():
+        yield path, figures
+        return
+    for key, inner in figures.items():
+        yield from _estimates(inner, f"{path}.{key}" if path else key)
 
 
 def captions(name: str, split: str = "search") -> list[str]:
