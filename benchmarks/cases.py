@@ -25,7 +25,8 @@ class Case:
     """A problem, twice: noises (and prompts) to choose by and others to report on, with their solutions.
 
     finest: steps of the solutions. modes: what samples may flip between; the solutions themselves if None.
-    settled: how far (RMSE) the solutions are from those with half the steps.
+    settled: how far (RMSE) the solutions are from those with half the steps. bound: whether the denoiser belongs
+    to the rows of its noises, each with a prompt. evaluations: how many tries a fit gets.
     """
 
     name: str
@@ -35,6 +36,8 @@ class Case:
     modes: Tensor | None = None
     solved: dict[str, Tensor] = field(default_factory=dict)
     settled: float = 0.0
+    bound: bool = False
+    evaluations: int = 120
 
     @property
     def process(self) -> Process:
@@ -73,7 +76,7 @@ def latents(count: int = 128, data: Path | None = None) -> Case:
     return _exact("latents", fitted.cluster_centers_, np.maximum(spread, 0.2), weights, count)
 
 
-def emoji_sd(count: int = 24, guidance: float = 7.5) -> Case:
+def emoji_sd(count: int = 16, guidance: float = 7.5) -> Case:
     """The zoo's Stable Diffusion, guided."""
     from hasten.zoo import captions, load
 
@@ -90,7 +93,7 @@ def emoji_sd(count: int = 24, guidance: float = 7.5) -> Case:
     return _of_network("emoji-sd", network, known, from_config(pipe.scheduler.config), "epsilon", count)
 
 
-def emoji_flux(count: int = 24) -> Case:
+def emoji_flux(count: int = 16) -> Case:
     """The zoo's Flux."""
     from hasten.train import Packed
     from hasten.zoo import call, captions, folder, load
@@ -130,7 +133,7 @@ def _of_network(
         split: Denoiser(torch.no_grad()(partial(network, embedded)), process, kind) for split, embedded in bound.items()
     }
     noises = {split: _noise((count, 4, 16, 16), seed, torch.float32) for seed, split in enumerate(SPLITS)}
-    return Case(name, denoisers, noises, 256)
+    return Case(name, denoisers, noises, 256, bound=True, evaluations=40)
 
 
 def _noise(shape: tuple[int, ...], seed: int, dtype: torch.dtype) -> Tensor:

@@ -35,6 +35,10 @@ from hasten.grids import schedule
 from hasten.measure import bootstrap, wilson
 from hasten.tune.space import VARIANTS
 
+FITTED: tuple[dict[str, Any], ...] = (
+    {"name": "unipc", "order": 2}, {"name": "unipc", "order": 1}, {"name": "unipc", "order": 3},
+    {"name": "dpm++", "order": 2}, {"name": "dpm++", "order": 3}, {"name": "deis", "order": 3, "variable": "log-rho"},
+)  # fmt: skip
 NFE = (4, 5, 6, 8, 10, 15, 20, 30, 50)
 GRIDS: tuple[Any, ...] = (
     "logsnr", "trailing", *({"name": "karras", "rho": rho} for rho in (3.0, 5.0, 7.0, 10.0)),
@@ -74,6 +78,30 @@ def _placed(solver: Any, grid: Any, case: Case, nfe: int) -> Run | None:
         except (HastenError, ArithmeticError, np.linalg.LinAlgError):
             return None
     return None
+
+
+def fitted(case: Case, nfe: int) -> Iterator[Candidate]:
+    """hasten's solvers on grids learnt for them, and what else can be learnt on top. One query a step each."""
+    from hasten.fitting import Aim
+    from hasten.grids import FittedGrid
+    from hasten.solvers import USF, DCSolver
+
+    denoiser, noises = case.denoisers["choose"], case.noises["choose"]
+    aim = Aim.at(noises, case.solved["choose"]) if case.bound else None
+    for spec in FITTED:
+        solver = solvers.SOLVERS.build(spec)
+        grid = FittedGrid().fit(denoiser, solver, noises, nfe, evaluations=case.evaluations, aim=aim)
+        yield Candidate("hasten fitted grid", f"{spec}", _on(solver, nfe, grid))
+        if spec["name"] == "unipc":
+            compensated = DCSolver(order=solver.order).fit(denoiser, noises[:16], nfe, grid, substeps=4)
+            yield Candidate("hasten dc-solver", f"{spec}, fitted grid", _on(compensated, nfe, grid))
+        if spec == FITTED[0]:
+            found = USF().fit(denoiser, noises, nfe, grid, evaluations=case.evaluations, aim=aim)
+            yield Candidate("hasten usf", "S3, fitted grid", _on(found, nfe, grid))
+
+
+def _on(solver: Any, steps: int, grid: Any) -> Run:
+    return lambda denoiser, noise: sample(denoiser, noise, solver, steps, grid)
 
 
 def theirs(case: Case, nfe: int, peers: dict[str, others.Peer]) -> Iterator[Candidate]:
@@ -202,7 +230,7 @@ def main() -> None:
         kept = report["cases"].setdefault(name, {"nfe": {}, "best": {}})
         kept |= {"samples": len(case.noises["report"]), "settled": case.settled, "missing": missing}
         for nfe in given.nfe:
-            candidates = [*ours(case, nfe), *theirs(case, nfe, peers)]
+            candidates = [*ours(case, nfe), *fitted(case, nfe), *theirs(case, nfe, peers)]
             rows = measured(case, candidates, f"{name}, {nfe} evaluations, {len(candidates)} candidates")
             kept["nfe"][str(nfe)], kept["best"][str(nfe)] = rows, compared(rows)
             print(name, nfe, kept["best"][str(nfe)])
