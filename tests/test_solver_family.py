@@ -323,6 +323,46 @@ def test_momentum_is_stable_where_adams_bashforth_is_not():
     assert error(GHVB(2, beta=0.8)) == pytest.approx(7.2e-4, rel=0.1)
 
 
+@functools.cache
+def far_reference():
+    """From sigma 6 to 1/2."""
+    grid = VE.time(np.linspace(-math.log(6), math.log(2), 3000))
+    return sample(mixture(VE), 6 * normal(50, 2), UniPC(order=3), grid=grid)
+
+
+@pytest.mark.parametrize(
+    ("solver", "order"),
+    [*((IPNDM(p), p) for p in (2, 3, 4)), *((GHVB(p, beta=0.8), p) for p in (3, 4)), (GHVB(2, beta=0.5), 2),
+     (HeavyBall(beta=0.8), 1), (HeavyBall(beta=0.9, nesterov=True), 1)],
+    ids=str,
+)  # fmt: skip
+def test_linear_multistep_has_its_full_order_where_steps_are_equal_in_sigma_over_alpha(solver, order):
+    """The start is where slopes hardly change, so that beginning with lower orders sets no floor."""
+    x, counts = 6 * normal(50, 2), (80, 160, 320)
+    reference = far_reference()
+    errors = [sample(mixture(VE), x, solver, grid=np.linspace(6, 0.5, n + 1)) - reference for n in counts]
+    slope = np.polyfit(np.log(counts), [-math.log(e.square().mean().sqrt()) for e in errors], 1)[0]
+    assert slope == pytest.approx(order, abs=0.15)
+
+
+def test_few_steps_with_and_without_guidance():
+    """Unguided at 15, DPM-Solver-3 is ten times nearer than DDIM; at guidance 15 it, and PLMS, are lost at 8,
+    where momentum and the data prediction hold."""
+    times = lambda n: VP.time(np.linspace(-2.5, 3.0, n + 1))  # noqa: E731
+    x, calm, strong = normal(200, 2), mixture(VP), mixture(VP, 15.0)
+    exact = UniPC(order=3, lower_order_final=False)
+    references = {d: sample(d, x, exact, grid=times(400)) for d in (calm, strong)}
+
+    def error(denoiser, solver, n):
+        return (sample(denoiser, x, solver, grid=times(n)) - references[denoiser]).square().mean().sqrt().item()
+
+    assert error(calm, DPMSolver(), 15) < 0.1 * error(calm, DDIM(), 15)
+    ddim, plms, third = (error(strong, s, 8) for s in (DDIM(), IPNDM(), DPMSolver()))
+    assert third > 50 * ddim and plms > 10 * ddim
+    assert max(error(strong, s, 8) for s in (HeavyBall(), GHVB(2), HeavyBall("dpm++"))) < 0.15 * plms
+    assert error(strong, DPMSolverPP(3, "singlestep", schedule="fast"), 8) < 0.1 * third
+
+
 def test_singlestep_formulas_are_the_papers():
     """DPM-Solver-2 and -3, type dpmsolver, in the noise prediction; and ++ 2S in the data prediction."""
     times, x = VP.time(np.array([-1.0, 0.5])), normal(4, 2)

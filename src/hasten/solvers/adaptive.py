@@ -25,7 +25,7 @@ class DPMAdaptive(Solver):
     first step in lam. theta: safety factor. expand: "noise" (the paper's) or "data". A run that ends on data
     ends with one more query; where alpha is 0 the first step is the grid's. Rows share their steps, which are
     those of the row in most need; give each row a run of its own in `sample_many` for its own steps.
-    Raises HastenError if the states stop being finite. Source: Lu et al. 2022, algorithm 5, appendix C.
+    Raises HastenError if the states stop being finite. Source: Lu et al. 2022, section 3.3, appendix C.
     """
 
     order: int = 3

@@ -189,7 +189,7 @@ def fast_orders(evaluations: int, order: int, to_data: bool = False) -> list[int
     """The orders of singlestep steps that spend just so many evaluations, the last step low.
 
     to_data: the last step ends on sigma = 0, where only order 1 is possible.
-    Source: Lu et al. 2022 (DPM-Solver), section 3.4 and appendix D.3.
+    Source: Lu et al. 2022 (DPM-Solver), section 3.3 and DPM-Solver-fast in the appendix.
     """
     full, rest = divmod(evaluations, order)
     if order == 3 and rest == 0:
@@ -234,7 +234,7 @@ class DPMSolverPP(_Exponential):
     multistep order 3 is always exact, unless `compat`, which halves the second derivative as the official
     code, diffusers and k-diffusion do, and is second order. eta: 0 is the ODE, 1 the SDE; with singlestep
     order 2 that is k-diffusion's dpmpp_sde. lower_order_final: end multistep with lower orders.
-    Source: Lu et al. 2022, algorithms 1 and 2, eq. (9), (17).
+    Source: Lu et al. 2022, algorithms 1 and 2, eq. (9), and the section on diffusion SDEs.
     """
 
     order: int = 2
@@ -282,7 +282,7 @@ class DPMSolver(DPMSolverPP):
 
     Fields as in DPMSolverPP; method "multistep" with rule "exact" is DEIS in log-rho, with eta 1 SDE-DPM-Solver.
     Where alpha is 0, as at the start of flows, the first step expands the data. The steps of schedule "fast"
-    span times of the given grid. Source: Lu et al. 2022, algorithms 1 to 4, eq. (3.4), appendix D.3.
+    span times of the given grid. Source: Lu et al. 2022, eq. (3.4) to (3.7), algorithms 1 and 2.
     """
 
     order: int = 3

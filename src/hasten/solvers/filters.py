@@ -24,7 +24,7 @@ class _Around(Solver):
         inner = SOLVERS.build(self.solver)
         if isinstance(self.solver, Solver):
             object.__setattr__(self, "solver", SOLVERS.describe(inner))
-        for attribute in ("evaluations", "stochastic", "convergence"):
+        for attribute in ("evaluations", "stochastic", "convergence", "adaptive"):
             object.__setattr__(self, attribute, getattr(inner, attribute))
 
     def query_times(self, process: Process, times: Array) -> list[Query]:
@@ -38,7 +38,7 @@ class Thresholded(_Around):
 
     For models of pixels in [-1, 1]; latents have no such range. solver: which one is told the clipped data, and
     the noise that goes with it. quantile: of the absolute values of a row; below 1 nothing but clipping to
-    [-1, 1] is done. Source: Saharia et al. 2022, section 2.3; Lu et al. 2022 (DPM-Solver++), section 4.2.
+    [-1, 1] is done. Source: Saharia et al. 2022, section 2.3; Lu et al. 2022 (DPM-Solver++), section on thresholding.
     """
 
     quantile: float = 0.995
@@ -80,7 +80,7 @@ class HeavyBall(_Around):
 
     solver: one that makes one query a step, such as "ipndm" (the paper's PLMS) or "dpm++" (the paper's HB on
     2M). beta: the share of the newest slope, above 0 up to 1 (then nothing changes). nesterov: average twice.
-    Stable at larger steps, and first order. Source: Wizadwongsa et al. 2024, algorithm 1, appendix C, K.
+    Stable at larger steps, and first order. Source: Wizadwongsa et al. 2024, heavy ball and Nesterov forms.
     """
 
     solver: Any = "ipndm"
@@ -111,7 +111,9 @@ class HeavyBall(_Around):
             p = yield Query(x, row.time, row.step, len(times) - 1, row.stage)
             past = inner.remembered(getattr(p, value), past)
             total = sum(row.b)
-            slope = sum((old * (weight / total) for weight, old in zip(row.b, past)), torch.zeros_like(x))
+            slope = past[0] * (row.b[0] / total)
+            for weight, old in zip(row.b[1:], past[1:]):
+                slope.add_(old, alpha=weight / total)
             average = slope if average is None else torch.lerp(average, slope, self.beta)
             followed = torch.lerp(average, slope, self.beta) if self.nesterov else average
             x = p.state * row.a + followed * total

@@ -43,7 +43,7 @@ class IPNDM(Tabular):
     """Adams-Bashforth that begins with lower orders instead of extra queries.
 
     order: 1 to 5 slopes. Of that order where steps are equal in sigma / alpha; of order 2 at most elsewhere.
-    Source: Zhang & Chen 2022, appendix H.
+    Source: Zhang & Chen 2022, improved PNDM (appendix).
     """
 
     order: int = 4
@@ -72,7 +72,8 @@ class GHVB(IPNDM):
     """Generalised heavy ball: Adams-Bashforth on averaged slopes, stable at larger steps and no less accurate.
 
     order: 1 to 5. beta: the share of the newest slope in the average, above 0 up to 1 (then it is IPNDM);
-    order 4 and beta 0.8 are the paper's GHVB 3.8. Source: Wizadwongsa et al. 2024, algorithm 2, eq. (20).
+    order 4 and beta 0.8 are the paper's GHVB 3.8. Source: Wizadwongsa et al. 2024, eq. (18) to (20); (19)
+    prints a plus before 2 - beta, where only minus gives Adams-Bashforth at beta 1.
     """
 
     beta: float = 0.8
@@ -104,7 +105,7 @@ class PNDM(Tabular):
     start: "plms" (one Heun step, then 2, 3 and 4 slopes: Stable Diffusion's own; N + 1 queries in N steps),
     "s-pndm" (one Heun step, then 2 slopes; N + 1) or "f-pndm" (three Runge-Kutta steps through the middle of
     time, then 4 slopes; N + 9). A step onto sigma = 0 makes no extra queries.
-    Source: Liu et al. 2022, eq. (11) to (14), algorithm 2; eq. (22), (23) for s-pndm.
+    Source: Liu et al. 2022, eq. (11) to (13), algorithm 2; s-pndm in the appendix.
     """
 
     start: str = "plms"

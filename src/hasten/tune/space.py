@@ -30,7 +30,7 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
     "euler": [],  # the same steps as ddim
     "edict": [],  # made for inversion: two calls a step at first order
 }  # fmt: skip
-"""Settings of a solver that are worth a try; every other deterministic solver is tried as it is."""
+"""Settings of a solver that are worth a try; every other solver without noise or `caution` is tried as it is."""
 
 GRIDS: dict[str, tuple[str, float, float, float] | None] = {
     "own": None,  # where the pipeline's own scheduler would look
@@ -138,7 +138,7 @@ def _solvers() -> Iterator[tuple[str, dict[str, Any]]]:
     for cls in SOLVERS:
         made = cls()
         if made.stochastic or made.adaptive or made.needs_fit or made.caution:
-            continue  # the reference is a solution of the ODE, and pipelines lay out their times beforehand
+            continue  # the reference is a solution of the ODE; pipelines cannot run the adaptive ones
         for fields in VARIANTS.get(cls.name, [{}]):
             label = " ".join([cls.name, *(f"{key}={value}" for key, value in fields.items())])
             yield label, {"name": cls.name, **fields}
