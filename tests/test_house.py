@@ -14,7 +14,7 @@ FILES = sorted(SOURCE.rglob("*.py"))
 # from the ground up: a room imports only rooms before it
 ROOMS = [
     "errors", "catalog", "processes", "predictions", "grids", "denoisers", "solvers", "sampling", "acceleration",
-    "guidance", "caches", "bridge", "recipe", "measure", "train", "discrete", "tune", "zoo", "cli",
+    "guidance", "caches", "bridge", "recipe", "measure", "train", "interpolants", "discrete", "tune", "zoo", "cli",
 ]  # fmt: skip
 
 
