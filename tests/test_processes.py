@@ -8,6 +8,9 @@ from hypothesis import strategies as st
 from hasten.errors import HastenError
 from hasten.processes import (
     Cosine,
+    MeanReverting,
+    OneSided,
+    PFGMPlusPlus,
     RectifiedFlow,
     VarianceExploding,
     VariancePreserving,
@@ -25,6 +28,9 @@ PROCESSES = {
     "flow": RectifiedFlow(),
     "flow-shift-3": RectifiedFlow(shift=3.0),
     "cosine": Cosine(),
+    "pfgm++": PFGMPlusPlus(),
+    "mean-reverting": MeanReverting(),
+    **{f"one-sided-{path}": OneSided(path) for path in ("linear", "trig", "vp")},
 }
 each = pytest.mark.parametrize("process", PROCESSES.values(), ids=PROCESSES)
 
@@ -47,7 +53,7 @@ def test_ends_and_directions(process):
     assert (np.diff(process.alpha(t)) <= 0).all() and (np.diff(process.sigma(t)) >= 0).all()
 
 
-@pytest.mark.parametrize("name", ["sd", "linear", "squaredcos", "zero-snr", "cosine"])
+@pytest.mark.parametrize("name", ["sd", "linear", "squaredcos", "zero-snr", "cosine", "one-sided-trig", "one-sided-vp"])
 def test_variance_is_preserved(name):
     process = PROCESSES[name]
     t = np.linspace(0, process.t_max, 3001)

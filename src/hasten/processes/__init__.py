@@ -16,11 +16,13 @@ from hasten.processes.gaussian import (
     zero_terminal,
 )
 from hasten.processes.mean_reverting import MeanReverting
+from hasten.processes.one_sided import OneSided
 
 __all__ = [
     "Array",
     "Cosine",
     "MeanReverting",
+    "OneSided",
     "PFGMPlusPlus",
     "Process",
     "RectifiedFlow",
