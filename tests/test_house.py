@@ -13,8 +13,8 @@ FILES = sorted(SOURCE.rglob("*.py"))
 
 # from the ground up: a room imports only rooms before it
 ROOMS = [
-    "errors", "catalog", "processes", "predictions", "fitting", "grids", "denoisers", "solvers", "sampling", "acceleration",
-    "guidance", "caches", "bridge", "recipe", "measure", "train", "tune", "zoo", "cli",
+    "errors", "catalog", "processes", "predictions", "fitting", "grids", "denoisers", "solvers", "sampling",
+    "acceleration", "guidance", "caches", "bridge", "recipe", "measure", "train", "tune", "zoo", "cli",
 ]  # fmt: skip
 
 

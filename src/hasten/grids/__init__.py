@@ -2,8 +2,19 @@
 
 from hasten.grids.fitted import AlignYourSteps, FittedGrid
 from hasten.grids.rules import (
-    ENDS, GRIDS, Explicit, FlowShifted, Grid, GridLike, Karras, LogSNR, Power, Uniform, resolve, schedule,
-)  # fmt: skip
+    ENDS,
+    GRIDS,
+    Explicit,
+    FlowShifted,
+    Grid,
+    GridLike,
+    Karras,
+    LogSNR,
+    Power,
+    Uniform,
+    resolve,
+    schedule,
+)
 
 __all__ = [
     "AlignYourSteps", "ENDS", "Explicit", "FittedGrid", "FlowShifted", "GRIDS", "Grid", "GridLike", "Karras", "LogSNR",

@@ -7,7 +7,20 @@ from hasten.solvers.linear import Euler, Heun
 from hasten.solvers.searched import USF
 from hasten.solvers.v3 import DPMSolverV3
 
-__all__ = ["DCSolver", "DDIM", "DPMSolverPP", "DPMSolverV3", "Euler", "Heun", "Query", "SOLVERS", "Solver", "USF", "UniPC", "all"]
+__all__ = [
+    "DCSolver",
+    "DDIM",
+    "DPMSolverPP",
+    "DPMSolverV3",
+    "Euler",
+    "Heun",
+    "Query",
+    "SOLVERS",
+    "Solver",
+    "USF",
+    "UniPC",
+    "all",
+]
 
 
 def all() -> list[type[Solver]]:
