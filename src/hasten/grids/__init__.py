@@ -14,7 +14,7 @@ from hasten.grids.rules import (
     Uniform,
     resolve,
     schedule,
-)  # fmt: skip
+)
 
 __all__ = [
     "AlignYourSteps", "ENDS", "Explicit", "FittedGrid", "FlowShifted", "GRIDS", "Grid", "GridLike", "Karras", "LogSNR",

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from hasten.errors import HastenError, one_of
@@ -39,6 +40,7 @@ class FittedGrid(Grid):
         at = np.asarray(self.at, float)
         return at if count == len(at) else _resampled(at, process, count)
 
+    @torch.no_grad()
     def fit(
         self, denoiser: DenoiserLike, solver: Solver, noises: Tensor, steps: int = 10, limit: GridLike = "karras",
         evaluations: int = 120,

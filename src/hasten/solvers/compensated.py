@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import functools
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from hasten.catalog import Paper
@@ -95,6 +97,7 @@ class DCSolver(UniPC):
         except StopIteration as done:
             return done.value
 
+    @torch.no_grad()
     def fit(
         self, denoiser: DenoiserLike, noises: Tensor, steps: int = 10, grid: GridLike = "trailing", end: str = "data",
         substeps: int = 12,
@@ -108,26 +111,16 @@ class DCSolver(UniPC):
         times = schedule(grid, denoiser.process, steps, end)
         frame, steps = Frame.of(denoiser.process, times, self.expand), len(times) - 1
         aims = integrate(denoiser, noises, times, substeps)
-        ratios: list[float] = []
-        x, asked, past = noises, getattr(denoiser(noises, times[0]), self.expand), []
+        x, values, ratios = noises, [getattr(denoiser(noises, times[0]), self.expand)], []
         for i in shown("DC-Solver", range(steps)):
-
-            def after(ratio: float, i: int = i, x: Tensor = x, asked: Tensor = asked, past: list[Tensor] = past):
-                kept = [*past, _mixed(_mix(times, i, ratio), [asked, *past[::-1]])]
-                following, answer = self._step(frame, i, x, kept), None
-                if i + 1 < steps:
-                    answer = getattr(denoiser(following, times[i + 1]), self.expand)
-                    if self.corrector:
-                        following = self._step(frame, i, x, [*kept, answer])
-                return kept, following, answer
-
-            ratios.append(_best_ratio(lambda ratio: _distance(after(ratio)[1], aims[i + 1])) if i >= 2 else 1.0)  # noqa: B023
-            past, x, asked = after(ratios[-1])
+            step = functools.partial(self._after, denoiser, frame, times, x, values)
+            ratios.append(1.0 if i + 1 < NODES else _best_ratio(step, aims[i + 1]))
+            x, values = step(ratios[-1])
         return replace(self, ratios=tuple(ratios), cascade=())
 
     def fit_cascade(
-        self, denoisers: Mapping[float, DenoiserLike], noises: Tensor, steps: Sequence[int], grid: GridLike = "trailing",
-        end: str = "data",
+        self, denoisers: Mapping[float, DenoiserLike], noises: Tensor, steps: Sequence[int],
+        grid: GridLike = "trailing", end: str = "data",
     ) -> DCSolver:  # fmt: skip
         """The solver with ratios for any number of steps and guidance: cascade polynomial regression.
 
@@ -153,11 +146,23 @@ class DCSolver(UniPC):
     def _rule(self) -> str:
         return {"bh1": "linear", "bh2": "midpoint", "exact": "exact"}[self.variant]
 
-    def _step(self, frame: Frame, i: int, x: Tensor, values: Sequence[Tensor]) -> Tensor:
+    def _after(
+        self, denoiser: DenoiserLike, frame: Frame, times: Array, x: Tensor, values: list[Tensor], ratio: float
+    ) -> tuple[Tensor, list[Tensor]]:
+        """The next state, corrected, and the values with its own, from a state x and values, the last as asked."""
+        i, steps = len(values) - 1, len(times) - 1
+        kept = [*values[:-1], _mixed(_mix(times, i, ratio), values[::-1])]
+        following = self._step(frame, x, kept, i)
+        if i + 1 == steps:
+            return following, kept
+        values = [*kept, getattr(denoiser(following, times[i + 1]), self.expand)]
+        return self._step(frame, x, values, i) if self.corrector else following, values
+
+    def _step(self, frame: Frame, x: Tensor, values: list[Tensor], i: int) -> Tensor:
         """The state after step i, predicted from values 0 .. i, or corrected with value i + 1 as well."""
         nodes = [*self._nodes(i, len(frame.lam) - 1), *range(i + 1, len(values))]
         a, weights, _ = frame.update(i, i + 1, nodes, rule=self._rule, size=len(values))
-        return a * x + sum(float(w) * value for w, value in zip(weights, values) if w)
+        return sum((float(w) * value for w, value in zip(weights, values) if w), a * x)
 
 
 def _mix(times: Array, i: int, ratio: float) -> Array:
@@ -171,11 +176,8 @@ def _mix(times: Array, i: int, ratio: float) -> Array:
 
 def _mixed(mix: Array, values: Sequence[Tensor]) -> Tensor:
     """The sum of weights times values, both newest first; the newest value itself for weight 1 alone."""
-    return (
-        values[0]
-        if len(mix) == 1
-        else sum((float(w) * v for w, v in zip(mix[1:], values[1:])), float(mix[0]) * values[0])
-    )
+    rest = zip(mix[1:], values[1:])
+    return sum((float(w) * v for w, v in rest), float(mix[0]) * values[0]) if len(mix) > 1 else values[0]
 
 
 def _of_kept(weights: Array, mix: Array) -> Array:
@@ -187,19 +189,18 @@ def _of_kept(weights: Array, mix: Array) -> Array:
     return rewritten
 
 
-def _best_ratio(loss) -> float:
+def _best_ratio(step: Callable[[float], tuple[Tensor, list[Tensor]]], aim: Tensor) -> float:
     from scipy.optimize import minimize_scalar
+
+    def loss(ratio: float) -> float:
+        return float((step(ratio)[0] - aim).square().mean())
 
     found = minimize_scalar(loss, bounds=BOUNDS, method="bounded", options={"xatol": 1e-3, "maxiter": 30})
     return float(found.x) if found.fun < loss(1.0) else 1.0
 
 
-def _distance(x: Tensor, aim: Tensor) -> float:
-    return float((x - aim).square().mean())
-
-
 def _powers(steps: int, guidance: float) -> Array:
     """(steps, 36): every product of powers of step / NFE, guidance / 12 and NFE / 50, for steps 1 .. NFE."""
     axes = (np.arange(1, steps + 1) / steps, guidance / 12, steps / 50)
-    a, b, c = (np.power.outer(axis, np.arange(count)) for axis, count in zip(axes, POWERS))
+    a, b, c = (np.power.outer(axis, np.arange(count, dtype=float)) for axis, count in zip(axes, POWERS))
     return np.einsum("si,j,k->sijk", a, b, c).reshape(steps, -1)

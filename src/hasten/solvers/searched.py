@@ -60,7 +60,9 @@ class USF(Solver):
 
     decisions: tuple[tuple[object, ...], ...] = ()
     name = "usf"
-    paper = Paper("A Unified Sampling Framework for Solver Searching of Diffusion Probabilistic Models", 2023, "2312.07243")
+    paper = Paper(
+        "A Unified Sampling Framework for Solver Searching of Diffusion Probabilistic Models", 2023, "2312.07243"
+    )
     needs_fit: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
@@ -89,6 +91,7 @@ class USF(Solver):
                 x = torch.add(x, value, alpha=float(weight))
         return x
 
+    @torch.no_grad()
     def fit(
         self, denoiser: DenoiserLike, noises: Tensor, steps: int = 6, grid: GridLike = "logsnr", end: str = "data",
         evaluations: int = 160, rounds: int = 5, seed: int = 0,
@@ -120,7 +123,7 @@ class USF(Solver):
             rate = 0.4 * (1 - stage / rounds) + 0.1
             bred = {breed(parents, rng, rate, expanded): None for _ in range(OFFSPRING)}
             fresh = [child for child in bred if child not in scores]
-            promising = np.argsort(predicted(scores, fresh), kind="stable") if fresh else []
+            promising = np.argsort(predicted(scores, fresh, process, times), kind="stable") if fresh else []
             for index in promising[: evaluations // rounds]:
                 scores[fresh[index]] = aim.loss(run(fresh[index]), allowed)
         return replace(self, decisions=min(scores, key=scores.__getitem__))
@@ -147,26 +150,34 @@ def breed(
             int(rng.choice([1, 2, 3], p=[0.2, 0.4, 0.4])), str(rng.choice(expanded)), str(rng.choice(SEARCHED_RULES)),
             bool(rng.random() < 0.5), int(rng.random() < 0.2),
         )  # fmt: skip
-        mixed = Decision(*(n if rng.random() < rate else o for n, o in zip(new, old)))
+        mixed = Decision._make(n if rng.random() < rate else o for n, o in zip(new, old))
         startable = i > 0 and not child[-1].start and mixed.order > 1
         child.append(mixed._replace(start=mixed.start if startable else 0, order=min(mixed.order, i + 1)))
     return tuple(child)
 
 
-def predicted(scores: dict, candidates: Sequence[tuple[Decision, ...]]) -> Array:
-    """How the candidates will rank among the scored lists, 0 the best: likeness is the share of equal decisions."""
-    tried = np.array([[str(d) for step in decisions for d in step] for decisions in scores])
-    asked = np.array([[str(d) for step in decisions for d in step] for decisions in candidates])
-    ranks = np.argsort(np.argsort(list(scores.values()))) / len(scores)
+def predicted(scores: dict, candidates: Sequence[tuple[Decision, ...]], process: Process, times: Array) -> Array:
+    """How the candidates will rank among the scored lists, 0 the best.
+
+    Lists are compared by the weights that their decisions come to, so decisions without effect do not count.
+    """
+    lists = [_rows(decisions, process, tuple(map(float, times))) for decisions in (*scores, *candidates)]
+    depth = max(weights.shape[1] for rows in lists for _, weights in rows)
+    features = np.array([[np.pad(w, ((0, 0), (0, depth - w.shape[1]))).ravel() for _, w in rows] for rows in lists])
+    features = features.reshape(len(lists), -1)
+    features = (features - features.mean(0)) / (features.std(0) + 1e-9)
+    features = features[:, features.any(0)]  # entries that differ at all
+    tried, asked = features[: len(scores)], features[len(scores) :]
 
     def likeness(a: Array, b: Array) -> Array:
-        return np.exp(-(a[:, None] != b[None]).sum(-1) / 4)
+        return np.exp(-2 * ((a**2).mean(1)[:, None] + (b**2).mean(1) - 2 * a @ b.T / a.shape[1]))
 
-    solved = np.linalg.solve(likeness(tried, tried) + 0.05 * np.eye(len(tried)), ranks - ranks.mean())
+    ranks = np.argsort(np.argsort(list(scores.values()))) / len(scores)
+    solved = np.linalg.solve(likeness(tried, tried) + 0.01 * np.eye(len(tried)), ranks - ranks.mean())
     return likeness(asked, tried) @ solved + ranks.mean()
 
 
-@functools.lru_cache(maxsize=64)
+@functools.lru_cache(maxsize=4096)
 def _rows(decisions: tuple[Decision, ...], process: Process, times: tuple[float, ...]) -> list[tuple[float, Array]]:
     """Each step as weights of the current state and of past values: a, (data or noise, newest first)."""
     frames = {expand: Frame.of(process, np.array(times), expand) for expand in {d.expand for d in decisions}}

@@ -23,7 +23,7 @@ from torch import Tensor
 from hasten.catalog import Paper
 from hasten.denoisers import DenoiserLike
 from hasten.errors import HastenError, one_of
-from hasten.fitting import shown
+from hasten.fitting import Probe, shown
 from hasten.processes import Array, Process
 from hasten.solvers.base import SOLVERS, Noise, Query, Solver, Walk
 
@@ -63,7 +63,9 @@ class DPMSolverV3(Solver):
             return
         shape = tuple(self.statistics.shape)
         if len(shape) < 2 or shape[0] != 3 or len(self.span) != 2 or not self.span[0] < self.span[1]:
-            raise HastenError(f"statistics: (3, points, ...) over a span of two lams are needed; got {shape}, {self.span}")
+            raise HastenError(
+                f"statistics: (3, points, ...) over a span of two lams are needed; got {shape}, {self.span}"
+            )
 
     def __eq__(self, other: object) -> bool:
         if type(other) is not DPMSolverV3:
@@ -90,6 +92,7 @@ class DPMSolverV3(Solver):
             x = step.a.to(x) * x + step.update.of(values)
         return x
 
+    @torch.no_grad()
     def fit(
         self, denoiser: DenoiserLike, data: Tensor, points: int = 120, elementwise: bool = True, seed: int = 0,
         batch: int = 256, delta: float | None = None,
@@ -105,7 +108,7 @@ class DPMSolverV3(Solver):
         process, step = denoiser.process, delta or torch.finfo(data.dtype).eps ** (1 / 3)
         start = process.t_max if np.isfinite(process.lam(process.t_max)) else process.t_max * (1 - 1e-3)
         lam = np.linspace(float(process.lam(start)) + step, float(process.lam(process.t_min)) - step, points)
-        probe = _Probe(denoiser, data, step, seed, batch, (0,) if elementwise else tuple(range(data.ndim)))
+        probe = Probe(denoiser, data, step, seed, batch, (0,) if elementwise else tuple(range(data.ndim)))
         l = torch.stack([probe.slope(at) for at in shown("DPM-Solver-v3, linear part", lam)])  # noqa: E741
         (turn,) = torch.gradient(l, spacing=float(lam[1] - lam[0]), dim=0)
         affine = [probe.affine(at, *of) for at, *of in shown("DPM-Solver-v3, affine part", list(zip(lam, l, turn)))]
@@ -235,60 +238,6 @@ def _tables(solver: DPMSolverV3, lam: Array) -> Tensor:
     where = np.interp(lam, solver.span, (0, tables.shape[1] - 1))
     below = torch.as_tensor(where).long().clamp(max=max(0, tables.shape[1] - 2))
     above = (below + 1).clamp(max=tables.shape[1] - 1)
-    return torch.lerp(tables[:, below], tables[:, above], (torch.as_tensor(where) - below).reshape(-1, *[1] * (tables.ndim - 2)))
-
-
-@dataclass(frozen=True)
-class _Probe:
-    """Averages over noised data at a lam. step: of central differences. over: the dimensions averaged."""
-
-    denoiser: DenoiserLike
-    data: Tensor
-    step: float
-    seed: int
-    batch: int
-    over: tuple[int, ...]
-
-    def slope(self, lam: float) -> Tensor:
-        """The mean diagonal of sigma times the noise prediction's Jacobian, by random signs."""
-        total = torch.zeros(())
-        for x, alpha, sigma, t, generator in self._noised(lam):
-            signs = torch.randint(0, 2, x.shape, generator=generator).to(x) * 2 - 1
-            move = self.step * math.hypot(alpha, sigma) * signs
-            ahead, behind = (self.denoiser(x + side * move, t).noise for side in (1, -1))
-            total = total + (sigma * (ahead - behind) / (2 * move)).sum(self.over).cpu()
-        return total / self._count
-
-    def affine(self, lam: float, l: Tensor, turn: Tensor) -> tuple[Tensor, Tensor]:  # noqa: E741
-        """s and b of the regression f' = s f + b, f' along the ODE. turn: the derivative of l."""
-        sums: list[Tensor] = [torch.zeros(())] * 5
-        process = self.denoiser.process
-        l, turn = l.to(self.data), turn.to(self.data)  # noqa: E741
-        for x, alpha, sigma, t, _ in self._noised(lam):
-            p = self.denoiser(x, t)
-            sides = []
-            for shift in (self.step, -self.step):
-                at = float(process.time(lam + shift))
-                along = float(process.alpha(at)) * p.data + float(process.sigma(at)) * p.noise
-                sides.append(self.denoiser(along, at).noise)
-            change = (sides[0] - sides[1]) / (2 * self.step)
-            f = (sigma * p.noise - l * x) / alpha
-            slope = sigma / alpha * ((l - 1) * p.noise + change) - turn * x / alpha
-            terms = (f, slope, f * f, f * slope, (sigma / alpha * p.noise) ** 2)
-            sums = [total + term.sum(self.over).cpu() for total, term in zip(sums, terms)]
-        f, slope, ff, fs, scale = (total / self._count for total in sums)
-        s = (fs - f * slope) / (ff - f * f + 1e-6 * scale)  # where f vanishes there is nothing to model
-        return s, slope - s * f
-
-    @property
-    def _count(self) -> int:
-        return math.prod(self.data.shape[d] for d in self.over)
-
-    def _noised(self, lam: float):
-        """Batches of noised data, the same noise at every lam: x, alpha, sigma, t, a generator."""
-        t = float(self.denoiser.process.time(lam))
-        alpha, sigma = float(self.denoiser.process.alpha(t)), float(self.denoiser.process.sigma(t))
-        generator = torch.Generator().manual_seed(self.seed)
-        for clean in self.data.split(self.batch):
-            noise = torch.randn(clean.shape, dtype=clean.dtype, generator=generator).to(clean.device)
-            yield alpha * clean + sigma * noise, alpha, sigma, t, generator
+    return torch.lerp(
+        tables[:, below], tables[:, above], (torch.as_tensor(where) - below).reshape(-1, *[1] * (tables.ndim - 2))
+    )

@@ -1,0 +1,7 @@
+"""What fits share: converged states to aim at, a loss that sees flips, averages over noised data."""
+
+from hasten.fitting.aim import Aim
+from hasten.fitting.probe import Probe
+from hasten.fitting.runs import integrate, shown, solve
+
+__all__ = ["Aim", "Probe", "integrate", "shown", "solve"]
