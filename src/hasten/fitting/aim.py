@@ -50,6 +50,12 @@ class Aim:
         jumps = _gap(here[0], across[0]) > _gap(to_a, to_b) / 2
         return cls(noises, solution, *(z[:, jumps].flatten(0, 1) for z in (near, here, across)))
 
+    @classmethod
+    def at(cls, noises: Tensor, solution: Tensor) -> Aim:
+        """Known converged results and no states beside watersheds: flips are seen among the noises alone."""
+        nothing = noises[:0]
+        return cls(noises, solution, nothing, nothing, nothing)
+
     def judge(self, run: Callable[[Tensor], Tensor]) -> tuple[float, float]:
         """Mean log error (the 95th percentile counting half as much), and the share of flips near watersheds."""
         y = run(torch.cat([self.x, self.near]))

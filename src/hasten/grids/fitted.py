@@ -43,7 +43,7 @@ class FittedGrid(Grid):
     @torch.no_grad()
     def fit(
         self, denoiser: DenoiserLike, solver: Solver, noises: Tensor, steps: int = 10, limit: GridLike = "karras",
-        evaluations: int = 120,
+        evaluations: int = 120, aim: Aim | None = None,
     ) -> FittedGrid:  # fmt: skip
         """The grid that brings `solver` nearest to the converged solution, with no more flips than on `limit`.
 
@@ -51,12 +51,15 @@ class FittedGrid(Grid):
         evaluations: how many grids are tried, each costing `steps` calls on the noises and on states beside
         watersheds (see `Aim`). The steps in lam follow exp(a cubic in their index), so that a gap cannot open
         where no fitted noise would notice: free times have lower errors still, but twice the flips.
+        aim: what to come near to, found here if None. A denoiser that is bound to the rows of `noises` (each with
+        its own prompt) cannot look beside watersheds: give it `Aim.at(noises, converged results)`.
         """
         from scipy.optimize import minimize
 
         process = denoiser.process
-        fine = np.append(schedule("karras", process, 24)[:-1], 0.0)
-        aim = Aim.of(lambda x: integrate(denoiser, x, fine, substeps=1)[-1], noises)
+        if aim is None:
+            fine = np.append(schedule("karras", process, 24)[:-1], 0.0)
+            aim = Aim.of(lambda x: integrate(denoiser, x, fine, substeps=1)[-1], noises)
         allowed = aim.judge(lambda x: solve(solver, denoiser, schedule(limit, process, steps), x))[1]
 
         def loss(shape: Array) -> float:

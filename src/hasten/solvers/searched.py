@@ -94,7 +94,7 @@ class USF(Solver):
     @torch.no_grad()
     def fit(
         self, denoiser: DenoiserLike, noises: Tensor, steps: int = 6, grid: GridLike = "logsnr", end: str = "data",
-        evaluations: int = 160, rounds: int = 5, seed: int = 0,
+        evaluations: int = 160, rounds: int = 5, seed: int = 0, aim: Aim | None = None,
     ) -> USF:  # fmt: skip
         """The solver whose decisions bring these runs nearest to the converged solution, with no more flips.
 
@@ -102,14 +102,16 @@ class USF(Solver):
         the known solvers the search starts from. S3 in rounds: lists bred from the best are ranked by a
         predictor learnt from all lists run so far, the most promising are run, and mutation gets rarer. The
         predictor is a kernel regression on ranks, not the paper's LSTM: some hundred lists do not feed one.
+        aim: what to come near to, found here if None; see `FittedGrid.fit`.
         Source: Liu et al. 2023, section 4, algorithm 1.
         """
         positive_int("rounds", rounds)
         process = denoiser.process
         times = schedule(grid, process, steps, end)
         steps, rng = len(times) - 1, np.random.default_rng(seed)
-        fine = schedule("karras", process, 24) if times[-1] == 0 else times
-        aim = Aim.of(lambda x: integrate(denoiser, x, fine, substeps=1 if times[-1] == 0 else 8)[-1], noises)
+        if aim is None:
+            fine = schedule("karras", process, 24) if times[-1] == 0 else times
+            aim = Aim.of(lambda x: integrate(denoiser, x, fine, substeps=1 if times[-1] == 0 else 8)[-1], noises)
 
         def run(decisions: tuple[Decision, ...]):
             return lambda x: solve(USF(decisions), denoiser, times, x)
