@@ -15,7 +15,7 @@ FILES = sorted(SOURCE.rglob("*.py"))
 ROOMS = [
     "errors", "headers", "catalog", "processes", "predictions", "fitting", "grids", "denoisers",
     "solvers", "sampling", "starts", "acceleration", "guidance", "caches", "bridge", "recipe", "measure", "train",
-    "interpolants", "discrete", "edit", "tune", "zoo", "cli",
+    "interpolants", "discrete", "edit", "tune", "zoo", "listing", "cli",
 ]  # fmt: skip
 
 

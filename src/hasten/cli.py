@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import logging
 import shlex
 import sys
@@ -186,25 +185,26 @@ def invert(
 def methods(
     family: Annotated[str | None, typer.Option(help="Only one of: solver, start, guidance, caches.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
+    markdown: Annotated[bool, typer.Option("--markdown", help="As the table of the README.")] = False,
 ) -> None:
-    """List every method with its paper and what it needs."""
+    """List every method with its paper, what it needs and what it was measured to do."""
     import json
 
     from rich.console import Console
     from rich.table import Table
 
-    found = [method for name, kind in _families(family).items() for method in _described(name, kind)]
-    if as_json:
-        typer.echo(json.dumps(found, indent=2))
+    from hasten import listing
+
+    found = listing.methods(family)
+    if as_json or markdown:
+        typer.echo(json.dumps(found, indent=2) if as_json else listing.markdown(found))
         return
-    columns = ("method", "family", "calls a step", "order", "what it is", "paper")
+    columns = ("method", "family", "calls a step", "order", "what it is", "paper", "measured")
     table = Table(*columns, padding=(0, 2, 1, 0), box=None)
     for method in found:
         paper = f"{method['paper']}, {method['year']}, arXiv {method['arxiv']}"
-        calls = f"{method.get('evaluations', '')}{' + noise' if method.get('stochastic') else ''}"
-        about = method["about"] + " Needs fit()." * method.get("needs_fit", False)
-        about += f" Caution: {method['caution']}." if method.get("caution") else ""
-        table.add_row(method["name"], method["family"], calls, str(method.get("order", "")), about, paper)
+        start = method["name"], method["family"], listing.calls(method), str(method.get("order", ""))
+        table.add_row(*start, listing.about(method), paper, method["figure"])
     Console().print(table)
 
 
@@ -282,33 +282,6 @@ def _loaded(model: str) -> Any:
     pipe = load(model)
     pipe.set_progress_bar_config(disable=not sys.stderr.isatty())
     return pipe
-
-
-def _families(only: str | None) -> dict[str, Any]:
-    from hasten.caches import CACHES
-    from hasten.errors import unknown
-    from hasten.guidance import GUIDANCES
-    from hasten.solvers import SOLVERS
-    from hasten.starts import STARTS
-
-    families = {"solver": SOLVERS, "start": STARTS, "guidance": GUIDANCES, "caches": CACHES}
-    if only is not None and only not in families:
-        raise unknown("family", only, families)
-    return families if only is None else {only: families[only]}
-
-
-def _described(family: str, methods: Any) -> Iterator[dict[str, Any]]:
-    """Each method of a family as plain data: name, paper, what its documentation says first, settings."""
-    for cls in methods:
-        about = " ".join((cls.__doc__ or "").split("\n\n")[0].split()).split(" Source:")[0]
-        found = {"name": cls.name, "family": family, "about": about, "paper": cls.paper.title}
-        found |= {"year": cls.paper.year, "arxiv": cls.paper.arxiv}
-        made = cls()
-        found["settings"] = {field.name: getattr(made, field.name) for field in dataclasses.fields(cls)}
-        if family == "solver":
-            found |= {"evaluations": made.evaluations, "order": made.convergence, "stochastic": made.stochastic}
-            found |= {"adaptive": made.adaptive, "needs_fit": made.needs_fit, "caution": made.caution}
-        yield found
 
 
 def _show(result: Any, folder: Path) -> None:

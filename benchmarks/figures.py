@@ -1,0 +1,54 @@
+"""What the benchmarks measured of each method, in a few words: `hasten methods` and the README show it.
+
+    python benchmarks/figures.py
+
+Reads benchmarks/results/*.json and writes src/hasten/figures.json.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+RESULTS = Path(__file__).parent / "results"
+FIGURES = Path(__file__).parent.parent / "src" / "hasten" / "figures.json"
+CASES = ("mixture", "emoji-sd", "emoji-flux")
+NFE = "10"
+
+
+def solvers(report: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """Error of each solver at 10 evaluations, with its best times."""
+    found: dict[str, list[str]] = {}
+    for case in CASES:
+        for row in report["cases"].get(case, {}).get("nfe", {}).get(NFE, []):
+            package, name = row["family"].split(" ", 1)
+            if package == "hasten" and "rmse" in row:
+                found.setdefault(name, []).append(f"{row['rmse'][0]:.2g} on {case}")
+    for name, parts in found.items():
+        yield name, f"RMSE at {NFE} calls: {', '.join(parts)}"
+
+
+def deepcache(report: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    row = next(row for row in report["results"] if (row["interval"], row["branch"]) == (3, 0))
+    yield "deepcache", f"interval 3: {row['speed']['value']:.2f}x faster, {row['efficiency']:.2f} of what MACs promise"
+
+
+def inversion(report: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    yield from report.get("figures", {}).items()
+
+
+def main() -> None:
+    figures: dict[str, str] = {}
+    for read in (solvers, deepcache, inversion):
+        file = RESULTS / f"{read.__name__}.json"
+        if file.exists():
+            for name, text in read(json.loads(file.read_text())):
+                figures[name] = f"{figures[name]}; {text}" if name in figures else text
+    FIGURES.write_text(json.dumps(dict(sorted(figures.items())), indent=1) + "\n")
+    print(f"{len(figures)} methods written to {FIGURES}")
+
+
+if __name__ == "__main__":
+    main()
