@@ -72,7 +72,7 @@ def complaint(capsys: pytest.CaptureFixture[str], *arguments: Any) -> str:
 @pytest.mark.parametrize(
     ("recipe", "told"),
     [
-        ('{"solver": "dpmpp"}', r"solver: 'dpmpp' is not known; did you mean 'dpm\+\+'\?"),
+        ('{"solver": "dmp++"}', r"solver: 'dmp\+\+' is not known; did you mean 'dpm\+\+'\?"),
         ('{"steps": 0}', "steps: 0 is not possible"),
         ('{"steps": 5', "not valid JSON"),
         ("[]", "must be a JSON object"),

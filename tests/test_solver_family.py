@@ -1,6 +1,7 @@
 """The solvers one by one: formulas of the papers written out, polynomial exactness, noise, and what peers get wrong."""
 
 import functools
+import json
 import math
 import warnings
 from itertools import pairwise
@@ -26,6 +27,7 @@ from hasten.solvers import (
     GHVB,
     IPNDM,
     PNDM,
+    SOLVERS,
     DPMAdaptive,
     DPMSolver,
     DPMSolverPP,
@@ -394,6 +396,14 @@ def test_noise_prediction_sde_is_the_published_one():
         share = math.expm1(h) if rule == "midpoint" else 2 * (math.expm1(h) / h - 1)
         want = alpha[2] / alpha[1] * y - 2 * sigma[2] * math.expm1(h) * e0 - sigma[2] * share * (e0 - e1) * h / before
         close(got, want + sigma[2] * math.sqrt(math.expm1(2 * h)) * z)
+    # looking inside a step splits its noise in two and adds none
+    twice = DPMSolver(2, schedule="fixed", eta=0.6)
+    parts = [
+        run(twice, VP, times[1:], 0 * x, lambda y, t: 0 * y, lambda i, j=j: torch.full_like(x, i == j))[1][0, 0].item()
+        for j in (0, 1)
+    ]
+    assert min(parts) > 0.1 * sigma[2]
+    assert parts[0] ** 2 + parts[1] ** 2 == pytest.approx(0.6 * sigma[2] ** 2 * math.expm1(2 * h), rel=1e-12)
 
 
 # --- noise
@@ -578,6 +588,8 @@ def test_thresholding_is_what_the_solver_is_told():
     want = a1 * data + s1 * (x - a0 * data) / s0
     for solver in ("ddim", "ipndm", "dpm"):
         close(run(Thresholded(solver, 0.8), VP, times, x, net)[1], want)
+    nested = SOLVERS.describe(Thresholded(DPMSolverPP(3)))
+    assert SOLVERS.build(json.loads(json.dumps(nested))) == Thresholded(DPMSolverPP(3))
     assert Thresholded(DPMSolverPP(3)) == Thresholded({"name": "dpm++", "order": 3})
 
 

@@ -93,7 +93,8 @@ class HeavyBall(_Around):
     def __post_init__(self) -> None:
         super().__post_init__()
         inner = SOLVERS.build(self.solver)
-        if not isinstance(inner, Tabular) or inner.evaluations > 1:
+        inside = inner.evaluations > 1 or getattr(inner, "method", "multistep") != "multistep"
+        if inside or not isinstance(inner, Tabular):
             raise HastenError(f"solver: {inner.name!r} has no slope of a step; choose a multistep solver")
         if not 0 < self.beta <= 1:
             raise HastenError(f"beta: {self.beta} is not possible; give a number above 0 up to 1")
@@ -103,8 +104,10 @@ class HeavyBall(_Around):
         inner = SOLVERS.build(self.solver)
         assert isinstance(inner, Tabular)
         value, rows, memory = program(inner, process, times)
-        if any(row.value not in ("", value) for row in rows):
-            raise HastenError("solver: momentum cannot begin where alpha is 0 on the noise prediction; choose 'ipndm'")
+        if any(row.stage or row.value not in ("", value) for row in rows):
+            raise HastenError(
+                f"solver: momentum has no slope to average in the first step of {inner.name!r} here; choose 'ipndm'"
+            )
         past: list[Tensor] = []
         average: Tensor | None = None
         for i, (row, keep) in enumerate(zip(rows, memory)):

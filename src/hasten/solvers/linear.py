@@ -86,7 +86,7 @@ class Heun(Tabular):
     name = "heun"
     evaluations = 2
     convergence = 2
-    caution = "unstable at few evaluations under guidance: 12 times DDIM's error on a mixture at guidance 7.5 and 8"
+    caution = "unstable under guidance: at 8 evaluations and guidance 7.5, 12 times DDIM's error on a mixture"
     paper = Paper("Elucidating the Design Space of Diffusion-Based Generative Models", 2022, "2206.00364")
 
     def __post_init__(self) -> None:

@@ -111,7 +111,9 @@ class PNDM(Tabular):
     start: str = "plms"
     name = "pndm"
     convergence = 2
-    caution = "unstable at few evaluations under guidance (4 times DDIM's error at 8); image to image cannot start it"
+    caution = (
+        "unstable under guidance: at 8 evaluations 4 times DDIM's error on a mixture; image to image cannot start it"
+    )
     paper = Paper("Pseudo Numerical Methods for Diffusion Models on Manifolds", 2022, "2202.09778")
 
     def __post_init__(self) -> None:
