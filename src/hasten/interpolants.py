@@ -81,13 +81,13 @@ class TwoSided:
         if self.path == "trig":
             short = np.sqrt(1 - gamma**2)
             a, b = np.cos(turn), np.sin(turn)
-            slopes = (-rise / short * side + short * np.pi / 2 * other for side, other in ((a, -b), (b, a)))
-            return Weights(short * a, short * b, gamma, *slopes, rise)
+            shrink, speed = -rise / short, short * np.pi / 2
+            return Weights(short * a, short * b, gamma, shrink * a - speed * b, shrink * b + speed * a, rise)
         level, slope = np.cos(np.pi * t) ** 2, -np.pi * np.sin(2 * np.pi * t)
         data = t < 0.5
         zero = np.zeros_like(t)
-        sides = (np.where(data, level, zero), np.where(data, zero, level))
-        return Weights(*sides, gamma, np.where(data, slope, zero), np.where(data, zero, slope), rise)
+        on_data, on_base = (lambda v: np.where(data, v, zero)), (lambda v: np.where(data, zero, v))
+        return Weights(on_data(level), on_base(level), gamma, on_data(slope), on_base(slope), rise)
 
     def _gamma(self, t: Any) -> tuple[Any, Any]:
         if self.gamma == "brownian":

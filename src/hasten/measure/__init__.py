@@ -8,21 +8,30 @@ from hasten.measure.distribution import frechet_distance, kernel_distance, preci
 from hasten.measure.drift import Drift, drift, relative
 from hasten.measure.extractors import extractor
 from hasten.measure.features import features, nearest, perceptual_distance, signatures
+from hasten.measure.fields import asymmetry, divergence, fokker_planck_residual, gauge_residual
 from hasten.measure.intervals import Estimate, bootstrap, bootstrap_ratio, wilson
+from hasten.measure.paths import bits_per_dimension, intrinsic_dimension, log_likelihood
 
 __all__ = [
     "Calls",
     "Drift",
     "Estimate",
     "alignment",
+    "asymmetry",
+    "bits_per_dimension",
     "bootstrap",
     "bootstrap_ratio",
     "count_calls",
+    "divergence",
     "drift",
     "extractor",
     "features",
+    "fokker_planck_residual",
     "frechet_distance",
+    "gauge_residual",
+    "intrinsic_dimension",
     "kernel_distance",
+    "log_likelihood",
     "macs",
     "nearest",
     "peak_memory",

@@ -39,15 +39,15 @@ def probe(x: Tensor, probes: int | None, seed: int = 0) -> tuple[Iterator[Tensor
 def divergence(function: Function, x: Tensor, probes: int | None = None, seed: int = 0) -> Tensor:
     """The trace of the Jacobian of `function` at every row of x, (rows,)."""
     with differentiable():
-        _, pull = torch.func.vjp(function, x)
+        pull = torch.func.vjp(function, x)[1]
         directions, weight = probe(x, probes, seed)
         return weight * torch.stack([row_dot(v, pull(v)[0]) for v in directions]).sum(0)
 
 
 def linearised(function: Function, x: Tensor) -> tuple[Function, Function]:
     """v -> J v and v -> J' v at x. J v is the derivative of J' u by u: some layers have no forward derivative."""
-    _, pull = torch.func.vjp(function, x)
-    _, push = torch.func.vjp(lambda u: pull(u)[0], torch.zeros_like(x))
+    pull = torch.func.vjp(function, x)[1]
+    push = torch.func.vjp(lambda u: pull(u)[0], torch.zeros_like(x))[1]
     return lambda v: push(v)[0].detach(), lambda v: pull(v)[0].detach()
 
 
@@ -126,6 +126,20 @@ def gauge_residual(
 
     flow = sigma * divergence(remainder, x, probes, seed) - row_dot(remainder(x), exact(x, t).noise)
     return _rms(flow.square()).named("gauge residual")
+
+
+def conservative_part(function: Function, basis: Callable[[Tensor], Tensor], x: Tensor) -> Function:
+    """The gradient field nearest to `function` in the mean square over the states x; the rest is a gauge freedom.
+
+    basis: (rows, ...) -> (rows, m), functions whose sums the potential is sought among, by least squares; for
+    few dimensions. Sampling with `function` is exact if and only if this part is the true score.
+    Source: Horvat and Pfister 2024, arXiv 2402.03845 (decomposition).
+    """
+    values, pull = torch.func.vjp(basis, x)[:2]
+    units = torch.eye(values.shape[1], dtype=x.dtype, device=x.device)
+    gradients = torch.stack([pull(unit.expand_as(values))[0].flatten() for unit in units], 1)
+    weights = torch.linalg.lstsq(gradients, function(x).flatten()[:, None], driver="gelsd").solution
+    return torch.func.grad(lambda z: (basis(z) @ weights).sum())
 
 
 def _residual(denoiser: DenoiserLike, x: Tensor, t: float, probes: int | None, seed: int) -> Tensor:
