@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar
@@ -67,7 +68,7 @@ class DCSolver(UniPC):
         if not self.cascade:
             return (1.0,) * steps
         searched = _powers(steps, self.guidance) @ np.array(self.cascade)
-        return (1.0, 1.0, *np.clip(searched[2:], *BOUNDS))[:steps]
+        return (1.0, 1.0, *np.clip(searched[2:], *BOUNDS).tolist())[:steps]
 
     def table(self, process: Process, times: Array) -> tuple[str, list[Row]]:
         frame, path, steps = Frame.of(process, times, self.expand), Path(), len(times) - 1
@@ -171,7 +172,7 @@ def _mix(times: Array, i: int, ratio: float) -> Array:
         return np.ones(1)
     nodes = times[i : i - NODES if i >= NODES else None : -1]
     at = ratio * nodes[0] + (1 - ratio) * nodes[1]
-    return np.array([np.prod([(at - b) / (a - b) for b in nodes if b != a]) for a in nodes])
+    return np.array([math.prod((at - b) / (a - b) for b in nodes if b != a) for a in nodes], float)
 
 
 def _mixed(mix: Array, values: Sequence[Tensor]) -> Tensor:
