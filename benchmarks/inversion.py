@@ -48,7 +48,12 @@ def main() -> None:
         for solver in SOLVERS:
             state = hasten.invert(denoiser, x0, solver, given.steps)
             off = hasten.sample(denoiser, state, solver, given.steps) - x0
-            found = {"guidance": guidance, "solver": str(solver), "largest": float(off.abs().max())}
+            found = {
+                "guidance": guidance,
+                "name": solver.name,
+                "solver": str(solver),
+                "largest": float(off.abs().max()),
+            }
             found |= {"rms": float(off.square().mean().sqrt()), "deviation": float(state.std())}
             print(f"guidance {guidance:<4} {solver!s:.40} {found['largest']:.1e} {found['deviation']:.2f}", flush=True)
             table.append(found)

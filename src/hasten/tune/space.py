@@ -27,8 +27,10 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
         {"order": 1}, {"order": 2}, {"order": 3}, {"order": 2, "variant": "bh1"}, {"order": 3, "variant": "bh1"},
         {"order": 2, "corrector": False}, {"order": 3, "corrector": False},
     ],
+    "deis": [{"order": 2}, {"order": 3}, {"order": 3, "variable": "log-rho"}],
+    "ipndm": [{"order": 2}, {"order": 4}],
     "euler": [],  # the same steps as ddim
-    "edict": [],  # made for inversion: two calls a step at first order
+    "edict": [], "bdia": [], "bdia-edm": [],  # made for inversion
 }  # fmt: skip
 """Settings of a solver that are worth a try; every other solver without noise or `caution` is tried as it is."""
 
