@@ -225,6 +225,14 @@ def test_bdia_edm_does_better_than_heun_for_the_same_calls():
         assert half < 0.7 * heun and full < heun
 
 
+def test_full_mending_needs_steps_that_change_slowly():
+    """9 Karras times from sigma 80: leapfrog is worse than DDIM there, half of the mending far better."""
+    gm, x = mixture(VarianceExploding()), 80 * seeded()
+    truth = sample(gm, x, UniPC(order=3), 600, "karras")
+    ddim, half, full = (rms(sample(gm, x, s, 9, "karras") - truth) for s in (DDIM(), BDIA(gamma=0.5), BDIA()))
+    assert half < 0.4 * ddim and full > 2 * ddim
+
+
 def test_edict_in_its_papers_words():
     """x' = a x + b eps(y), y' = a y + b eps(x'), roles swapped in odd steps, then mixed one after the other."""
     run, p = Run.of(VP, times(4)), 0.93

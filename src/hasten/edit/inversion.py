@@ -28,7 +28,7 @@ class Inverse(Solver):
     times[0]: a Pair if the solver is reversible, whose round trip is then exact. Any other deterministic solver
     is walked backwards, which asks the network at the wrong end of each step (with DDIM: naive DDIM inversion,
     Dhariwal & Nichol 2021); if times end on 0, data is taken for a state at the smallest time of the process.
-    Raises HastenError for stochastic solvers.
+    Raises HastenError for stochastic and adaptive solvers; clipping and thresholding have no inverse either.
     """
 
     solver: Solver
@@ -36,8 +36,9 @@ class Inverse(Solver):
     paper = Paper("Diffusion Models Beat GANs on Image Synthesis", 2021, "2105.05233")
 
     def __post_init__(self) -> None:
-        if self.solver.stochastic:
-            raise HastenError(f"solver: {self.solver.name!r} draws noise and has no inverse; choose 'edict' or 'bdia'")
+        reason = "draws noise" if self.solver.stochastic else "chooses its own times"
+        if self.solver.stochastic or getattr(self.solver, "adaptive", False):
+            raise HastenError(f"solver: {self.solver.name!r} {reason} and has no inverse; choose 'edict' or 'bdia'")
 
     def walk(self, process: Process, times: Array, x: Tensor, noise: Noise) -> Walk:
         if isinstance(self.solver, Reversible):

@@ -146,6 +146,7 @@ class EDICT(Reversible):
     mixing: float = 0.93
     name = "edict"
     evaluations = 2
+    caution = "made for inversion: two calls a step at first order, poor at few steps"
     paper = Paper("EDICT: Exact Diffusion Inversion via Coupled Transformations", 2022, "2211.12446")
 
     def __post_init__(self) -> None:
@@ -192,6 +193,7 @@ class BDIA(Reversible):
     name = "bdia"
     first = result = 1
     convergence = 2
+    caution = "below 20 steps that grow fast (Karras times) gamma 0.5 is better than 1"
     paper = Paper("Exact Diffusion Inversion via Bi-directional Integration Approximation", 2023, "2307.10829")
 
     def __post_init__(self) -> None:
