@@ -37,7 +37,7 @@ class Inverse(Solver):
 
     def __post_init__(self) -> None:
         reason = "draws noise" if self.solver.stochastic else "chooses its own times"
-        if self.solver.stochastic or getattr(self.solver, "adaptive", False):
+        if self.solver.stochastic or self.solver.adaptive:
             raise HastenError(f"solver: {self.solver.name!r} {reason} and has no inverse; choose 'edict' or 'bdia'")
 
     def walk(self, process: Process, times: Array, x: Tensor, noise: Noise) -> Walk:
