@@ -88,7 +88,7 @@ class AlignYourSteps(Grid):
     """The published times of Align Your Steps, at the same noise levels on any process; the first is t_max.
 
     model: "sd15", "sdxl" or "svd" (needs a process whose sigma / alpha goes beyond 54.5). Another count than
-    ten is read off linearly in lam. Source: Sabour et al. 2024, section 3.3 and their published table.
+    ten is read off linearly in lam. Source: Sabour et al. 2024, published tables.
     """
 
     model: str = "sd15"

@@ -38,7 +38,7 @@ class DCSolver(UniPC):
     ratios: one a step, above 0, for the steps and grid they were fitted on. cascade: 36 coefficients that give
     the ratios for any number of steps and `guidance` scale instead. Without either it is UniPC. Other fields:
     see UniPC; order 1 or 2 without corrector compensates DDIM or DPM-Solver++ 2M.
-    Source: Zhao et al. 2024, algorithm 1, eq. (8) to (13).
+    Source: Zhao et al. 2024, section 3.
     """
 
     ratios: tuple[float, ...] = ()
@@ -107,7 +107,7 @@ class DCSolver(UniPC):
 
         noises: a few start states (the paper uses 10), (rows, ...). Step by step, the ratio is the one that
         brings the state after the next step and its correction nearest to the ODE's own state at that time
-        (Runge-Kutta with `substeps` a step), found by Brent's method. Source: Zhao et al. 2024, section 3.3.
+        (Runge-Kutta with `substeps` a step), found by Brent's method. Source: Zhao et al. 2024, section 3.
         """
         times = schedule(grid, denoiser.process, steps, end)
         frame, steps = Frame.of(denoiser.process, times, self.expand), len(times) - 1
@@ -127,7 +127,7 @@ class DCSolver(UniPC):
 
         denoisers: guidance scale -> denoiser at that scale. steps: the numbers of steps to search at. The
         36 coefficients enter linearly, so this is one least-squares problem (of least norm where the searched
-        runs leave some undetermined). Source: Zhao et al. 2024, eq. (14) to (16).
+        runs leave some undetermined). Source: Zhao et al. 2024, section 3.
         """
         rows, found = [], []
         for guidance, denoiser in denoisers.items():

@@ -54,7 +54,7 @@ class USF(Solver):
     """Every step decides its own order, expansion, rule, corrector and start. Unfitted: DPM-Solver++ 2M.
 
     decisions: one tuple (order, expand, rule, correct, start) a step; later entries may be left out, see
-    `Decision`. A step with start 1 cannot follow another. Source: Liu et al. 2023, section 3 and table 1
+    `Decision`. A step with start 1 cannot follow another. Source: Liu et al. 2023, section 3
     (without its v3 expansion, low-order derivatives and analytical first step).
     """
 
@@ -103,7 +103,7 @@ class USF(Solver):
         predictor learnt from all lists run so far, the most promising are run, and mutation gets rarer. The
         predictor is a kernel regression on ranks, not the paper's LSTM: some hundred lists do not feed one.
         aim: what to come near to, found here if None; see `FittedGrid.fit`.
-        Source: Liu et al. 2023, section 4, algorithm 1.
+        Source: Liu et al. 2023, section 4.
         """
         positive_int("rounds", rounds)
         process = denoiser.process

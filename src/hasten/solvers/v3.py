@@ -42,8 +42,8 @@ class DPMSolverV3(Solver):
     order: 1 to 3 (2 for guided, 3 for unconditional sampling). corrector: "pseudo" (one order above the
     predictor's, derivatives by divided differences alone), "plain" (the predictor's order), "none".
     pseudo_predictor: divided differences there too. statistics: (3, points, ...) tables of l, s, b, uniform in
-    lam over `span`; elementwise, or (3, points) numbers. Source: Zheng et al. 2023, eq. (11) to (17),
-    algorithms 1 and 2. Times need not lie on the tables' grid, and integrals are exact for constant tables.
+    lam over `span`; elementwise, or (3, points) numbers. Times need not lie on
+    the tables' grid, and integrals are exact for constant tables. Source: Zheng et al. 2023, section 3.
     """
 
     order: int = 3
@@ -103,7 +103,7 @@ class DPMSolverV3(Solver):
         as in the paper, or one for all. delta: for the central differences that stand in for the paper's
         forward-mode derivatives, five network calls a row and point; by default the cube root of the data's
         precision, give about 0.05 for a network that computes in half precision.
-        Source: Zheng et al. 2023, eq. (8), (10), appendix C.1.1.
+        Source: Zheng et al. 2023, section 3.1 and appendix C.1.1.
         """
         process, step = denoiser.process, delta or torch.finfo(data.dtype).eps ** (1 / 3)
         start = process.t_max if np.isfinite(process.lam(process.t_max)) else process.t_max * (1 - 1e-3)
