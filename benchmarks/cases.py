@@ -76,7 +76,7 @@ def latents(count: int = 128, data: Path | None = None) -> Case:
     return _exact("latents", fitted.cluster_centers_, np.maximum(spread, 0.2), weights, count)
 
 
-def emoji_sd(count: int = 16, guidance: float = 7.5) -> Case:
+def emoji_sd(count: int = 12, guidance: float = 7.5) -> Case:
     """The zoo's Stable Diffusion, guided."""
     from hasten.zoo import captions, load
 
@@ -93,7 +93,7 @@ def emoji_sd(count: int = 16, guidance: float = 7.5) -> Case:
     return _of_network("emoji-sd", network, known, from_config(pipe.scheduler.config), "epsilon", count)
 
 
-def emoji_flux(count: int = 16) -> Case:
+def emoji_flux(count: int = 12) -> Case:
     """The zoo's Flux."""
     from hasten.train import Packed
     from hasten.zoo import call, captions, folder, load
