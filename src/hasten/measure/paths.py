@@ -20,8 +20,7 @@ from hasten.errors import HastenError, positive_int
 from hasten.grids import GridLike, schedule
 from hasten.measure.fields import Function, differentiable, divergence, linearised
 from hasten.measure.intervals import Estimate, bootstrap
-from hasten.processes import Array
-from hasten.solvers.linear import Coordinates
+from hasten.processes import Array, Process
 
 State = tuple[Tensor, ...]
 
@@ -39,16 +38,16 @@ def log_likelihood(
     vector-Jacobian products. Source: Chen et al. 2018, eq. (8); Song et al. 2021, arXiv 2011.13456, eq. (39).
     """
     times = schedule(grid, denoiser.process, steps, "min")[::-1]
-    path = Coordinates.of(denoiser.process, times, "flow")
+    scale, nodes = _coordinates(denoiser.process, times)
 
     def rate(r: float, state: State) -> State:
-        velocity = _velocity(denoiser, path, r)
+        velocity = _velocity(denoiser, r)
         return velocity(state[0]), divergence(velocity, state[0], probes, seed)
 
     gained = torch.zeros(len(x), dtype=x.dtype, device=x.device)
-    *_, (y, gained) = _solve(rate, (x / path.scale[0], gained), path.r)
-    stretched = x[0].numel() * math.log(path.scale[-1] / path.scale[0])
-    last = path.scale[-1] * y
+    *_, (y, gained) = _solve(rate, (x / scale[0], gained), nodes)
+    stretched = x[0].numel() * math.log(scale[-1] / scale[0])
+    last = scale[-1] * y
     return (prior(last) if prior else _gaussian(last, denoiser.process.start_scale)) + gained + stretched
 
 
@@ -77,18 +76,18 @@ def tangent_spectrum(
     Source: Horvat and Pfister 2024, arXiv 2402.03845 (intrinsic dimension).
     """
     times = schedule(grid, denoiser.process, steps, "min")
-    path = Coordinates.of(denoiser.process, times, "flow")
+    scale, nodes = _coordinates(denoiser.process, times)
 
     def rate(r: float, state: State) -> State:
         y, carried = state
-        velocity = _velocity(denoiser, path, r)
+        velocity = _velocity(denoiser, r)
         with differentiable():
             push, _ = linearised(velocity, y)
             pushed = [push(direction) for direction in carried]
         return velocity(y), torch.stack(pushed)
 
-    states = _solve(rate, (x / path.scale[0], _directions(x, tangents, seed) / path.scale[0]), path.r)
-    carried = [scale * directions for scale, (_, directions) in zip(path.scale, states, strict=True)]
+    states = _solve(rate, (x / scale[0], _directions(x, tangents, seed) / scale[0]), nodes)
+    carried = [size * directions for size, (_, directions) in zip(scale, states, strict=True)]
     return times, torch.stack([torch.linalg.svdvals(d.flatten(2).transpose(0, 1)) for d in carried])
 
 
@@ -107,9 +106,15 @@ def intrinsic_dimension(
     return bootstrap((slope < 0.5).sum(-1).double().cpu().numpy(), "mean").named("intrinsic dimension")
 
 
-def _velocity(denoiser: DenoiserLike, path: Coordinates, r: float) -> Function:
+def _coordinates(process: Process, times: Array) -> tuple[Array, Array]:
+    """alpha + sigma and r at all times."""
+    scale = process.alpha(times) + process.sigma(times)
+    return scale, process.sigma(times) / scale
+
+
+def _velocity(denoiser: DenoiserLike, r: float) -> Function:
     process = denoiser.process
-    time = min(path.time(process, r), process.t_max) if r < 1 else process.t_max
+    time = min(float(process.time(math.log1p(-r) - math.log(r))), process.t_max) if r < 1 else process.t_max
     scale = float(process.alpha(time) + process.sigma(time))
     return lambda y: denoiser(scale * y, time).velocity
 
