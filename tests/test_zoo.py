@@ -239,7 +239,7 @@ def test_padding_of_captions_hardly_matters_to_emoji_flux():
     short, long = (
         pipe("noto red apple", num_inference_steps=8, max_sequence_length=length, output_type="pt",
              generator=torch.manual_seed(0)).images
-        for length in (32, 512)
+        for length in (32, 128)
     )  # fmt: skip
     assert float((short - long).square().mean().sqrt()) < 0.1
 

@@ -116,8 +116,8 @@ Prompts are "noto" or "twemoji" (the drawing style) and an English emoji name in
 - Default: FLUX.1-dev's scheduler (Euler, dynamic shift), 28 steps. There is no guidance embedding (as in
   FLUX.1-schnell), so `guidance_scale` does nothing; `true_cfg_scale` with a `negative_prompt` works.
 - `FluxPipeline` keeps no picture size, so with diffusers alone say
-  `pipe(prompt, height=64, width=64, max_sequence_length=32)` (`call.json`). Its 512 text tokens by default work as
-  well, six times slower; hasten's tools use `call.json`.
+  `pipe(prompt, height=64, width=64, max_sequence_length=32)` (`call.json`; hasten's tools do). Training saw captions
+  padded to 32 to 128 tokens: with the pipeline's default of 512, pictures get blurry and take six times as long.
 - Velocity prediction, times logit-normal and shifted by 1.6, 10 % of the captions dropped.""",
 }
 
