@@ -2,7 +2,7 @@
 
     python benchmarks/figures.py
 
-Reads benchmarks/results/*.json and writes src/hasten/figures.json.
+Reads benchmarks/results/*.json, writes src/hasten/figures.json and the README's table of methods.
 """
 
 from __future__ import annotations
@@ -12,8 +12,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from hasten import listing
+
 RESULTS = Path(__file__).parent / "results"
 FIGURES = Path(__file__).parent.parent / "src" / "hasten" / "figures.json"
+README = Path(__file__).parent.parent / "README.md"
+BEGIN, END = "<!-- hasten methods --markdown -->", "<!-- end -->"
 CASES = ("mixture", "emoji-sd", "emoji-flux")
 NFE = "10"
 
@@ -52,7 +56,10 @@ def main() -> None:
             for name, text in read(json.loads(file.read_text())):
                 figures[name] = f"{figures[name]}; {text}" if name in figures else text
     FIGURES.write_text(json.dumps(dict(sorted(figures.items())), indent=1) + "\n")
-    print(f"{len(figures)} methods written to {FIGURES}")
+    before, rest = README.read_text().split(BEGIN)
+    table = listing.markdown(listing.methods())
+    README.write_text(f"{before}{BEGIN}\n{table}\n{END}{rest.split(END)[1]}")
+    print(f"{len(figures)} methods written to {FIGURES} and {README}")
 
 
 if __name__ == "__main__":

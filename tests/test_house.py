@@ -81,3 +81,10 @@ def test_no_file_loads_a_pickle(file):
 def test_only_tensors_that_cannot_run_code_ship():
     assert not [p for p in ROOT.rglob("src/**/*") if p.suffix in (".pt", ".pth", ".bin", ".ckpt", ".pkl")]
     assert sum(p.stat().st_size for p in SOURCE.rglob("*.safetensors")) < 60e6
+
+
+def test_the_readme_lists_every_method_with_its_figures():
+    from hasten import listing
+
+    table = (ROOT / "README.md").read_text().split("<!-- hasten methods --markdown -->\n")[1].split("\n<!-- end -->")[0]
+    assert table == listing.markdown(listing.methods()), "run benchmarks/figures.py"
