@@ -380,7 +380,7 @@ def test_decision_lists_are_the_solvers_they_spell(solver, decision, end):
 
 def test_singlestep_methods_start_from_the_state_before():
     x = noise(30, 0)
-    nodes, _ = inner_nodes(LINEAR, TIMES, 0.5)
+    nodes, _ = inner_nodes(LINEAR, TIMES, (0.5,))
     ours = sample(mixture(), x, USF((Decision(1), Decision(2, start=1)) * 8), grid=nodes)
     close(ours, sample(mixture(), x, DPMSolverPP(method="singlestep"), grid=TIMES))
 

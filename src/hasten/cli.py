@@ -136,7 +136,7 @@ def generate(
     """Draw images of prompts, by a recipe if one is given."""
     from hasten.errors import positive_int
     from hasten.recipe import Recipe, accelerate
-    from hasten.tune.samples import known_call
+    from hasten.zoo import call_of
 
     chosen = Recipe() if recipe is None else Recipe.of(recipe)
     extra: dict[str, Any] = {} if steps is None else {"num_inference_steps": positive_int("steps", steps)}
@@ -145,7 +145,7 @@ def generate(
     _check_image_file(out)
     files = [out] if len(prompt) == 1 else [out.with_stem(f"{out.stem}-{i}") for i in range(1, len(prompt) + 1)]
     pipe = _loaded(model)
-    extra = known_call(pipe) | extra
+    extra = call_of(pipe) | extra
     out.parent.mkdir(parents=True, exist_ok=True)
     with accelerate(pipe, chosen) as fast:
         images = fast(prompt=list(prompt), seed=seed, **extra).images

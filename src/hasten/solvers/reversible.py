@@ -146,7 +146,7 @@ class EDICT(Reversible):
     mixing: float = 0.93
     name = "edict"
     evaluations = 2
-    caution = "made for inversion: two calls a step at first order, poor at few steps"
+    caution = "made for inversion: two calls a step at first order, poor at few steps, worst under guidance"
     paper = Paper("EDICT: Exact Diffusion Inversion via Coupled Transformations", 2022, "2211.12446")
 
     def __post_init__(self) -> None:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from hasten.acceleration import network_of
 from hasten.errors import HastenError, positive_int
 from hasten.recipe import Recipe, accelerate
-from hasten.tune.samples import Samples, known_call, zoo_name
+from hasten.tune.samples import Samples, zoo_name
 
 Ticks = Callable[[int], None]
 """Told how many samples have just been drawn."""
@@ -82,8 +82,10 @@ class Problem:
     def __init__(
         self, pipe: Any, samples: Mapping[str, Samples], *, batch: int = 8, call: Mapping[str, Any] | None = None
     ) -> None:
+        from hasten.zoo import call_of
+
         self.pipe, self.samples = pipe, dict(samples)
-        self.batch, self.call = positive_int("batch", batch), known_call(pipe) | dict(call or {})
+        self.batch, self.call = positive_int("batch", batch), call_of(pipe) | dict(call or {})
         network_of(pipe)
         accepted = inspect.signature(type(pipe).__call__).parameters
         for name in ("prompt", "num_inference_steps", "generator", "output_type", "callback_on_step_end", *self.call):

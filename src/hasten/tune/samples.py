@@ -124,13 +124,6 @@ def known_prompts(pipe: Any) -> Prompts:
     return {split: zoo.captions(name, split) for split in SPLITS}
 
 
-def known_call(pipe: Any) -> dict[str, Any]:
-    """What every call of a pipeline should be given besides the prompt, where its folder says so."""
-    from hasten import zoo
-
-    return zoo.call(str(getattr(pipe, "name_or_path", None) or "."))
-
-
 def zoo_name(pipe: Any) -> str | None:
     """Which model of the zoo a pipeline was loaded from, if any."""
     from hasten import zoo

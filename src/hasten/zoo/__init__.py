@@ -114,6 +114,11 @@ def _estimates(figures: Any, path: str = "") -> Iterator[tuple[str, dict[str, An
         yield from _estimates(inner, f"{path}.{key}" if path else key)
 
 
+def call_of(pipe: Any) -> dict[str, Any]:
+    """The same for a pipeline, by the folder it was loaded from."""
+    return call(str(getattr(pipe, "name_or_path", None) or "."))
+
+
 def captions(name: str, split: str = "search") -> list[str]:
     """Prompts the model knows; "search" and "confirm" share none, so what one tuned the other can judge."""
     splits: dict[str, list[str]] = json.loads((folder(name) / "captions.json").read_text())

@@ -115,9 +115,9 @@ def generate(pipe: Any, prompts: Sequence[str], seed: int = 0, batch: int = 20) 
     """One image (3, H, W) in [0, 1] a prompt with the pipeline's defaults; image i has the seed `seed` + i."""
     from rich.progress import track
 
-    from hasten.zoo import call
+    from hasten.zoo import call_of
 
-    seeds, extra = generators(len(prompts), seed), call(pipe.name_or_path)
+    seeds, extra = generators(len(prompts), seed), call_of(pipe)
     parts = [
         pipe(list(prompts[i : i + batch]), generator=seeds[i : i + batch], output_type="pt", **extra).images
         for i in track(range(0, len(prompts), batch), description="generating")
