@@ -193,7 +193,7 @@ class BDIA(Reversible):
     name = "bdia"
     first = result = 1
     convergence = 2
-    caution = "below 20 steps that grow fast (Karras times) gamma 0.5 is better than 1"
+    caution = "unstable at few evaluations under guidance; below 20 steps that grow fast (Karras times) take gamma 0.5"
     paper = Paper("Exact Diffusion Inversion via Bi-directional Integration Approximation", 2023, "2307.10829")
 
     def __post_init__(self) -> None:
