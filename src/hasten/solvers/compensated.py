@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -16,6 +16,7 @@ from hasten.catalog import Paper
 from hasten.denoisers import DenoiserLike
 from hasten.errors import HastenError
 from hasten.fitting import integrate, shown
+from hasten.fitting.ratios import COEFFICIENTS, best_ratio, cascade_of, cascaded
 from hasten.grids import GridLike, schedule
 from hasten.predictions import Prediction
 from hasten.processes import Array, Process
@@ -23,8 +24,6 @@ from hasten.solvers.base import SOLVERS, Noise, Path, Row, Walk
 from hasten.solvers.exponential import Frame, UniPC
 
 NODES = 3  # how many values the compensation passes its parabola through
-BOUNDS = (0.3, 2.5)  # where a ratio is searched
-POWERS = (4, 3, 3)  # of the cascade: how many powers of step / NFE, guidance / 12 and NFE / 50
 
 
 @SOLVERS.add
@@ -54,8 +53,8 @@ class DCSolver(UniPC):
         super().__post_init__()
         if not all(ratio > 0 for ratio in self.ratios):
             raise HastenError(f"ratios: {self.ratios} is not possible; give one number above 0 a step")
-        if len(self.cascade) not in (0, int(np.prod(POWERS))):
-            raise HastenError(f"cascade: {len(self.cascade)} numbers; give {np.prod(POWERS)}")
+        if len(self.cascade) not in (0, COEFFICIENTS):
+            raise HastenError(f"cascade: {len(self.cascade)} numbers; give {COEFFICIENTS}")
 
     def ratios_for(self, steps: int) -> tuple[float, ...]:
         """The ratio of each step. Raises HastenError if the ratios belong to another number of steps."""
@@ -67,8 +66,7 @@ class DCSolver(UniPC):
             return self.ratios
         if not self.cascade:
             return (1.0,) * steps
-        searched = _powers(steps, self.guidance) @ np.array(self.cascade)
-        return (1.0, 1.0, *np.clip(searched[2:], *BOUNDS).tolist())[:steps]
+        return cascaded(self.cascade, steps, self.guidance)
 
     def table(self, process: Process, times: Array) -> tuple[str, list[Row]]:
         frame, path, steps = Frame.of(process, times, self.expand), Path(), len(times) - 1
@@ -115,7 +113,7 @@ class DCSolver(UniPC):
         x, values, ratios = noises, [getattr(denoiser(noises, times[0]), self.expand)], []
         for i in shown("DC-Solver", range(steps)):
             step = functools.partial(self._after, denoiser, frame, times, x, values)
-            ratios.append(1.0 if i + 1 < NODES else _best_ratio(step, aims[i + 1]))
+            ratios.append(1.0 if i + 1 < NODES else best_ratio(step, aims[i + 1]))
             x, values = step(ratios[-1])
         return replace(self, ratios=tuple(ratios), cascade=())
 
@@ -125,19 +123,14 @@ class DCSolver(UniPC):
     ) -> DCSolver:  # fmt: skip
         """The solver with ratios for any number of steps and guidance: cascade polynomial regression.
 
-        denoisers: guidance scale -> denoiser at that scale. steps: the numbers of steps to search at. The
-        36 coefficients enter linearly, so this is one least-squares problem (of least norm where the searched
-        runs leave some undetermined). Source: Zhao et al. 2024, section 3.
+        denoisers: guidance scale -> denoiser at that scale. steps: the numbers of steps to search at.
+        Source: Zhao et al. 2024, section 3.
         """
-        rows, found = [], []
-        for guidance, denoiser in denoisers.items():
-            for count in steps:
-                rows.append(_powers(count, guidance)[2:])
-                found.append(self.fit(denoiser, noises, count, grid, end).ratios[2:])
-        # solved for the deviation from 1, so that what is undetermined stays at ratio 1
-        cascade = np.linalg.lstsq(np.concatenate(rows), np.concatenate(found) - 1, rcond=1e-8)[0]
-        cascade[0] += 1
-        return replace(self, cascade=tuple(cascade.tolist()), ratios=())
+        found = {
+            (count, guidance): self.fit(denoiser, noises, count, grid, end).ratios
+            for guidance, denoiser in denoisers.items() for count in steps
+        }  # fmt: skip
+        return replace(self, cascade=cascade_of(found), ratios=())
 
     def _nodes(self, i: int, steps: int) -> list[int]:
         rank = min(self.order, i + 1, steps - i if self.lower_order_final else self.order)
@@ -188,20 +181,3 @@ def _of_kept(weights: Array, mix: Array) -> Array:
     for k in range(1, len(mix)):
         rewritten[-1 - k] -= newest * mix[k]
     return rewritten
-
-
-def _best_ratio(step: Callable[[float], tuple[Tensor, list[Tensor]]], aim: Tensor) -> float:
-    from scipy.optimize import minimize_scalar
-
-    def loss(ratio: float) -> float:
-        return float((step(ratio)[0] - aim).square().mean())
-
-    found = minimize_scalar(loss, bounds=BOUNDS, method="bounded", options={"xatol": 1e-3, "maxiter": 30})
-    return float(found.x) if found.fun < loss(1.0) else 1.0
-
-
-def _powers(steps: int, guidance: float) -> Array:
-    """(steps, 36): every product of powers of step / NFE, guidance / 12 and NFE / 50, for steps 1 .. NFE."""
-    axes = (np.arange(1, steps + 1) / steps, guidance / 12, steps / 50)
-    a, b, c = (np.power.outer(axis, np.arange(count, dtype=float)) for axis, count in zip(axes, POWERS))
-    return np.einsum("si,j,k->sijk", a, b, c).reshape(steps, -1)
