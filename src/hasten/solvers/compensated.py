@@ -20,8 +20,8 @@ from hasten.fitting.ratios import COEFFICIENTS, best_ratio, cascade_of, cascaded
 from hasten.grids import GridLike, schedule
 from hasten.predictions import Prediction
 from hasten.processes import Array, Process
-from hasten.solvers.base import SOLVERS, Noise, Path, Row, Walk
-from hasten.solvers.exponential import Frame, UniPC
+from hasten.solvers.base import SOLVERS, Noise, Query, Walk, told
+from hasten.solvers.exponential import Frame, UniPC, newest
 
 NODES = 3  # how many values the compensation passes its parabola through
 
@@ -68,33 +68,26 @@ class DCSolver(UniPC):
             return (1.0,) * steps
         return cascaded(self.cascade, steps, self.guidance)
 
-    def table(self, process: Process, times: Array) -> tuple[str, list[Row]]:
-        frame, path, steps = Frame.of(process, times, self.expand), Path(), len(times) - 1
-        mixes = [_mix(times, i, ratio) for i, ratio in enumerate(self.ratios_for(steps))]
-        for i in range(steps):
-            if self.corrector and i:
-                _, weights, _ = frame.update(i - 1, i, [*self._nodes(i - 1, steps), i], rule=self._rule, size=i + 1)
-                path.correct(_of_kept(weights, mixes[i]))
-            a, weights, noise = frame.update(i, i + 1, self._nodes(i, steps), rule=self._rule, size=i + 1)
-            path.advance(times[i], i, a, weights, step=i, noise=noise)
-        return self.expand, path.rows
-
     def walk(self, process: Process, times: Array, x: Tensor, noise: Noise) -> Walk:
         """UniPC's walk, told compensated values: the buffer it keeps is the compensated one."""
         ratios, past = self.ratios_for(len(times) - 1), []
-        inner = super().walk(process, times, x, noise)
-        try:
-            query = next(inner)
-            while True:
-                p = yield query
-                mix = _mix(times, query.step, ratios[query.step])
-                past = [_mixed(mix, [getattr(p, self.expand), *past]), *past][:NODES]
-                if len(mix) > 1:
-                    kind = "sample" if self.expand == "data" else "epsilon"
-                    p = Prediction(p.state, p.alpha, p.sigma, past[0], kind)
-                query = inner.send(p)
-        except StopIteration as done:
-            return done.value
+
+        def compensated(query: Query, p: Prediction) -> Prediction:
+            mix = _mix(times, query.step, ratios[query.step])
+            past[:] = [_mixed(mix, [getattr(p, self.expand), *past]), *past][:NODES]
+            kind = "sample" if self.expand == "data" else "epsilon"
+            return Prediction(p.state, p.alpha, p.sigma, past[0], kind) if len(mix) > 1 else p
+
+        return told(super().walk(process, times, x, noise), compensated)
+
+    def _kept(self, times: Array, weights: Array) -> Array:
+        """The newest value is kept as an affine mix of what was answered and the values before."""
+        i = len(weights) - 1
+        mix, rewritten = _mix(times, i, self.ratios_for(len(times) - 1)[i]), weights.copy()
+        rewritten[-1] /= mix[0]
+        for k in range(1, len(mix)):
+            rewritten[-1 - k] -= rewritten[-1] * mix[k]
+        return rewritten
 
     @torch.no_grad()
     def fit(
@@ -132,14 +125,6 @@ class DCSolver(UniPC):
         }  # fmt: skip
         return replace(self, cascade=cascade_of(found), ratios=())
 
-    def _nodes(self, i: int, steps: int) -> list[int]:
-        rank = min(self.order, i + 1, steps - i if self.lower_order_final else self.order)
-        return [i - k for k in range(rank)]
-
-    @property
-    def _rule(self) -> str:
-        return {"bh1": "linear", "bh2": "midpoint", "exact": "exact"}[self.variant]
-
     def _after(
         self, denoiser: DenoiserLike, frame: Frame, times: Array, x: Tensor, values: list[Tensor], ratio: float
     ) -> tuple[Tensor, list[Tensor]]:
@@ -154,9 +139,8 @@ class DCSolver(UniPC):
 
     def _step(self, frame: Frame, x: Tensor, values: list[Tensor], i: int) -> Tensor:
         """The state after step i, predicted from values 0 .. i, or corrected with value i + 1 as well."""
-        nodes = [*self._nodes(i, len(frame.lam) - 1), *range(i + 1, len(values))]
-        a, weights, _ = frame.update(i, i + 1, nodes, rule=self._rule, size=len(values))
-        return sum((float(w) * value for w, value in zip(weights, values) if w), a * x)
+        nodes = [*newest(i, len(frame.lam) - 1, self.order, self.lower_order_final), *range(i + 1, len(values))]
+        return frame.step(x, i, i + 1, nodes, values, self._rule)
 
 
 def _mix(times: Array, i: int, ratio: float) -> Array:
@@ -172,12 +156,3 @@ def _mixed(mix: Array, values: Sequence[Tensor]) -> Tensor:
     """The sum of weights times values, both newest first; the newest value itself for weight 1 alone."""
     rest = zip(mix[1:], values[1:])
     return sum((float(w) * v for w, v in rest), float(mix[0]) * values[0]) if len(mix) > 1 else values[0]
-
-
-def _of_kept(weights: Array, mix: Array) -> Array:
-    """Weights by node on (kept values, newest as asked), rewritten for the newest as kept: it is an affine mix."""
-    newest, rewritten = weights[-1] / mix[0], weights.copy()
-    rewritten[-1] = newest
-    for k in range(1, len(mix)):
-        rewritten[-1 - k] -= newest * mix[k]
-    return rewritten

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
+from torch import Tensor
 
 from hasten.catalog import Paper
 from hasten.errors import HastenError, one_of, unit_interval, unknown
@@ -81,6 +82,16 @@ class Frame:
         weights[list(nodes)] = np.linalg.solve(np.vander(at, increasing=True).T, moments)
         return float(a), weights, float(noise)
 
+    def step(
+        self, x: Tensor, s: int, t: int, nodes: Sequence[int], values: Sequence[Tensor], rule: str = "exact"
+    ) -> Tensor:
+        """The state at node t from x at node s, through those of the values (by node) at `nodes`."""
+        a, weights, _ = self.update(s, t, nodes, rule=rule, size=len(values))
+        x = x * a
+        for weight, value in zip(weights, values):
+            x.add_(value, alpha=float(weight))
+        return x
+
 
 def unit_moments(z: float, count: int) -> Array:
     r"""m_k = \int_0^1 e^{-z(1-u)} u^k du / \int_0^1 e^{-z(1-u)} du for k < count, any real z.
@@ -130,6 +141,10 @@ class _Exponential(Tabular):
     def _damping(self, h: float) -> float:
         return 1.0
 
+    def _kept(self, times: Array, weights: Array) -> Array:
+        """A corrector's weights by node, given for values as answered, of values as they are kept."""
+        return weights
+
     def _multistep(
         self, process: Process, times: Array, order: int, rule: str = "exact", *,
         expand: str = "data", lower_order_final: bool = True, correct: bool = False,
@@ -140,9 +155,8 @@ class _Exponential(Tabular):
         for i in range(steps):
             if correct and i:
                 _, weights, _ = frame.update(i - 1, i, [*made_with, i], rule=rule, size=i + 1)
-                path.correct(weights)
-            rank = min(order, i + 1, steps - i if lower_order_final else order)
-            made_with = [i - k for k in range(rank)]
+                path.correct(self._kept(times, weights))
+            made_with = newest(i, steps, order, lower_order_final)
             damping = self._damping(frame.lam[i + 1] - frame.lam[i])
             a, weights, noise = frame.update(i, i + 1, made_with, rule=rule, damping=damping, size=i + 1)
             path.advance(times[i], i, a, weights, step=i, noise=noise, value=frame.value(i))
@@ -174,6 +188,11 @@ class _Exponential(Tabular):
                 )
             s += rank
         return expand, path.rows
+
+
+def newest(i: int, steps: int, order: int, lower_order_final: bool) -> list[int]:
+    """The nodes that step i of a multistep run passes through, newest first."""
+    return [i - k for k in range(min(order, i + 1, steps - i if lower_order_final else order))]
 
 
 # (order, rule) of a step -> for each of its queries, which of its nodes the update after it passes through, and how
@@ -319,10 +338,13 @@ class UniPC(_Exponential):
         one_of("expand", self.expand, ("data", "noise"))
         object.__setattr__(self, "convergence", self.order + self.corrector)
 
+    @property
+    def _rule(self) -> str:
+        return {"bh1": "linear", "bh2": "midpoint", "exact": "exact"}[self.variant]
+
     def table(self, process: Process, times: Array) -> tuple[str, list[Row]]:
-        rule = {"bh1": "linear", "bh2": "midpoint", "exact": "exact"}[self.variant]
         return self._multistep(
-            process, times, self.order, rule, expand=self.expand,
+            process, times, self.order, self._rule, expand=self.expand,
             lower_order_final=self.lower_order_final, correct=self.corrector,
         )  # fmt: skip
 
