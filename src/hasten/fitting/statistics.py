@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -11,6 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from hasten.fitting.probe import Probe
+from hasten.fitting.runs import shown
 from hasten.processes import Array
 
 CELL = 0.1  # in lam: integrals are taken cell by cell
@@ -35,7 +36,22 @@ class Statistics:
     """tables: (3, points, ...) of l, s, b, uniform in lam over `span`; None for 1, 0, 0 everywhere."""
 
     tables: Tensor | None
-    span: Sequence[float]
+    span: tuple[float, ...]
+
+    @classmethod
+    def measured(cls, probe: Probe, points: int) -> Statistics:
+        """Those of the probe's model, at `points` lams from lam(t_max) to lam(t_min).
+
+        Source: Zheng et al. 2023, section 3.1 and appendix C.1.1.
+        """
+        process, step = probe.denoiser.process, probe.step
+        start = process.t_max if np.isfinite(process.lam(process.t_max)) else process.t_max * (1 - 1e-3)
+        lam = np.linspace(float(process.lam(start)) + step, float(process.lam(process.t_min)) - step, points)
+        l = torch.stack([probe.slope(at) for at in shown("DPM-Solver-v3, linear part", lam)])  # noqa: E741
+        (turn,) = torch.gradient(l, spacing=float(lam[1] - lam[0]), dim=0)
+        affine = [probe.affine(at, *of) for at, *of in shown("DPM-Solver-v3, affine part", list(zip(lam, l, turn)))]
+        s, b = (torch.stack(table) for table in zip(*affine))
+        return cls(torch.stack([l, s, b]), (float(lam[0]), float(lam[-1])))
 
     def at(self, lam: Array) -> Tensor:
         """(3, len(lam), ...): l, s, b there, linear between the points and constant beyond them."""

@@ -21,7 +21,7 @@ from hasten.grids import GridLike, schedule
 from hasten.predictions import Prediction
 from hasten.processes import Array, Process
 from hasten.solvers.base import SOLVERS, Noise, Query, Walk, told
-from hasten.solvers.exponential import Frame, UniPC, newest
+from hasten.solvers.exponential import Frame, UniPC
 
 NODES = 3  # how many values the compensation passes its parabola through
 
@@ -139,7 +139,7 @@ class DCSolver(UniPC):
 
     def _step(self, frame: Frame, x: Tensor, values: list[Tensor], i: int) -> Tensor:
         """The state after step i, predicted from values 0 .. i, or corrected with value i + 1 as well."""
-        nodes = [*newest(i, len(frame.lam) - 1, self.order, self.lower_order_final), *range(i + 1, len(values))]
+        nodes = [*self._nodes(i, len(frame.lam) - 1), *range(i + 1, len(values))]
         return frame.step(x, i, i + 1, nodes, values, self._rule)
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from hasten.catalog import Paper
-from hasten.errors import HastenError, unit_interval
+from hasten.errors import HastenError, positive_share, unit_interval
 from hasten.processes import Array, Process
 from hasten.solvers.base import SOLVERS, Noise, Query, Row, Solver, Tabular, Walk, program, told, weighed
 
@@ -90,8 +90,7 @@ class HeavyBall(_Around):
         inside = inner.evaluations > 1 or getattr(inner, "method", "multistep") != "multistep"
         if inside or not isinstance(inner, Tabular):
             raise HastenError(f"solver: {inner.name!r} has no slope of a step; choose a multistep solver")
-        if not 0 < self.beta <= 1:
-            raise HastenError(f"beta: {self.beta} is not possible; give a number above 0 up to 1")
+        positive_share("beta", self.beta)
         object.__setattr__(self, "convergence", 1)
 
     def walk(self, process: Process, times: Array, x: Tensor, noise: Noise) -> Walk:

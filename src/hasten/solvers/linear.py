@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from hasten.catalog import Paper
-from hasten.errors import HastenError, one_of
+from hasten.errors import HastenError, one_of, positive_share
 from hasten.processes import Array, Process
 from hasten.solvers.base import SOLVERS, Path, Row, Tabular
 
@@ -99,8 +99,7 @@ class Heun(Tabular):
 
     def __post_init__(self) -> None:
         one_of("space", self.space, SPACES)
-        if not 0 < self.a <= 1:
-            raise HastenError(f"a: {self.a} is not possible; give where in the step to look, above 0 up to 1")
+        positive_share("a", self.a)
 
     def table(self, process: Process, times: Array) -> tuple[str, list[Row]]:
         outer = Coordinates.of(process, times, self.space)

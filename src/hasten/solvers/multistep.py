@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from hasten.catalog import Paper
-from hasten.errors import HastenError, one_of
+from hasten.errors import one_of, positive_share
 from hasten.processes import Array, Process
 from hasten.solvers.base import SOLVERS, Row, Tabular
 from hasten.solvers.linear import Coordinates, Slope
@@ -80,8 +80,7 @@ class GHVB(IPNDM):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 0 < self.beta <= 1:
-            raise HastenError(f"beta: {self.beta} is not possible; give a number above 0 up to 1")
+        positive_share("beta", self.beta)
 
     def _weights(self, order: int) -> Array:
         return adams(order, self.beta)

@@ -22,7 +22,7 @@ from torch import Tensor
 from hasten.catalog import Paper
 from hasten.denoisers import DenoiserLike
 from hasten.errors import HastenError, one_of
-from hasten.fitting import Probe, shown
+from hasten.fitting import Probe
 from hasten.fitting.statistics import Statistics
 from hasten.processes import Array, Process
 from hasten.solvers.base import SOLVERS, Noise, Query, Solver, Walk
@@ -100,15 +100,10 @@ class DPMSolverV3(Solver):
         precision, give about 0.05 for a network that computes in half precision.
         Source: Zheng et al. 2023, section 3.1 and appendix C.1.1.
         """
-        process, step = denoiser.process, delta or torch.finfo(data.dtype).eps ** (1 / 3)
-        start = process.t_max if np.isfinite(process.lam(process.t_max)) else process.t_max * (1 - 1e-3)
-        lam = np.linspace(float(process.lam(start)) + step, float(process.lam(process.t_min)) - step, points)
+        step = delta or torch.finfo(data.dtype).eps ** (1 / 3)
         probe = Probe(denoiser, data, step, seed, batch, (0,) if elementwise else tuple(range(data.ndim)))
-        l = torch.stack([probe.slope(at) for at in shown("DPM-Solver-v3, linear part", lam)])  # noqa: E741
-        (turn,) = torch.gradient(l, spacing=float(lam[1] - lam[0]), dim=0)
-        affine = [probe.affine(at, *of) for at, *of in shown("DPM-Solver-v3, affine part", list(zip(lam, l, turn)))]
-        s, b = (torch.stack(table) for table in zip(*affine))
-        return replace(self, span=(float(lam[0]), float(lam[-1])), statistics=torch.stack([l, s, b]))
+        found = Statistics.measured(probe, points)
+        return replace(self, span=found.span, statistics=found.tables)
 
 
 class _Sum(NamedTuple):
@@ -186,10 +181,7 @@ def _powers_through(at: Array, pseudo: bool) -> Array:
     """
     if not pseudo:
         return np.linalg.inv(np.vander(at, increasing=True))
-    return np.array(
-        [
-            [1 / np.prod([at[n] - other for m, other in enumerate(at[: k + 1]) if m != n]) if n <= k else 0.0
-             for n in range(len(at))]
-            for k in range(len(at))
-        ]
-    )  # fmt: skip
+    rows = np.zeros((len(at), len(at)))
+    for k in range(1, len(at) + 1):
+        rows[k - 1, :k] = 1 / (at[:k, None] - at[:k] + np.eye(k)).prod(1)
+    return rows
