@@ -12,13 +12,14 @@ from hasten import Recipe, sample
 from hasten.denoisers import GaussianMixture
 from hasten.errors import HastenError
 from hasten.fitting import Aim, Probe, integrate, solve
+from hasten.fitting.decisions import Decision, breed, known, uniform
 from hasten.grids import GRIDS, FittedGrid, resolve, schedule
 from hasten.measure import drift
 from hasten.predictions import Prediction
 from hasten.processes import RectifiedFlow, VariancePreserving
 from hasten.solvers import DDIM, USF, DCSolver, DPMSolverPP, DPMSolverV3, UniPC
 from hasten.solvers.exponential import inner_nodes
-from hasten.solvers.searched import Decision, breed, known, predicted, uniform
+from hasten.solvers.searched import predicted
 
 VP, LINEAR, FLOW = VariancePreserving(), VariancePreserving.from_betas("linear", 1e-4, 0.02), RectifiedFlow()
 SPAN = (-3.0, 2.0)

@@ -40,3 +40,9 @@ def unit_interval(field: str, value: float) -> None:
     """Raise a HastenError unless 0 <= value <= 1."""
     if not 0 <= value <= 1:
         raise HastenError(f"{field}: {value} is not possible; give a number from 0 to 1")
+
+
+def positive_share(field: str, value: float) -> None:
+    """Raise a HastenError unless 0 < value <= 1."""
+    if not 0 < value <= 1:
+        raise HastenError(f"{field}: {value} is not possible; give a number above 0 up to 1")

@@ -1,4 +1,4 @@
-"""What fits share: converged states to aim at, a loss that sees flips, averages over noised data."""
+"""What fits share: converged states to aim at, a loss that sees flips, averages over data; searches."""
 
 from hasten.fitting.aim import Aim
 from hasten.fitting.probe import Probe

@@ -55,7 +55,7 @@ class DPMAdaptive(Solver):
         t, steps, h, previous = float(times[0]), 0, self.h, x
         if process.alpha(t) == 0:
             p = yield Query(x, t)
-            x = previous = _updated(p.state, Frame.of(process, times[:2], "data"), 1, [p.data], (0,))
+            x = previous = Frame.of(process, times[:2], "data").step(p.state, 0, 1, (0,), [p.data])
             t, steps = float(times[1]), 1
         end = float(times[times > 0][-1])
         while t > end:
@@ -68,8 +68,9 @@ class DPMAdaptive(Solver):
                 p = yield Query(state, float(nodes[j]), steps, steps + 1, j)
                 x = p.state if j == 0 else x
                 values.append(getattr(p, self.expand))
-                state = _updated(x, frame, j + 1, values, used, rule)
-            lower = _updated(x, frame, self.order, values, *_LOWER[self.order])
+                state = frame.step(x, 0, j + 1, used, values, rule)
+            used, rule = _LOWER[self.order]
+            lower = frame.step(x, 0, self.order, used, values, rule)
             scale = torch.maximum(lower.abs(), previous.abs()).mul_(self.rtol).clamp_(min=self.atol)
             error = float(((state - lower) / scale).flatten(1).square().mean(1).max()) ** 0.5
             if not np.isfinite(error):
@@ -84,14 +85,3 @@ class DPMAdaptive(Solver):
 
 
 _LOWER = {2: ((0,), "exact"), 3: ((0, 1), "midpoint")}  # what a step of each order is compared with
-
-
-def _updated(
-    x: Tensor, frame: Frame, t: int, values: list[Tensor], used: tuple[int, ...], rule: str = "exact"
-) -> Tensor:
-    """The state at node t from x at node 0, through the `used` ones of the values."""
-    a, weights, _ = frame.update(0, t, used, rule=rule, size=len(values))
-    x = x * a
-    for weight, value in zip(weights, values):
-        x.add_(value, alpha=float(weight))
-    return x

@@ -81,6 +81,16 @@ def drain(walk: Walk, process: Process) -> list[Query]:
         return queries
 
 
+def told(walk: Walk, change: Callable[[Query, Prediction], Prediction]) -> Walk:
+    """The same walk, told predictions that were changed on their way in."""
+    try:
+        query = next(walk)
+        while True:
+            query = walk.send(change(query, (yield query)))
+    except StopIteration as done:
+        return done.value
+
+
 @dataclass(frozen=True)
 class Row:
     """One update: after the query at `time`, x <- a x + sum_j b[j] value_j + noise z.
@@ -150,6 +160,18 @@ class Path:
         self.rows.append(Row(time, float(row_a), b, step, stage, float(fresh), value))
 
 
+Update = Callable[[Row, Tensor, list[Tensor]], Tensor]  # row, state and values (newest first) -> the next state
+
+
+def weighed(row: Row, x: Tensor, values: list[Tensor]) -> Tensor:
+    """The weighted sum that the row stands for, without its noise. The values are left as they are."""
+    x = combine(x, row.a, values[0], row.b[0])
+    for weight, old in zip(row.b[1:], values[1:]):
+        if weight:
+            x = torch.add(x, old, alpha=weight) if x is values[0] else x.add_(old, alpha=weight)
+    return x
+
+
 class Tabular(Solver):
     """A solver whose updates are rows of weights over the state and past values of one prediction."""
 
@@ -164,16 +186,17 @@ class Tabular(Solver):
         return [value, *past]
 
     def walk(self, process: Process, times: Array, x: Tensor, noise: Noise) -> Walk:
+        return self.follow(process, times, x, noise, weighed)
+
+    def follow(self, process: Process, times: Array, x: Tensor, noise: Noise, update: Update) -> Walk:
+        """The walk, with `update` making the next state, but for its noise."""
         value, rows, memory = program(self, process, times)
         steps = len(times) - 1
         past: list[Tensor] = []
         for i, (row, keep) in enumerate(zip(rows, memory)):
             p = yield Query(x, row.time, row.step, steps, row.stage)
             past = self.remembered(getattr(p, row.value or value), past)
-            x = combine(p.state, row.a, past[0], row.b[0])
-            for weight, old in zip(row.b[1:], past[1:]):
-                if weight:
-                    x = torch.add(x, old, alpha=weight) if x is past[0] else x.add_(old, alpha=weight)
+            x = update(row, p.state, past)
             if row.noise:
                 x = torch.add(x, noise(i), alpha=row.noise)
             del past[keep:]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -16,15 +16,14 @@ from hasten.catalog import Paper
 from hasten.denoisers import DenoiserLike
 from hasten.errors import HastenError
 from hasten.fitting import integrate, shown
+from hasten.fitting.ratios import COEFFICIENTS, best_ratio, cascade_of, cascaded
 from hasten.grids import GridLike, schedule
 from hasten.predictions import Prediction
 from hasten.processes import Array, Process
-from hasten.solvers.base import SOLVERS, Noise, Path, Row, Walk
+from hasten.solvers.base import SOLVERS, Noise, Query, Walk, told
 from hasten.solvers.exponential import Frame, UniPC
 
 NODES = 3  # how many values the compensation passes its parabola through
-BOUNDS = (0.3, 2.5)  # where a ratio is searched
-POWERS = (4, 3, 3)  # of the cascade: how many powers of step / NFE, guidance / 12 and NFE / 50
 
 
 @SOLVERS.add
@@ -54,8 +53,8 @@ class DCSolver(UniPC):
         super().__post_init__()
         if not all(ratio > 0 for ratio in self.ratios):
             raise HastenError(f"ratios: {self.ratios} is not possible; give one number above 0 a step")
-        if len(self.cascade) not in (0, int(np.prod(POWERS))):
-            raise HastenError(f"cascade: {len(self.cascade)} numbers; give {np.prod(POWERS)}")
+        if len(self.cascade) not in (0, COEFFICIENTS):
+            raise HastenError(f"cascade: {len(self.cascade)} numbers; give {COEFFICIENTS}")
 
     def ratios_for(self, steps: int) -> tuple[float, ...]:
         """The ratio of each step. Raises HastenError if the ratios belong to another number of steps."""
@@ -67,36 +66,28 @@ class DCSolver(UniPC):
             return self.ratios
         if not self.cascade:
             return (1.0,) * steps
-        searched = _powers(steps, self.guidance) @ np.array(self.cascade)
-        return (1.0, 1.0, *np.clip(searched[2:], *BOUNDS).tolist())[:steps]
-
-    def table(self, process: Process, times: Array) -> tuple[str, list[Row]]:
-        frame, path, steps = Frame.of(process, times, self.expand), Path(), len(times) - 1
-        mixes = [_mix(times, i, ratio) for i, ratio in enumerate(self.ratios_for(steps))]
-        for i in range(steps):
-            if self.corrector and i:
-                _, weights, _ = frame.update(i - 1, i, [*self._nodes(i - 1, steps), i], rule=self._rule, size=i + 1)
-                path.correct(_of_kept(weights, mixes[i]))
-            a, weights, noise = frame.update(i, i + 1, self._nodes(i, steps), rule=self._rule, size=i + 1)
-            path.advance(times[i], i, a, weights, step=i, noise=noise)
-        return self.expand, path.rows
+        return cascaded(self.cascade, steps, self.guidance)
 
     def walk(self, process: Process, times: Array, x: Tensor, noise: Noise) -> Walk:
         """UniPC's walk, told compensated values: the buffer it keeps is the compensated one."""
         ratios, past = self.ratios_for(len(times) - 1), []
-        inner = super().walk(process, times, x, noise)
-        try:
-            query = next(inner)
-            while True:
-                p = yield query
-                mix = _mix(times, query.step, ratios[query.step])
-                past = [_mixed(mix, [getattr(p, self.expand), *past]), *past][:NODES]
-                if len(mix) > 1:
-                    kind = "sample" if self.expand == "data" else "epsilon"
-                    p = Prediction(p.state, p.alpha, p.sigma, past[0], kind)
-                query = inner.send(p)
-        except StopIteration as done:
-            return done.value
+
+        def compensated(query: Query, p: Prediction) -> Prediction:
+            mix = _mix(times, query.step, ratios[query.step])
+            past[:] = [_mixed(mix, [getattr(p, self.expand), *past]), *past][:NODES]
+            kind = "sample" if self.expand == "data" else "epsilon"
+            return Prediction(p.state, p.alpha, p.sigma, past[0], kind) if len(mix) > 1 else p
+
+        return told(super().walk(process, times, x, noise), compensated)
+
+    def _kept(self, times: Array, weights: Array) -> Array:
+        """The newest value is kept as an affine mix of what was answered and the values before."""
+        i = len(weights) - 1
+        mix, rewritten = _mix(times, i, self.ratios_for(len(times) - 1)[i]), weights.copy()
+        rewritten[-1] /= mix[0]
+        for k in range(1, len(mix)):
+            rewritten[-1 - k] -= rewritten[-1] * mix[k]
+        return rewritten
 
     @torch.no_grad()
     def fit(
@@ -115,7 +106,7 @@ class DCSolver(UniPC):
         x, values, ratios = noises, [getattr(denoiser(noises, times[0]), self.expand)], []
         for i in shown("DC-Solver", range(steps)):
             step = functools.partial(self._after, denoiser, frame, times, x, values)
-            ratios.append(1.0 if i + 1 < NODES else _best_ratio(step, aims[i + 1]))
+            ratios.append(1.0 if i + 1 < NODES else best_ratio(step, aims[i + 1]))
             x, values = step(ratios[-1])
         return replace(self, ratios=tuple(ratios), cascade=())
 
@@ -125,27 +116,14 @@ class DCSolver(UniPC):
     ) -> DCSolver:  # fmt: skip
         """The solver with ratios for any number of steps and guidance: cascade polynomial regression.
 
-        denoisers: guidance scale -> denoiser at that scale. steps: the numbers of steps to search at. The
-        36 coefficients enter linearly, so this is one least-squares problem (of least norm where the searched
-        runs leave some undetermined). Source: Zhao et al. 2024, section 3.
+        denoisers: guidance scale -> denoiser at that scale. steps: the numbers of steps to search at.
+        Source: Zhao et al. 2024, section 3.
         """
-        rows, found = [], []
-        for guidance, denoiser in denoisers.items():
-            for count in steps:
-                rows.append(_powers(count, guidance)[2:])
-                found.append(self.fit(denoiser, noises, count, grid, end).ratios[2:])
-        # solved for the deviation from 1, so that what is undetermined stays at ratio 1
-        cascade = np.linalg.lstsq(np.concatenate(rows), np.concatenate(found) - 1, rcond=1e-8)[0]
-        cascade[0] += 1
-        return replace(self, cascade=tuple(cascade.tolist()), ratios=())
-
-    def _nodes(self, i: int, steps: int) -> list[int]:
-        rank = min(self.order, i + 1, steps - i if self.lower_order_final else self.order)
-        return [i - k for k in range(rank)]
-
-    @property
-    def _rule(self) -> str:
-        return {"bh1": "linear", "bh2": "midpoint", "exact": "exact"}[self.variant]
+        found = {
+            (count, guidance): self.fit(denoiser, noises, count, grid, end).ratios
+            for guidance, denoiser in denoisers.items() for count in steps
+        }  # fmt: skip
+        return replace(self, cascade=cascade_of(found), ratios=())
 
     def _after(
         self, denoiser: DenoiserLike, frame: Frame, times: Array, x: Tensor, values: list[Tensor], ratio: float
@@ -162,8 +140,7 @@ class DCSolver(UniPC):
     def _step(self, frame: Frame, x: Tensor, values: list[Tensor], i: int) -> Tensor:
         """The state after step i, predicted from values 0 .. i, or corrected with value i + 1 as well."""
         nodes = [*self._nodes(i, len(frame.lam) - 1), *range(i + 1, len(values))]
-        a, weights, _ = frame.update(i, i + 1, nodes, rule=self._rule, size=len(values))
-        return sum((float(w) * value for w, value in zip(weights, values) if w), a * x)
+        return frame.step(x, i, i + 1, nodes, values, self._rule)
 
 
 def _mix(times: Array, i: int, ratio: float) -> Array:
@@ -179,29 +156,3 @@ def _mixed(mix: Array, values: Sequence[Tensor]) -> Tensor:
     """The sum of weights times values, both newest first; the newest value itself for weight 1 alone."""
     rest = zip(mix[1:], values[1:])
     return sum((float(w) * v for w, v in rest), float(mix[0]) * values[0]) if len(mix) > 1 else values[0]
-
-
-def _of_kept(weights: Array, mix: Array) -> Array:
-    """Weights by node on (kept values, newest as asked), rewritten for the newest as kept: it is an affine mix."""
-    newest, rewritten = weights[-1] / mix[0], weights.copy()
-    rewritten[-1] = newest
-    for k in range(1, len(mix)):
-        rewritten[-1 - k] -= newest * mix[k]
-    return rewritten
-
-
-def _best_ratio(step: Callable[[float], tuple[Tensor, list[Tensor]]], aim: Tensor) -> float:
-    from scipy.optimize import minimize_scalar
-
-    def loss(ratio: float) -> float:
-        return float((step(ratio)[0] - aim).square().mean())
-
-    found = minimize_scalar(loss, bounds=BOUNDS, method="bounded", options={"xatol": 1e-3, "maxiter": 30})
-    return float(found.x) if found.fun < loss(1.0) else 1.0
-
-
-def _powers(steps: int, guidance: float) -> Array:
-    """(steps, 36): every product of powers of step / NFE, guidance / 12 and NFE / 50, for steps 1 .. NFE."""
-    axes = (np.arange(1, steps + 1) / steps, guidance / 12, steps / 50)
-    a, b, c = (np.power.outer(axis, np.arange(count, dtype=float)) for axis, count in zip(axes, POWERS))
-    return np.einsum("si,j,k->sijk", a, b, c).reshape(steps, -1)

@@ -14,12 +14,12 @@ import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
 
 import numpy as np
+from torch import Tensor
 
 from hasten.catalog import Paper
-from hasten.errors import HastenError, one_of, unit_interval, unknown
+from hasten.errors import HastenError, one_of, positive_share, unit_interval, unknown
 from hasten.processes import Array, Process
 from hasten.solvers.base import SOLVERS, Path, Row, Tabular
 
@@ -81,6 +81,16 @@ class Frame:
         weights[list(nodes)] = np.linalg.solve(np.vander(at, increasing=True).T, moments)
         return float(a), weights, float(noise)
 
+    def step(
+        self, x: Tensor, s: int, t: int, nodes: Sequence[int], values: Sequence[Tensor], rule: str = "exact"
+    ) -> Tensor:
+        """The state at node t from x at node s, through those of the values (by node) at `nodes`."""
+        a, weights, _ = self.update(s, t, nodes, rule=rule, size=len(values))
+        x = x * a
+        for weight, value in zip(weights, values):
+            x.add_(value, alpha=float(weight))
+        return x
+
 
 def unit_moments(z: float, count: int) -> Array:
     r"""m_k = \int_0^1 e^{-z(1-u)} u^k du / \int_0^1 e^{-z(1-u)} du for k < count, any real z.
@@ -127,40 +137,43 @@ def apply_rule(rule: str, moments: Array, total: float, z: float) -> Array:
 class _Exponential(Tabular):
     """What exponential solvers share: steps that re-use values of earlier steps, or look inside their own."""
 
+    order, expand, lower_order_final, corrector = 1, "data", True, False  # of solvers without such a field
+
     def _damping(self, h: float) -> float:
         return 1.0
 
-    def _multistep(
-        self, process: Process, times: Array, order: int, rule: str = "exact", *,
-        expand: str = "data", lower_order_final: bool = True, correct: bool = False,
-    ) -> tuple[str, list[Row]]:  # fmt: skip
+    def _kept(self, times: Array, weights: Array) -> Array:
+        """A corrector's weights by node, given for values as answered, of values as they are kept."""
+        return weights
+
+    def _nodes(self, i: int, steps: int) -> list[int]:
+        """The nodes that step i of a multistep run passes through, newest first."""
+        return [i - k for k in range(min(self.order, i + 1, steps - i if self.lower_order_final else self.order))]
+
+    def _multistep(self, process: Process, times: Array, rule: str = "exact") -> tuple[str, list[Row]]:
         """rule: how steps bend their weights, see `apply_rule`; several rules are joined by a comma."""
-        frame, path, steps = Frame.of(process, times, expand), Path(), len(times) - 1
-        made_with: list[int] = []
+        frame, path, steps = Frame.of(process, times, self.expand), Path(), len(times) - 1
         for i in range(steps):
-            if correct and i:
-                _, weights, _ = frame.update(i - 1, i, [*made_with, i], rule=rule, size=i + 1)
-                path.correct(weights)
-            rank = min(order, i + 1, steps - i if lower_order_final else order)
-            made_with = [i - k for k in range(rank)]
+            if self.corrector and i:
+                _, weights, _ = frame.update(i - 1, i, [*self._nodes(i - 1, steps), i], rule=rule, size=i + 1)
+                path.correct(self._kept(times, weights))
             damping = self._damping(frame.lam[i + 1] - frame.lam[i])
-            a, weights, noise = frame.update(i, i + 1, made_with, rule=rule, damping=damping, size=i + 1)
+            a, weights, noise = frame.update(i, i + 1, self._nodes(i, steps), rule=rule, damping=damping, size=i + 1)
             path.advance(times[i], i, a, weights, step=i, noise=noise, value=frame.value(i))
-        return expand, path.rows
+        return self.expand, path.rows
 
     def _singlestep(
-        self, process: Process, times: Array, order: int, rule: str, *,
-        expand: str, inner: Sequence[float] | None,
-    ) -> tuple[str, list[Row]]:  # fmt: skip
+        self, process: Process, times: Array, rule: str, inner: Sequence[float] | None
+    ) -> tuple[str, list[Row]]:
         """Every step looks at `order` nodes of its own, at fractions `inner` (of lam) of it.
 
         Without `inner` the times themselves are the nodes: steps span several, and a query counts as a step.
         """
         if inner is None:
-            nodes, orders = times, fast_orders(len(times) - 1, order, to_data=process.sigma(times[-1]) == 0)
+            nodes, orders = times, fast_orders(len(times) - 1, self.order, to_data=process.sigma(times[-1]) == 0)
         else:
             nodes, orders = inner_nodes(process, times, inner)
-        frame, path, s = Frame.of(process, nodes, expand), Path(), 0
+        frame, path, s = Frame.of(process, nodes, self.expand), Path(), 0
         for step, rank in enumerate(orders):
             for j, (used, bend) in enumerate(STAGES[rank, rule]):
                 anchor, after = (s, used) if np.isfinite(frame.lam[s]) else (s + j, (0,))
@@ -173,7 +186,7 @@ class _Exponential(Tabular):
                     nodes[s + j], anchor, a, weights, step=count, stage=stage, noise=noise, value=frame.value(anchor)
                 )
             s += rank
-        return expand, path.rows
+        return self.expand, path.rows
 
 
 # (order, rule) of a step -> for each of its queries, which of its nodes the update after it passes through, and how
@@ -219,7 +232,7 @@ class DDIM(_Exponential):
         return math.sqrt(1 + self.eta**2 * math.expm1(-2 * h))
 
     def table(self, process: Process, times: Array) -> tuple[str, list[Row]]:
-        return self._multistep(process, times, 1)
+        return self._multistep(process, times)
 
 
 @SOLVERS.add
@@ -246,7 +259,6 @@ class DPMSolverPP(_Exponential):
     schedule: str = "fixed"
     lower_order_final: bool = True
     name = "dpm++"
-    expand: ClassVar[str] = "data"
     paper = Paper("DPM-Solver++: Fast Solver for Guided Sampling", 2022, "2211.01095")
 
     def __post_init__(self) -> None:
@@ -255,8 +267,7 @@ class DPMSolverPP(_Exponential):
         one_of("rule", self.rule, ("midpoint", "exact"))
         one_of("schedule", self.schedule, ("fixed", "fast"))
         unit_interval("eta", self.eta)
-        if not 0 < self.r <= 1:
-            raise HastenError(f"r: {self.r} is not possible; give where in the step to look, above 0 up to 1")
+        positive_share("r", self.r)
         inside = self.method == "singlestep"
         object.__setattr__(self, "stochastic", self.eta > 0)
         object.__setattr__(self, "evaluations", self.order if inside and self.schedule == "fixed" else 1)
@@ -268,11 +279,8 @@ class DPMSolverPP(_Exponential):
     def table(self, process: Process, times: Array) -> tuple[str, list[Row]]:
         if self.method == "singlestep":
             inner = {1: (), 2: (self.r,), 3: (1 / 3, 2 / 3)}[self.order] if self.schedule == "fixed" else None
-            return self._singlestep(process, times, self.order, self.rule, expand=self.expand, inner=inner)
-        rule = f"{self.rule},halved" if self.compat else self.rule
-        return self._multistep(
-            process, times, self.order, rule, expand=self.expand, lower_order_final=self.lower_order_final
-        )
+            return self._singlestep(process, times, self.rule, inner)
+        return self._multistep(process, times, f"{self.rule},halved" if self.compat else self.rule)
 
 
 @SOLVERS.add
@@ -290,7 +298,7 @@ class DPMSolver(DPMSolverPP):
     schedule: str = "fast"
     name = "dpm"
     caution = "unstable under guidance: at 8 evaluations and guidance 7.5, 16 times DDIM's error on a mixture"
-    expand: ClassVar[str] = "noise"
+    expand = "noise"
     paper = Paper("DPM-Solver: A Fast ODE Solver for Diffusion Probabilistic Model Sampling", 2022, "2206.00927")
 
 
@@ -319,12 +327,12 @@ class UniPC(_Exponential):
         one_of("expand", self.expand, ("data", "noise"))
         object.__setattr__(self, "convergence", self.order + self.corrector)
 
+    @property
+    def _rule(self) -> str:
+        return {"bh1": "linear", "bh2": "midpoint", "exact": "exact"}[self.variant]
+
     def table(self, process: Process, times: Array) -> tuple[str, list[Row]]:
-        rule = {"bh1": "linear", "bh2": "midpoint", "exact": "exact"}[self.variant]
-        return self._multistep(
-            process, times, self.order, rule, expand=self.expand,
-            lower_order_final=self.lower_order_final, correct=self.corrector,
-        )  # fmt: skip
+        return self._multistep(process, times, self._rule)
 
 
 def inner_nodes(process: Process, times: Array, fractions: Sequence[float]) -> tuple[Array, list[int]]:

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from hasten.catalog import Paper
-from hasten.errors import HastenError, unit_interval
+from hasten.errors import HastenError, positive_share, unit_interval
 from hasten.processes import Array, Process
-from hasten.solvers.base import SOLVERS, Noise, Query, Solver, Tabular, Walk, program
+from hasten.solvers.base import SOLVERS, Noise, Query, Row, Solver, Tabular, Walk, program, told, weighed
 
 
 @dataclass(frozen=True)
@@ -52,13 +52,7 @@ class Thresholded(_Around):
 
     def walk(self, process: Process, times: Array, x: Tensor, noise: Noise) -> Walk:
         walk = SOLVERS.build(self.solver).walk(process, times, x, noise)
-        query = next(walk)
-        while True:
-            p = yield query
-            try:
-                query = walk.send(p.with_data(thresholded(p.data, self.quantile)))
-            except StopIteration as done:
-                return done.value
+        return told(walk, lambda _, p: p.with_data(thresholded(p.data, self.quantile)))
 
 
 def thresholded(data: Tensor, quantile: float) -> Tensor:
@@ -96,31 +90,25 @@ class HeavyBall(_Around):
         inside = inner.evaluations > 1 or getattr(inner, "method", "multistep") != "multistep"
         if inside or not isinstance(inner, Tabular):
             raise HastenError(f"solver: {inner.name!r} has no slope of a step; choose a multistep solver")
-        if not 0 < self.beta <= 1:
-            raise HastenError(f"beta: {self.beta} is not possible; give a number above 0 up to 1")
+        positive_share("beta", self.beta)
         object.__setattr__(self, "convergence", 1)
 
     def walk(self, process: Process, times: Array, x: Tensor, noise: Noise) -> Walk:
         inner = SOLVERS.build(self.solver)
         assert isinstance(inner, Tabular)
-        value, rows, memory = program(inner, process, times)
+        value, rows, _ = program(inner, process, times)
         if any(row.stage or row.value not in ("", value) for row in rows):
             raise HastenError(
                 f"solver: momentum has no slope to average in the first step of {inner.name!r} here; choose 'ipndm'"
             )
-        past: list[Tensor] = []
         average: Tensor | None = None
-        for i, (row, keep) in enumerate(zip(rows, memory)):
-            p = yield Query(x, row.time, row.step, len(times) - 1, row.stage)
-            past = inner.remembered(getattr(p, value), past)
+
+        def averaged(row: Row, x: Tensor, values: list[Tensor]) -> Tensor:
+            nonlocal average
             total = sum(row.b)
-            slope = past[0] * (row.b[0] / total)
-            for weight, old in zip(row.b[1:], past[1:]):
-                slope.add_(old, alpha=weight / total)
+            slope = weighed(replace(row, a=0.0, b=tuple(weight / total for weight in row.b)), x, values)
             average = slope if average is None else torch.lerp(average, slope, self.beta)
             followed = torch.lerp(average, slope, self.beta) if self.nesterov else average
-            x = p.state * row.a + followed * total
-            if row.noise:
-                x = torch.add(x, noise(i), alpha=row.noise)
-            del past[keep:]
-        return x
+            return x * row.a + followed * total
+
+        return inner.follow(process, times, x, noise, averaged)

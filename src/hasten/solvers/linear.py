@@ -10,16 +10,18 @@ The first is EDM's, the second that of rectified flow; it is the one without a s
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
 
 from hasten.catalog import Paper
-from hasten.errors import HastenError, one_of
+from hasten.errors import HastenError, one_of, positive_share
 from hasten.processes import Array, Process
 from hasten.solvers.base import SOLVERS, Path, Row, Tabular
 
 SPACES = ("auto", "sigma", "flow")
+Slope = dict[int, float]  # weights of predictions by node, 0 elsewhere
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,16 @@ class Coordinates:
         """State weight and value weights of y_t = y_s + (r_t - r_s) weights . v."""
         return float(self.scale[t] / self.scale[s]), self.scale[t] * (self.r[t] - self.r[s]) * weights
 
+    def table(self, times: Array, plan: Iterable[tuple[int, int, int, Slope]]) -> tuple[str, list[Row]]:
+        """A solver's table from its plan: step, stage, anchor and slope of the update after each query."""
+        path = Path()
+        for n, (step, stage, anchor, slope) in enumerate(plan):
+            by_node = np.zeros(n + 1)
+            by_node[list(slope)] = list(slope.values())
+            a, weights = self.update(anchor, n + 1, by_node)
+            path.advance(times[n], anchor, a, weights, step=step, stage=stage)
+        return self.value, path.rows
+
 
 @SOLVERS.add
 @dataclass(frozen=True)
@@ -64,11 +76,7 @@ class Euler(Tabular):
     paper = Paper("Elucidating the Design Space of Diffusion-Based Generative Models", 2022, "2206.00364")
 
     def table(self, process: Process, times: Array) -> tuple[str, list[Row]]:
-        coordinates, path = Coordinates.of(process, times, "auto"), Path()
-        for i in range(len(times) - 1):
-            a, weights = coordinates.update(i, i + 1, unit(i + 1, {i: 1.0}))
-            path.advance(times[i], i, a, weights, step=i)
-        return coordinates.value, path.rows
+        return Coordinates.of(process, times, "auto").table(times, [(i, 0, i, {i: 1.0}) for i in range(len(times) - 1)])
 
 
 @SOLVERS.add
@@ -91,20 +99,18 @@ class Heun(Tabular):
 
     def __post_init__(self) -> None:
         one_of("space", self.space, SPACES)
-        if not 0 < self.a <= 1:
-            raise HastenError(f"a: {self.a} is not possible; give where in the step to look, above 0 up to 1")
+        positive_share("a", self.a)
 
     def table(self, process: Process, times: Array) -> tuple[str, list[Row]]:
         outer = Coordinates.of(process, times, self.space)
         nodes, owner = self._nodes(process, times, outer)
-        coordinates, path = Coordinates.of(process, nodes, outer.space), Path()
-        for i in range(len(nodes) - 1):
-            second = i > 0 and owner[i] == owner[i - 1]
-            anchor = i - 1 if second else i
-            slope = {i - 1: 1 - 0.5 / self.a, i: 0.5 / self.a} if second else {i: 1.0}
-            a, weights = coordinates.update(anchor, i + 1, unit(i + 1, slope))
-            path.advance(nodes[i], anchor, a, weights, step=owner[i], stage=int(second))
-        return coordinates.value, path.rows
+        plan: list[tuple[int, int, int, Slope]] = []
+        for i, step in enumerate(owner):
+            if i > 0 and step == owner[i - 1]:
+                plan.append((step, 1, i - 1, {i - 1: 1 - 0.5 / self.a, i: 0.5 / self.a}))
+            else:
+                plan.append((step, 0, i, {i: 1.0}))
+        return Coordinates.of(process, nodes, outer.space).table(nodes, plan)
 
     def _nodes(self, process: Process, times: Array, outer: Coordinates) -> tuple[Array, list[int]]:
         nodes: list[float] = []
@@ -117,11 +123,3 @@ class Heun(Tabular):
                 nodes.append(float(times[i + 1]) if self.a == 1 else float(process.time(outer.lam(inner))))
                 owner.append(i)
         return np.array([*nodes, times[-1]]), owner
-
-
-def unit(size: int, entries: dict[int, float]) -> Array:
-    """`size` zeros but for these entries."""
-    weights = np.zeros(size)
-    for node, weight in entries.items():
-        weights[node] = weight
-    return weights

@@ -16,10 +16,10 @@ import torch
 from torch import Tensor
 
 from hasten.catalog import Paper
-from hasten.errors import HastenError, one_of
+from hasten.errors import one_of, positive_share
 from hasten.processes import Array, Process
-from hasten.solvers.base import SOLVERS, Path, Row, Tabular
-from hasten.solvers.linear import Coordinates, unit
+from hasten.solvers.base import SOLVERS, Row, Tabular
+from hasten.solvers.linear import Coordinates, Slope
 
 _GAMMA = (1.0, 1 / 2, 5 / 12, 3 / 8, 251 / 720)  # Adams-Bashforth in backward differences
 _AT, _SHARE = np.polynomial.legendre.leggauss(40)
@@ -58,12 +58,9 @@ class IPNDM(Tabular):
         return adams(order)
 
     def table(self, process: Process, times: Array) -> tuple[str, list[Row]]:
-        coordinates, path = Coordinates.of(process, times, "auto"), Path()
-        for i in range(len(times) - 1):
-            newest_first = self._weights(min(self.order, i + 1))
-            a, weights = coordinates.update(i, i + 1, unit(i + 1, {i - k: w for k, w in enumerate(newest_first)}))
-            path.advance(times[i], i, a, weights, step=i)
-        return coordinates.value, path.rows
+        weights = [self._weights(min(self.order, i + 1)) for i in range(len(times) - 1)]
+        plan = [(i, 0, i, {i - k: w for k, w in enumerate(newest_first)}) for i, newest_first in enumerate(weights)]
+        return Coordinates.of(process, times, "auto").table(times, plan)
 
 
 @SOLVERS.add
@@ -83,8 +80,7 @@ class GHVB(IPNDM):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 0 < self.beta <= 1:
-            raise HastenError(f"beta: {self.beta} is not possible; give a number above 0 up to 1")
+        positive_share("beta", self.beta)
 
     def _weights(self, order: int) -> Array:
         return adams(order, self.beta)
@@ -122,7 +118,7 @@ class PNDM(Tabular):
     def table(self, process: Process, times: Array) -> tuple[str, list[Row]]:
         warm, order = _STARTS[self.start]
         nodes: list[float] = []
-        plan: list[tuple[int, int, int, dict[int, float]]] = []  # step, stage, anchor, slope by node
+        plan: list[tuple[int, int, int, Slope]] = []  # step, stage, anchor, slope by node
         firsts: list[int] = []  # the first node of every step, newest first
         for i, (s, t) in enumerate(pairwise(times.tolist())):
             k = len(nodes)
@@ -136,11 +132,8 @@ class PNDM(Tabular):
                 slopes.append({k: 1 / 6, k + 1: 1 / 3, k + 2: 1 / 3, k + 3: 1 / 6})
             nodes += [s, *inner]
             plan += [(i, stage, k, slope) for stage, slope in enumerate(slopes)]
-        coordinates, path = Coordinates.of(process, np.array([*nodes, times[-1]]), "auto"), Path()
-        for n, (step, stage, anchor, slope) in enumerate(plan):
-            a, weights = coordinates.update(anchor, n + 1, unit(n + 1, slope))
-            path.advance(nodes[n], anchor, a, weights, step=step, stage=stage)
-        return coordinates.value, path.rows
+        at = np.array([*nodes, times[-1]])
+        return Coordinates.of(process, at, "auto").table(at, plan)
 
 
 @SOLVERS.add
@@ -165,16 +158,15 @@ class DEIS(Tabular):
         object.__setattr__(self, "convergence", self.order)
 
     def table(self, process: Process, times: Array) -> tuple[str, list[Row]]:
-        coordinates, path = Coordinates.of(process, times, "auto"), Path()
+        coordinates, plan = Coordinates.of(process, times, "auto"), []
         at = times if self.variable == "time" else self._variable(process, coordinates, coordinates.r)
         for i in range(len(times) - 1):
             nodes = [i - k for k in range(min(self.order, i + 1)) if np.isfinite(at[i - k])]
             slope = {i: 1.0}
             if len(nodes) > 1 and np.isfinite(at[i + 1]):
                 slope = dict(zip(nodes, self._slope(process, coordinates, at, nodes)))
-            a, weights = coordinates.update(i, i + 1, unit(i + 1, slope))
-            path.advance(times[i], i, a, weights, step=i)
-        return coordinates.value, path.rows
+            plan.append((i, 0, i, slope))
+        return coordinates.table(times, plan)
 
     def _slope(self, process: Process, coordinates: Coordinates, at: Array, nodes: list[int]) -> Array:
         """The mean over the step from nodes[0] of the Lagrange polynomials through the nodes."""

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from hasten.catalog import Paper
-from hasten.errors import HastenError, unit_interval
+from hasten.errors import HastenError, positive_share, unit_interval
 from hasten.predictions import Prediction, combine
 from hasten.processes import Array, Process
 from hasten.solvers.base import SOLVERS, Noise, Query, Solver, Walk
@@ -150,8 +150,7 @@ class EDICT(Reversible):
     paper = Paper("EDICT: Exact Diffusion Inversion via Coupled Transformations", 2022, "2211.12446")
 
     def __post_init__(self) -> None:
-        if not 0 < self.mixing <= 1:
-            raise HastenError(f"mixing: {self.mixing} is not possible; give a share above 0 up to 1")
+        positive_share("mixing", self.mixing)
 
     def growth(self, steps: int) -> float:
         return self.mixing ** (-2 * steps)

@@ -1,11 +1,11 @@
-"""USF: a solver as a list of decisions, one a step; and S3, the search for the list that suits a model."""
+"""USF: a solver as a list of decisions, one a step. The search for the list is in `hasten.fitting.decisions`."""
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar, NamedTuple
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -14,38 +14,13 @@ from torch import Tensor
 from hasten.catalog import Paper
 from hasten.denoisers import DenoiserLike
 from hasten.errors import HastenError, one_of, positive_int
-from hasten.fitting import Aim, integrate, shown, solve
+from hasten.fitting import Aim, integrate, solve
+from hasten.fitting.decisions import EXPANDED, Decision, Decisions, Scores, known, ranked, search, uniform
 from hasten.grids import GridLike, schedule
 from hasten.predictions import combine
 from hasten.processes import Array, Process
 from hasten.solvers.base import SOLVERS, Noise, Query, Solver, Walk
 from hasten.solvers.exponential import RULES, Frame
-
-EXPANDED = ("data", "noise")
-SEARCHED_RULES = ("exact", "midpoint", "linear")
-TOP = 15  # lists that have offspring
-OFFSPRING = 300  # guessed at a round, of which the most promising are tried
-
-
-class Decision(NamedTuple):
-    """How one step is made.
-
-    order: how many values it passes through (fewer while there are fewer). expand: "data" or "noise". rule:
-    see `exponential.apply_rule`. correct: whether the state it reaches is corrected once the network has
-    answered there. start: 0 from the current state, 1 from the one before (singlestep methods).
-    """
-
-    order: int = 2
-    expand: str = "data"
-    rule: str = "midpoint"
-    correct: bool = False
-    start: int = 0
-
-
-def uniform(steps: int, **fields) -> tuple[Decision, ...]:
-    """The same decision at every step but the last, which is of order 1, as `lower_order_final` ends others."""
-    order = fields.pop("order", 2)
-    return tuple(Decision(min(order, steps - i), **fields) for i in range(steps))
 
 
 @SOLVERS.add
@@ -99,66 +74,33 @@ class USF(Solver):
         """The solver whose decisions bring these runs nearest to the converged solution, with no more flips.
 
         noises: start states to learn on (use others to judge by). evaluations: how many lists are run, besides
-        the known solvers the search starts from. S3 in rounds: lists bred from the best are ranked by a
-        predictor learnt from all lists run so far, the most promising are run, and mutation gets rarer. The
-        predictor is a kernel regression on ranks, not the paper's LSTM: some hundred lists do not feed one.
+        the known solvers the search starts from, in so many rounds of `fitting.decisions.search`. Its predictor is
+        a kernel regression on ranks, not the paper's LSTM: some hundred lists do not feed one.
         aim: what to come near to, found here if None; see `FittedGrid.fit`.
         Source: Liu et al. 2023, section 4.
         """
         positive_int("rounds", rounds)
         process = denoiser.process
         times = schedule(grid, process, steps, end)
-        steps, rng = len(times) - 1, np.random.default_rng(seed)
+        steps = len(times) - 1
         if aim is None:
             fine = schedule("karras", process, 24) if times[-1] == 0 else times
             aim = Aim.of(lambda x: integrate(denoiser, x, fine, substeps=1 if times[-1] == 0 else 8)[-1], noises)
 
-        def run(decisions: tuple[Decision, ...]):
+        def run(decisions: Decisions):
             return lambda x: solve(USF(decisions), denoiser, times, x)
 
-        allowed = aim.judge(run(self.decisions or uniform(steps)))[1]  # type: ignore[arg-type]
+        mine: list[Decisions] = [self.decisions] if self.decisions else []  # type: ignore[list-item]
+        allowed = aim.judge(run(mine[0] if mine else uniform(steps)))[1]
         expanded = EXPANDED if process.alpha(times[0]) > 0 else EXPANDED[:1]
-        start = [*([self.decisions] if self.decisions else []), *known(steps, expanded)]
-        scores = {decisions: aim.loss(run(decisions), allowed) for decisions in start}  # type: ignore[arg-type]
-        for stage in shown("S3", range(rounds)):
-            parents = sorted(scores, key=scores.__getitem__)[:TOP]
-            rate = 0.4 * (1 - stage / rounds) + 0.1
-            bred = {breed(parents, rng, rate, expanded): None for _ in range(OFFSPRING)}
-            fresh = [child for child in bred if child not in scores]
-            promising = np.argsort(predicted(scores, fresh, process, times), kind="stable") if fresh else []
-            for index in promising[: evaluations // rounds]:
-                scores[fresh[index]] = aim.loss(run(fresh[index]), allowed)
-        return replace(self, decisions=min(scores, key=scores.__getitem__))
-
-
-def known(steps: int, expanded: Sequence[str] = EXPANDED) -> list[tuple[Decision, ...]]:
-    """The solvers of the literature that a search starts from: 2M, 3M, UniPC 2 and 3, log-rho DEIS 3."""
-    lists = [
-        uniform(steps), uniform(steps, rule="exact"), uniform(steps, order=3), uniform(steps, correct=True),
-        uniform(steps, order=3, correct=True),
-    ]  # fmt: skip
-    return lists + ([uniform(steps, order=3, expand="noise", rule="exact")] if "noise" in expanded else [])
-
-
-def breed(
-    parents: Sequence[tuple[Decision, ...]], rng: np.random.Generator, rate: float, expanded: Sequence[str] = EXPANDED
-) -> tuple[Decision, ...]:
-    """A child: each step from one of two parents, and each decision drawn anew with probability `rate`."""
-    mother, father = (parents[i] for i in rng.integers(len(parents), size=2))
-    child: list[Decision] = []
-    for i, (one, other) in enumerate(zip(mother, father)):
-        old = one if rng.random() < 0.5 else other
-        new = Decision(
-            int(rng.choice([1, 2, 3], p=[0.2, 0.4, 0.4])), str(rng.choice(expanded)), str(rng.choice(SEARCHED_RULES)),
-            bool(rng.random() < 0.5), int(rng.random() < 0.2),
+        best = search(
+            [*mine, *known(steps, expanded)], lambda decisions: aim.loss(run(decisions), allowed),
+            functools.partial(predicted, process=process, times=times), expanded, evaluations, rounds, seed,
         )  # fmt: skip
-        mixed = Decision._make(n if rng.random() < rate else o for n, o in zip(new, old))
-        startable = i > 0 and not child[-1].start and mixed.order > 1
-        child.append(mixed._replace(start=mixed.start if startable else 0, order=min(mixed.order, i + 1)))
-    return tuple(child)
+        return replace(self, decisions=best)
 
 
-def predicted(scores: dict, candidates: Sequence[tuple[Decision, ...]], process: Process, times: Array) -> Array:
+def predicted(scores: Scores, candidates: Sequence[Decisions], process: Process, times: Array) -> Array:
     """How the candidates will rank among the scored lists, 0 the best.
 
     Lists are compared by the weights that their decisions come to, so decisions without effect do not count.
@@ -166,21 +108,11 @@ def predicted(scores: dict, candidates: Sequence[tuple[Decision, ...]], process:
     lists = [_rows(decisions, process, tuple(map(float, times))) for decisions in (*scores, *candidates)]
     depth = max(weights.shape[1] for rows in lists for _, weights in rows)
     features = np.array([[np.pad(w, ((0, 0), (0, depth - w.shape[1]))).ravel() for _, w in rows] for rows in lists])
-    features = features.reshape(len(lists), -1)
-    features = (features - features.mean(0)) / (features.std(0) + 1e-9)
-    features = features[:, features.any(0)]  # entries that differ at all
-    tried, asked = features[: len(scores)], features[len(scores) :]
-
-    def likeness(a: Array, b: Array) -> Array:
-        return np.exp(-2 * ((a**2).mean(1)[:, None] + (b**2).mean(1) - 2 * a @ b.T / a.shape[1]))
-
-    ranks = np.argsort(np.argsort(list(scores.values()))) / len(scores)
-    solved = np.linalg.solve(likeness(tried, tried) + 0.01 * np.eye(len(tried)), ranks - ranks.mean())
-    return likeness(asked, tried) @ solved + ranks.mean()
+    return ranked(features.reshape(len(lists), -1), list(scores.values()))
 
 
 @functools.lru_cache(maxsize=4096)
-def _rows(decisions: tuple[Decision, ...], process: Process, times: tuple[float, ...]) -> list[tuple[float, Array]]:
+def _rows(decisions: Decisions, process: Process, times: tuple[float, ...]) -> list[tuple[float, Array]]:
     """Each step as weights of the current state and of past values: a, (data or noise, newest first)."""
     frames = {expand: Frame.of(process, np.array(times), expand) for expand in {d.expand for d in decisions}}
 

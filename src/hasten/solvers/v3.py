@@ -11,7 +11,6 @@ l = 1, s = b = 0 expands the data prediction (DPM-Solver++), l = 0, s = -1, b = 
 from __future__ import annotations
 
 import functools
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import ClassVar, NamedTuple
@@ -23,15 +22,10 @@ from torch import Tensor
 from hasten.catalog import Paper
 from hasten.denoisers import DenoiserLike
 from hasten.errors import HastenError, one_of
-from hasten.fitting import Probe, shown
+from hasten.fitting import Probe
+from hasten.fitting.statistics import Statistics
 from hasten.processes import Array, Process
 from hasten.solvers.base import SOLVERS, Noise, Query, Solver, Walk
-
-CELL = 0.1  # in lam: integrals are taken cell by cell
-_NODES, _WEIGHTS = (a / 2 for a in np.polynomial.legendre.leggauss(4))
-_NODES = _NODES + 0.5
-_POWERS = np.vander(_NODES, increasing=True)
-_PARTIAL = (_POWERS * _NODES[:, None] / np.arange(1, 5)) @ np.linalg.inv(_POWERS)  # \int_0^node of the cubic
 
 
 @SOLVERS.add
@@ -106,15 +100,10 @@ class DPMSolverV3(Solver):
         precision, give about 0.05 for a network that computes in half precision.
         Source: Zheng et al. 2023, section 3.1 and appendix C.1.1.
         """
-        process, step = denoiser.process, delta or torch.finfo(data.dtype).eps ** (1 / 3)
-        start = process.t_max if np.isfinite(process.lam(process.t_max)) else process.t_max * (1 - 1e-3)
-        lam = np.linspace(float(process.lam(start)) + step, float(process.lam(process.t_min)) - step, points)
+        step = delta or torch.finfo(data.dtype).eps ** (1 / 3)
         probe = Probe(denoiser, data, step, seed, batch, (0,) if elementwise else tuple(range(data.ndim)))
-        l = torch.stack([probe.slope(at) for at in shown("DPM-Solver-v3, linear part", lam)])  # noqa: E741
-        (turn,) = torch.gradient(l, spacing=float(lam[1] - lam[0]), dim=0)
-        affine = [probe.affine(at, *of) for at, *of in shown("DPM-Solver-v3, affine part", list(zip(lam, l, turn)))]
-        s, b = (torch.stack(table) for table in zip(*affine))
-        return replace(self, span=(float(lam[0]), float(lam[-1])), statistics=torch.stack([l, s, b]))
+        found = Statistics.measured(probe, points)
+        return replace(self, span=found.span, statistics=found.tables)
 
 
 class _Sum(NamedTuple):
@@ -145,23 +134,14 @@ class _Step(NamedTuple):
     correction: _Sum | None
 
 
-class _Integrals(NamedTuple):
-    """Of one step, relative to its start: L, S, B at its end, \\int e^{L+S} u^k for k < 4, \\int e^{L+S} B."""
-
-    L: Tensor
-    S: Tensor
-    B: Tensor
-    moments: list[Tensor]
-    C: Tensor
-
-
 @functools.lru_cache(maxsize=16)
 def _plan(solver: DPMSolverV3, process: Process, times: tuple[float, ...]) -> list[_Step | None]:
     """The coefficients of every step; None where lam is infinite at one of its ends."""
     lam, alpha = process.lam(times), process.alpha(times)
     count, first = len(times) - 1, 0 if np.isfinite(lam[0]) else 1
     last = count if np.isfinite(lam[-1]) else count - 1
-    parts = [_integrals(solver, lam[i], lam[i + 1]) for i in range(first, last)]
+    statistics = Statistics(solver.statistics, solver.span)
+    parts = [statistics.integrals(lam[i], lam[i + 1]) for i in range(first, last)]
     S, B = [torch.zeros((), dtype=torch.float64)], [torch.zeros((), dtype=torch.float64)]
     for part in parts:
         B.append(B[-1] + torch.exp(-S[-1]) * part.B)
@@ -189,7 +169,7 @@ def _plan(solver: DPMSolverV3, process: Process, times: tuple[float, ...]) -> li
         rank = min(solver.order, i - first + 1, count - i if solver.lower_order_final else solver.order)
         step = update(i, list(range(i, i - rank, -1)), solver.pseudo_predictor)
         a = alpha[i + 1] / alpha[i] * torch.exp(-parts[i - first].L)
-        plan[i] = _Step(_tables(solver, lam[i : i + 1])[0, 0], a, step, correction)
+        plan[i] = _Step(statistics.at(lam[i : i + 1])[0, 0], a, step, correction)
         previous = rank, step
     return plan
 
@@ -201,44 +181,7 @@ def _powers_through(at: Array, pseudo: bool) -> Array:
     """
     if not pseudo:
         return np.linalg.inv(np.vander(at, increasing=True))
-    return np.array(
-        [
-            [1 / np.prod([at[n] - other for m, other in enumerate(at[: k + 1]) if m != n]) if n <= k else 0.0
-             for n in range(len(at))]
-            for k in range(len(at))
-        ]
-    )  # fmt: skip
-
-
-def _integrals(solver: DPMSolverV3, start: float, end: float) -> _Integrals:
-    cells = max(1, math.ceil((end - start) / CELL))
-    width = (end - start) / cells
-    offsets = width * (np.arange(cells)[:, None] + _NODES)  # (cells, 4)
-    l, s, b = _tables(solver, start + offsets.ravel()).unflatten(1, (cells, 4))  # noqa: E741
-    weights, partial = torch.as_tensor(_WEIGHTS * width), torch.as_tensor(_PARTIAL * width)
-
-    def total(values: Tensor) -> Tensor:
-        return torch.einsum("g,cg...->...", weights, values)
-
-    def cumulated(values: Tensor) -> Tensor:
-        cell = torch.einsum("g,cg...->c...", weights, values)
-        return (cell.cumsum(0) - cell)[:, None] + torch.einsum("hg,cg...->ch...", partial, values)
-
-    L, S = cumulated(l), cumulated(s)
-    inner = torch.exp(-S) * b
-    B, growth = cumulated(inner), torch.exp(L + S)
-    u = torch.as_tensor(offsets).reshape(cells, 4, *[1] * (l.ndim - 2))
-    return _Integrals(total(l), total(s), total(inner), [total(growth * u**k) for k in range(4)], total(growth * B))
-
-
-def _tables(solver: DPMSolverV3, lam: Array) -> Tensor:
-    """(3, len(lam), ...): l, s, b there, linear between the points and constant beyond them."""
-    if solver.statistics is None:
-        return torch.tensor([1.0, 0.0, 0.0], dtype=torch.float64)[:, None].expand(3, len(lam))
-    tables = solver.statistics.to("cpu", torch.float64)
-    where = np.interp(lam, solver.span, (0, tables.shape[1] - 1))
-    below = torch.as_tensor(where).long().clamp(max=max(0, tables.shape[1] - 2))
-    above = (below + 1).clamp(max=tables.shape[1] - 1)
-    return torch.lerp(
-        tables[:, below], tables[:, above], (torch.as_tensor(where) - below).reshape(-1, *[1] * (tables.ndim - 2))
-    )
+    rows = np.zeros((len(at), len(at)))
+    for k in range(1, len(at) + 1):
+        rows[k - 1, :k] = 1 / (at[:k, None] - at[:k] + np.eye(k)).prod(1)
+    return rows
