@@ -35,9 +35,8 @@ class DCSolver(UniPC):
     ratio_i t_i + (1 - ratio_i) t_{i-1}; it stays replaced. Ratio 1 changes nothing, and the first two are 1.
 
     ratios: one a step, above 0, for the steps and grid they were fitted on. cascade: 36 coefficients that give
-    the ratios for any number of steps and `guidance` scale instead. Without either it is UniPC. Other fields:
-    see UniPC; order 1 or 2 without corrector compensates DDIM or DPM-Solver++ 2M.
-    Source: Zhao et al. 2024, section 3.
+    the ratios for any number of steps and `guidance` scale instead. Without either it is UniPC. Other fields: see
+    UniPC; order 1 or 2 without corrector compensates DDIM or DPM-Solver++ 2M. Source: Zhao et al. 2024, section 3.
     """
 
     ratios: tuple[float, ...] = ()
@@ -59,14 +58,10 @@ class DCSolver(UniPC):
     def ratios_for(self, steps: int) -> tuple[float, ...]:
         """The ratio of each step. Raises HastenError if the ratios belong to another number of steps."""
         if self.ratios and len(self.ratios) != steps:
-            raise HastenError(
-                f"ratios: fitted for {len(self.ratios)} steps, the run has {steps}; fit again or use cascade"
-            )
-        if self.ratios:
-            return self.ratios
-        if not self.cascade:
-            return (1.0,) * steps
-        return cascaded(self.cascade, steps, self.guidance)
+            raise HastenError(f"ratios: fitted for {len(self.ratios)} steps, the run has {steps}; fit again or cascade")
+        if self.cascade and not self.ratios:
+            return cascaded(self.cascade, steps, self.guidance)
+        return self.ratios or (1.0,) * steps
 
     def walk(self, process: Process, times: Array, x: Tensor, noise: Noise) -> Walk:
         """UniPC's walk, told compensated values: the buffer it keeps is the compensated one."""
