@@ -18,7 +18,7 @@ from hasten.measure import drift
 from hasten.predictions import Prediction
 from hasten.processes import RectifiedFlow, VariancePreserving
 from hasten.solvers import DDIM, USF, DCSolver, DPMSolverPP, DPMSolverV3, UniPC
-from hasten.solvers.exponential import inner_nodes
+from hasten.solvers.exponential import Frame, inner_nodes
 from hasten.solvers.searched import predicted
 
 VP, LINEAR, FLOW = VariancePreserving(), VariancePreserving.from_betas("linear", 1e-4, 0.02), RectifiedFlow()
@@ -243,6 +243,17 @@ def test_ratio_1_is_unipc_bit_for_bit(fields):
     for ratios in ((), (1.0,) * 8):
         ours = sample(mixture(), x, DCSolver(ratios=ratios, **fields), grid=TIMES)
         assert torch.equal(ours, sample(mixture(), x, UniPC(**fields), grid=TIMES))
+
+
+def test_dc_on_noise_from_pure_noise_walks_as_it_was_fitted():
+    """Where alpha starts at 0 the first value is data, which noises must not be mixed with."""
+    denoiser, x, times, ratios = mixture(FLOW), noise(20, 0), np.linspace(1, 0.1, 7), (1.0, 1.0, 0.9, 1.1, 0.95, 1.05)
+    close(*(sample(denoiser, x, solver(expand="noise"), grid=times) for solver in (DCSolver, UniPC)))
+    solver, frame = DCSolver(expand="noise", ratios=ratios), Frame.of(FLOW, times, "noise")
+    state, values = x, [denoiser(x, 1.0).data]
+    for ratio in ratios:
+        state, values = solver._after(denoiser, frame, times, state, values, ratio)
+    close(sample(denoiser, x, solver, grid=times), state, 1e-10)
 
 
 def test_compensation_reads_a_parabola_exactly():

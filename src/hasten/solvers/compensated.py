@@ -35,9 +35,8 @@ class DCSolver(UniPC):
     ratio_i t_i + (1 - ratio_i) t_{i-1}; it stays replaced. Ratio 1 changes nothing, and the first two are 1.
 
     ratios: one a step, above 0, for the steps and grid they were fitted on. cascade: 36 coefficients that give
-    the ratios for any number of steps and `guidance` scale instead. Without either it is UniPC. Other fields:
-    see UniPC; order 1 or 2 without corrector compensates DDIM or DPM-Solver++ 2M.
-    Source: Zhao et al. 2024, section 3.
+    the ratios for any number of steps and `guidance` scale instead. Without either it is UniPC. Other fields: see
+    UniPC; order 1 or 2 without corrector compensates DDIM or DPM-Solver++ 2M. Source: Zhao et al. 2024, section 3.
     """
 
     ratios: tuple[float, ...] = ()
@@ -59,31 +58,27 @@ class DCSolver(UniPC):
     def ratios_for(self, steps: int) -> tuple[float, ...]:
         """The ratio of each step. Raises HastenError if the ratios belong to another number of steps."""
         if self.ratios and len(self.ratios) != steps:
-            raise HastenError(
-                f"ratios: fitted for {len(self.ratios)} steps, the run has {steps}; fit again or use cascade"
-            )
-        if self.ratios:
-            return self.ratios
-        if not self.cascade:
-            return (1.0,) * steps
-        return cascaded(self.cascade, steps, self.guidance)
+            raise HastenError(f"ratios: fitted for {len(self.ratios)} steps, the run has {steps}; fit again or cascade")
+        if self.cascade and not self.ratios:
+            return cascaded(self.cascade, steps, self.guidance)
+        return self.ratios or (1.0,) * steps
 
     def walk(self, process: Process, times: Array, x: Tensor, noise: Noise) -> Walk:
         """UniPC's walk, told compensated values: the buffer it keeps is the compensated one."""
-        ratios, past = self.ratios_for(len(times) - 1), []
+        frame, ratios, past = Frame.of(process, times, self.expand), self.ratios_for(len(times) - 1), []
 
         def compensated(query: Query, p: Prediction) -> Prediction:
-            mix = _mix(times, query.step, ratios[query.step])
+            mix = _mix(frame, times, query.step, ratios[query.step])
             past[:] = [_mixed(mix, [getattr(p, self.expand), *past]), *past][:NODES]
             kind = "sample" if self.expand == "data" else "epsilon"
             return Prediction(p.state, p.alpha, p.sigma, past[0], kind) if len(mix) > 1 else p
 
         return told(super().walk(process, times, x, noise), compensated)
 
-    def _kept(self, times: Array, weights: Array) -> Array:
+    def _kept(self, frame: Frame, times: Array, weights: Array) -> Array:
         """The newest value is kept as an affine mix of what was answered and the values before."""
         i = len(weights) - 1
-        mix, rewritten = _mix(times, i, self.ratios_for(len(times) - 1)[i]), weights.copy()
+        mix, rewritten = _mix(frame, times, i, self.ratios_for(len(times) - 1)[i]), weights.copy()
         rewritten[-1] /= mix[0]
         for k in range(1, len(mix)):
             rewritten[-1 - k] -= rewritten[-1] * mix[k]
@@ -103,7 +98,7 @@ class DCSolver(UniPC):
         times = schedule(grid, denoiser.process, steps, end)
         frame, steps = Frame.of(denoiser.process, times, self.expand), len(times) - 1
         aims = integrate(denoiser, noises, times, substeps)
-        x, values, ratios = noises, [getattr(denoiser(noises, times[0]), self.expand)], []
+        x, values, ratios = noises, [getattr(denoiser(noises, times[0]), frame.value(0))], []
         for i in shown("DC-Solver", range(steps)):
             step = functools.partial(self._after, denoiser, frame, times, x, values)
             ratios.append(1.0 if i + 1 < NODES else best_ratio(step, aims[i + 1]))
@@ -130,7 +125,7 @@ class DCSolver(UniPC):
     ) -> tuple[Tensor, list[Tensor]]:
         """The next state, corrected, and the values with its own, from a state x and values, the last as asked."""
         i, steps = len(values) - 1, len(times) - 1
-        kept = [*values[:-1], _mixed(_mix(times, i, ratio), values[::-1])]
+        kept = [*values[:-1], _mixed(_mix(frame, times, i, ratio), values[::-1])]
         following = self._step(frame, x, kept, i)
         if i + 1 == steps:
             return following, kept
@@ -143,9 +138,9 @@ class DCSolver(UniPC):
         return frame.step(x, i, i + 1, nodes, values, self._rule)
 
 
-def _mix(times: Array, i: int, ratio: float) -> Array:
-    """Weights of the newest values (newest first) in the compensated value of node i; [1] for none."""
-    if ratio == 1 or i + 1 < NODES:
+def _mix(frame: Frame, times: Array, i: int, ratio: float) -> Array:
+    """Weights of the newest values (newest first) in the compensated value of node i; [1] for none, as at first."""
+    if ratio == 1 or i + 1 < NODES or frame.value(i + 1 - NODES) != frame.expand:
         return np.ones(1)
     nodes = times[i : i - NODES if i >= NODES else None : -1]
     at = ratio * nodes[0] + (1 - ratio) * nodes[1]

@@ -142,7 +142,7 @@ class _Exponential(Tabular):
     def _damping(self, h: float) -> float:
         return 1.0
 
-    def _kept(self, times: Array, weights: Array) -> Array:
+    def _kept(self, frame: Frame, times: Array, weights: Array) -> Array:
         """A corrector's weights by node, given for values as answered, of values as they are kept."""
         return weights
 
@@ -156,7 +156,7 @@ class _Exponential(Tabular):
         for i in range(steps):
             if self.corrector and i:
                 _, weights, _ = frame.update(i - 1, i, [*self._nodes(i - 1, steps), i], rule=rule, size=i + 1)
-                path.correct(self._kept(times, weights))
+                path.correct(self._kept(frame, times, weights))
             damping = self._damping(frame.lam[i + 1] - frame.lam[i])
             a, weights, noise = frame.update(i, i + 1, self._nodes(i, steps), rule=rule, damping=damping, size=i + 1)
             path.advance(times[i], i, a, weights, step=i, noise=noise, value=frame.value(i))

@@ -103,23 +103,15 @@ class Heun(Tabular):
 
     def table(self, process: Process, times: Array) -> tuple[str, list[Row]]:
         outer = Coordinates.of(process, times, self.space)
-        nodes, owner = self._nodes(process, times, outer)
-        plan: list[tuple[int, int, int, Slope]] = []
-        for i, step in enumerate(owner):
-            if i > 0 and step == owner[i - 1]:
-                plan.append((step, 1, i - 1, {i - 1: 1 - 0.5 / self.a, i: 0.5 / self.a}))
-            else:
-                plan.append((step, 0, i, {i: 1.0}))
-        return Coordinates.of(process, nodes, outer.space).table(nodes, plan)
-
-    def _nodes(self, process: Process, times: Array, outer: Coordinates) -> tuple[Array, list[int]]:
         nodes: list[float] = []
-        owner: list[int] = []
+        plan: list[tuple[int, int, int, Slope]] = []
         for i in range(len(times) - 1):
+            k = len(nodes)
             nodes.append(times[i])
-            owner.append(i)
+            plan.append((i, 0, k, {k: 1.0}))
             if outer.r[i + 1] > 0:
                 inner = outer.r[i] + self.a * (outer.r[i + 1] - outer.r[i])
                 nodes.append(float(times[i + 1]) if self.a == 1 else float(process.time(outer.lam(inner))))
-                owner.append(i)
-        return np.array([*nodes, times[-1]]), owner
+                plan.append((i, 1, k, {k: 1 - 0.5 / self.a, k + 1: 0.5 / self.a}))
+        at = np.array([*nodes, times[-1]])
+        return Coordinates.of(process, at, outer.space).table(at, plan)

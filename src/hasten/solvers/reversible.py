@@ -26,8 +26,7 @@ from hasten.solvers.linear import Coordinates
 Two = tuple[Tensor, Tensor]
 Stepping = Generator[Query, Prediction, Two]
 
-TOO_MUCH = 1e4
-"""Growth of rounding errors over an inversion above which a warning is given."""
+TOO_MUCH = 1e4  # growth of rounding errors over an inversion above which a warning is given
 
 
 class Pair(Tensor):
@@ -138,8 +137,7 @@ class EDICT(Reversible):
 
     mixing: the share p of itself that a copy keeps, above 0 up to 1; 0.9 to 0.97 for 50 steps. 1 is no mixing,
     unstable at few steps. Which copy moves first alternates. First order, with both queries of a step at the
-    time it starts from: a tool for inversion rather than a fast sampler. An inversion lets the difference of
-    the copies grow by p^-2 a step.
+    time it starts from: a tool for inversion, not a fast sampler. The copies' difference grows by p^-2 a step inverted.
     Source: Wallace et al. 2022, the coupled steps with mixing layers; the alternation is in the official code.
     """
 

@@ -76,8 +76,7 @@ class USF(Solver):
         noises: start states to learn on (use others to judge by). evaluations: how many lists are run, besides
         the known solvers the search starts from, in so many rounds of `fitting.decisions.search`. Its predictor is
         a kernel regression on ranks, not the paper's LSTM: some hundred lists do not feed one.
-        aim: what to come near to, found here if None; see `FittedGrid.fit`.
-        Source: Liu et al. 2023, section 4.
+        aim: what to come near to, found here if None; see `FittedGrid.fit`. Source: Liu et al. 2023, section 4.
         """
         positive_int("rounds", rounds)
         process = denoiser.process

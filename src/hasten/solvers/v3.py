@@ -11,7 +11,6 @@ l = 1, s = b = 0 expands the data prediction (DPM-Solver++), l = 0, s = -1, b = 
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import ClassVar, NamedTuple
 
@@ -36,8 +35,8 @@ class DPMSolverV3(Solver):
     order: 1 to 3 (2 for guided, 3 for unconditional sampling). corrector: "pseudo" (one order above the
     predictor's, derivatives by divided differences alone), "plain" (the predictor's order), "none".
     pseudo_predictor: divided differences there too. statistics: (3, points, ...) tables of l, s, b, uniform in
-    lam over `span`; elementwise, or (3, points) numbers. Times need not lie on
-    the tables' grid, and integrals are exact for constant tables. Source: Zheng et al. 2023, section 3.
+    lam over `span`; elementwise, or (3, points) numbers. Times need not lie on the tables' grid, and integrals
+    are exact for constant tables. Source: Zheng et al. 2023, section 3.
     """
 
     order: int = 3
@@ -58,9 +57,7 @@ class DPMSolverV3(Solver):
             return
         shape = tuple(self.statistics.shape)
         if len(shape) < 2 or shape[0] != 3 or len(self.span) != 2 or not self.span[0] < self.span[1]:
-            raise HastenError(
-                f"statistics: (3, points, ...) over a span of two lams are needed; got {shape}, {self.span}"
-            )
+            raise HastenError(f"statistics: {shape} over {self.span}; give (3, points, ...) over a span of two lams")
 
     def __eq__(self, other: object) -> bool:
         if type(other) is not DPMSolverV3:
@@ -70,18 +67,17 @@ class DPMSolverV3(Solver):
         return mine == theirs and (a is b or (a is not None and b is not None and torch.equal(a, b)))
 
     def walk(self, process: Process, times: Array, x: Tensor, noise: Noise) -> Walk:
-        values: list[Tensor | None] = []
+        values: dict[int, Tensor] = {}  # by node
         for i, step in enumerate(_plan(self, process, tuple(map(float, times)))):
             p = yield Query(x, float(times[i]), i, len(times) - 1)
             x = p.state
             if step is None:  # onto data, or off pure noise: no finite lam to expand in
                 end = float(process.alpha(times[i + 1])), float(process.sigma(times[i + 1]))
                 x = p.data if end[1] == 0 else end[0] * p.data + end[1] * p.noise
-                values.append(None)
                 continue
             alpha, sigma = float(process.alpha(times[i])), float(process.sigma(times[i]))
-            values.append((sigma * p.noise - step.l.to(x) * x) / alpha)
-            values[: max(0, i - 3)] = [None] * max(0, i - 3)
+            values[i] = (sigma * p.noise - step.l.to(x) * x) / alpha
+            values.pop(i - 4, None)
             if step.correction is not None:  # the value stays that of the predicted state
                 x = x + step.correction.of(values)
             x = step.a.to(x) * x + step.update.of(values)
@@ -97,7 +93,7 @@ class DPMSolverV3(Solver):
         points: of the tables, between lam(t_max) and lam(t_min). elementwise: a table for every coordinate,
         as in the paper, or one for all. delta: for the central differences that stand in for the paper's
         forward-mode derivatives, five network calls a row and point; by default the cube root of the data's
-        precision, give about 0.05 for a network that computes in half precision.
+        precision, give about 0.05 for a network in half precision.
         Source: Zheng et al. 2023, section 3.1 and appendix C.1.1.
         """
         step = delta or torch.finfo(data.dtype).eps ** (1 / 3)
@@ -112,12 +108,10 @@ class _Sum(NamedTuple):
     weights: dict[int, Tensor]
     constant: Tensor
 
-    def of(self, values: Sequence[Tensor | None]) -> Tensor:
+    def of(self, values: dict[int, Tensor]) -> Tensor:
         total = torch.zeros(())
         for node, weight in self.weights.items():
-            value = values[node]
-            assert value is not None
-            total = total + weight.to(value) * value
+            total = total + weight.to(values[node]) * values[node]
         return total + self.constant.to(total)
 
     def minus(self, other: _Sum) -> _Sum:
