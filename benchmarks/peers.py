@@ -161,6 +161,8 @@ def _scaled(sampler: Any, sigmas: Any, process: Process) -> Peer:
 
 def _sampling() -> types.ModuleType:
     """k_diffusion.sampling alone: the package imports torchvision, wandb and more, which only training needs."""
+    if "k_diffusion.sampling" in sys.modules:
+        return sys.modules["k_diffusion.sampling"]
     found = importlib.util.find_spec("k_diffusion")
     if found is None or not found.submodule_search_locations:
         raise ImportError("k-diffusion is not installed")

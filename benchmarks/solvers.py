@@ -42,12 +42,12 @@ FITTED: tuple[dict[str, Any], ...] = (
 )  # fmt: skip
 NFE = (4, 5, 6, 8, 10, 15, 20, 30, 50)
 GRIDS: tuple[Any, ...] = (
-    "logsnr", {"name": "karras", "rho": 7.0}, {"name": "flow-shifted", "shift": 1.6}, "trailing",
+    "leading", "logsnr", {"name": "karras", "rho": 7.0}, {"name": "flow-shifted", "shift": 1.6}, "trailing",
     *({"name": "karras", "rho": rho} for rho in (3.0, 5.0, 10.0)),
     *({"name": "flow-shifted", "shift": shift} for shift in (0.5, 3.0)),
     *({"name": "quadratic", "power": power} for power in (1.5, 2.0, 3.0)),
 )  # fmt: skip
-FEW = 4  # of the grids on networks, and the first fit alone
+FEW = 5  # of the grids on networks, and the first fit alone
 Run = Callable[[DenoiserLike, Tensor], Tensor]
 
 
