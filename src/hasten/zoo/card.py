@@ -78,7 +78,7 @@ It is there so that tests and examples run in seconds.
   classifier-free guidance; 10 % of the labels were dropped).
 - Default: DDIM, 50 steps, guidance 2, Stable Diffusion's noise schedule.
 - Training: {how}.
-- Retrain: `hasten train digits --steps 2000` (about a minute on an idle CPU).
+- Retrain: `hasten train digits --steps 2000` (three and a half minutes on two CPU cores).
 
 ## Measured
 
