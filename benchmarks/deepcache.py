@@ -10,8 +10,6 @@ on the weights. --profile prints where the time of a cached step goes instead.
 from __future__ import annotations
 
 import argparse
-import json
-import platform
 from collections.abc import Callable
 from contextlib import ExitStack
 from functools import partial
@@ -19,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from report import save
 
 import hasten
 from hasten.caches import DeepCache
@@ -141,12 +140,9 @@ def main() -> None:
     table = measure(pipe, run, given.branches, given.rounds)
     result = {
         "model": name, "images": given.images, "steps": given.steps, "threads": given.threads, "results": table,
-        "versions": {"torch": torch.__version__, "hasten": hasten.__version__},
-        "machine": f"{platform.machine()}, {platform.system()}", "scheduler": type(pipe.scheduler).__name__,
+        "scheduler": type(pipe.scheduler).__name__,
     }  # fmt: skip
-    given.out.parent.mkdir(parents=True, exist_ok=True)
-    given.out.write_text(json.dumps(result, indent=2) + "\n")
-    print(f"written to {given.out}")
+    save(result, given.out)
 
 
 if __name__ == "__main__":

@@ -10,12 +10,11 @@ deviation of the state tells how far it is from the unit noise that the model dr
 from __future__ import annotations
 
 import argparse
-import json
-import platform
 from pathlib import Path
 
 import torch
 from PIL import Image
+from report import save
 
 import hasten
 from hasten.edit import denoiser_of, states_of
@@ -60,12 +59,8 @@ def main() -> None:
     result = {
         "model": "emoji-sd", "images": given.images, "steps": given.steps, "prompt": given.prompt, "grid": "logsnr",
         "dtype": "float32", "results": table,
-        "versions": {"torch": torch.__version__, "hasten": hasten.__version__},
-        "machine": f"{platform.machine()}, {platform.system()}",
     }  # fmt: skip
-    given.out.parent.mkdir(parents=True, exist_ok=True)
-    given.out.write_text(json.dumps(result, indent=2) + "\n")
-    print(f"written to {given.out}")
+    save(result, given.out)
 
 
 if __name__ == "__main__":

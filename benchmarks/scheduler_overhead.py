@@ -12,8 +12,6 @@ seen before, so that nothing can be re-used.
 from __future__ import annotations
 
 import argparse
-import json
-import platform
 import time
 from pathlib import Path
 from typing import Any
@@ -21,6 +19,7 @@ from typing import Any
 import diffusers
 import numpy as np
 import torch
+from report import save
 from rich.progress import track
 
 from hasten.bridge import SolverScheduler
@@ -105,12 +104,10 @@ def main() -> None:
         "latent": list(SHAPE),
         "steps": arguments.steps,
         "limits": LIMITS,
-        "machine": f"{platform.processor() or platform.machine()}, 1 thread",
-        "versions": {"torch": torch.__version__, "diffusers": diffusers.__version__},
+        "threads": 1,
         "methods": found,
     }
-    arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    arguments.out.write_text(json.dumps(report, indent=2) + "\n")
+    save(report, arguments.out)
     for name, kinds in found.items():
         for kind, figures in kinds.items():
             print(f"{name:10s} {kind:10s} {figures['ours_us']:8.1f} us  {figures['diffusers_us']:8.1f} us  "

@@ -10,9 +10,7 @@ the same answers: diffusers' schedulers and k-diffusion, each with its own loop.
 from __future__ import annotations
 
 import argparse
-import json
 import math
-import platform
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -21,6 +19,7 @@ from typing import Any
 import numpy as np
 import peers
 import torch
+from report import save
 from rich.progress import track
 from torch import Tensor
 
@@ -126,11 +125,9 @@ def main() -> None:
         print(f"{name:36s} {found[name]['value']:6.2f} [{found[name]['low']:.2f}, {found[name]['high']:.2f}]")
     report = {
         "what": "CPU time a network call without the network, over a hand-written DPM-Solver++ 2M step",
-        "latent": list(SHAPE), "steps": STEPS, "limit": LIMIT, "methods": found,
-        "machine": f"{platform.machine()}, {platform.system()}, 1 thread", "versions": {"torch": torch.__version__},
+        "latent": list(SHAPE), "steps": STEPS, "limit": LIMIT, "threads": 1, "methods": found,
     }  # fmt: skip
-    given.out.write_text(json.dumps(report, indent=1) + "\n")
-    print(f"written to {given.out}")
+    save(report, given.out)
 
 
 if __name__ == "__main__":

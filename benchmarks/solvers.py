@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -24,10 +23,10 @@ import numpy as np
 import peers as others
 import torch
 from cases import CASES, Case
+from report import save
 from rich.progress import track
 from torch import Tensor
 
-import hasten
 from hasten import sample, solvers
 from hasten.denoisers import DenoiserLike
 from hasten.errors import HastenError
@@ -226,8 +225,6 @@ def main() -> None:
     old = json.loads(given.out.read_text()) if given.out.exists() else {"cases": {}}
     report = {
         "what": __doc__.split("\n\n")[2], "cases": old["cases"],
-        "machine": f"{platform.machine()}, {platform.system()}",
-        "versions": {"torch": torch.__version__, "hasten": hasten.__version__},
     }  # fmt: skip
     for name in given.cases:
         case = CASES[name](**({"count": given.count} if given.count else {})).solve()
@@ -239,10 +236,8 @@ def main() -> None:
             rows = measured(case, candidates, f"{name}, {nfe} evaluations, {len(candidates)} candidates")
             kept["nfe"][str(nfe)], kept["best"][str(nfe)] = rows, compared(rows)
             print(name, nfe, json.dumps(kept["best"][str(nfe)]), flush=True)
-            given.out.parent.mkdir(parents=True, exist_ok=True)
-            given.out.write_text(json.dumps(report, indent=1) + "\n")
+            save(report, given.out)
     plot(report, given.out.with_suffix(".png"))
-    print(f"written to {given.out}")
 
 
 if __name__ == "__main__":

@@ -9,14 +9,13 @@ do. Multiply-adds stand beside it.
 from __future__ import annotations
 
 import argparse
-import json
-import platform
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
+from report import save
 
 import hasten
 from hasten.measure import macs, timed_ratio
@@ -59,7 +58,7 @@ def main() -> None:
     left, right = torch.randn(2, 1024, 1024)
     report: dict[str, Any] = {
         "what": "a forward pass at batch 2 over a 1024^3 float32 matrix product", "threads": given.threads,
-        "machine": f"{platform.machine()}, {platform.system()}", "versions": {"torch": torch.__version__}, "models": {},
+        "models": {},
     }  # fmt: skip
     for name in ("emoji-sd", "emoji-flux"):
         run = forward(name)
@@ -69,7 +68,7 @@ def main() -> None:
         spent = milliseconds(run, given.rounds)
         report["models"][name] = {"ratio": ratio.to_json(), "milliseconds": spent, "macs": macs(run)}
         print(f"{name}: {ratio} of the product, {spent:.1f} ms, {macs(run) / 1e6:.0f} M multiply-adds")
-    given.out.write_text(json.dumps(report, indent=1) + "\n")
+    save(report, given.out)
 
 
 if __name__ == "__main__":
