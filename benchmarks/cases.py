@@ -14,9 +14,11 @@ from torch import Tensor
 
 from hasten import sample
 from hasten.denoisers import Denoiser, DenoiserLike, GaussianMixture
+from hasten.grids import settling
 from hasten.processes import Process, RectifiedFlow, VariancePreserving, from_config
 
 SPLITS = ("choose", "report")
+SCREENED = 8  # rows on which candidates are compared first, where calls are dear
 EXACT = {"name": "unipc", "order": 2}
 
 
@@ -24,6 +26,7 @@ EXACT = {"name": "unipc", "order": 2}
 class Case:
     """A problem, twice: noises (and prompts) to choose by and others to report on, with their solutions.
 
+    A third split, "screen", is the beginning of "choose", or all of it where calls are cheap.
     finest: steps of the solutions. modes: what samples may flip between; the solutions themselves if None.
     settled: how far (RMSE) the solutions are from those with half the steps. bound: whether the denoiser belongs
     to the rows of its noises, each with a prompt. evaluations: how many tries a fit gets.
@@ -38,30 +41,34 @@ class Case:
     settled: float = 0.0
     bound: bool = False
     evaluations: int = 120
+    course: Any = None  # of the noises to choose by, once somebody has solved it
 
     @property
     def process(self) -> Process:
         return self.denoisers["report"].process
 
     def solve(self) -> Case:
-        bounded = np.isfinite(self.process.lam(self.process.t_max))
-        grid: Any = {"name": "karras", "rho": 10.0} if bounded else "trailing"
+        grid = settling(self.process)
         for split, noise in self.noises.items():
             half, whole = (
                 sample(self.denoisers[split], noise, EXACT, steps, grid) for steps in (self.finest // 2, self.finest)
             )
             self.solved[split] = whole
             self.settled = max(self.settled, float((half - whole).square().mean().sqrt()))
+        rows = SCREENED if self.bound else len(self.noises["choose"])
+        for kept in (self.noises, self.solved):
+            kept["screen"] = kept["choose"][:rows]
+        self.denoisers.setdefault("screen", self.denoisers["choose"])
         return self
 
 
-def mixture(count: int = 256) -> Case:
+def mixture(count: int = 1024) -> Case:
     """10 Gaussians in 64 dimensions."""
     means = np.random.default_rng(0).normal(size=(10, 64))
     return _exact("mixture", means, 0.3, None, count)
 
 
-def latents(count: int = 128, data: Path | None = None) -> Case:
+def latents(count: int = 256, data: Path | None = None) -> Case:
     """40 Gaussians fitted to the latents of the emoji, 1,024 dimensions."""
     from sklearn.cluster import KMeans
 
@@ -76,7 +83,7 @@ def latents(count: int = 128, data: Path | None = None) -> Case:
     return _exact("latents", fitted.cluster_centers_, np.maximum(spread, 0.2), weights, count)
 
 
-def emoji_sd(count: int = 12, guidance: float = 7.5) -> Case:
+def emoji_sd(count: int = 24, guidance: float = 7.5) -> Case:
     """The zoo's Stable Diffusion, guided."""
     from hasten.zoo import captions, load
 
@@ -85,7 +92,7 @@ def emoji_sd(count: int = 12, guidance: float = 7.5) -> Case:
     def known(split: str) -> tuple[Tensor, Tensor]:
         return pipe.encode_prompt(captions("emoji-sd", split)[:count], "cpu", 1, True, [""] * count)[:2]
 
-    def network(embedded: tuple[Tensor, Tensor], x: Tensor, number: Tensor) -> Tensor:
+    def network(embedded: tuple[Tensor, ...], x: Tensor, number: Tensor) -> Tensor:
         both = pipe.unet(torch.cat([x, x]), torch.cat([number, number]), torch.cat(embedded)).sample
         bound, free = both.chunk(2)
         return free + guidance * (bound - free)
@@ -93,7 +100,7 @@ def emoji_sd(count: int = 12, guidance: float = 7.5) -> Case:
     return _of_network("emoji-sd", network, known, from_config(pipe.scheduler.config), "epsilon", count)
 
 
-def emoji_flux(count: int = 12) -> Case:
+def emoji_flux(count: int = 24) -> Case:
     """The zoo's Flux."""
     from hasten.train import Packed
     from hasten.zoo import call, captions, folder, load
@@ -106,7 +113,7 @@ def emoji_flux(count: int = 12) -> Case:
         return pipe.encode_prompt(prompts, prompts, max_sequence_length=length)[:2]
 
     def network(embedded: tuple[Tensor, Tensor], x: Tensor, number: Tensor) -> Tensor:
-        return packed(x, number, *embedded)
+        return packed(x, number / 1000, *embedded)  # FluxPipeline divides too: the transformer multiplies
 
     return _of_network("emoji-flux", network, known, RectifiedFlow(), "flow_prediction", count)
 
@@ -129,11 +136,12 @@ def _of_network(
     """A case whose splits have prompts of their own. Split names are those of the zoo's captions."""
     with torch.no_grad():
         bound = dict(zip(SPLITS, map(known, ("search", "confirm")), strict=True))
+    bound["screen"] = tuple(embedded[:SCREENED] for embedded in bound["choose"])
     denoisers: dict[str, DenoiserLike] = {
         split: Denoiser(torch.no_grad()(partial(network, embedded)), process, kind) for split, embedded in bound.items()
     }
     noises = {split: _noise((count, 4, 16, 16), seed, torch.float32) for seed, split in enumerate(SPLITS)}
-    return Case(name, denoisers, noises, 256, bound=True, evaluations=30)
+    return Case(name, denoisers, noises, 512, bound=True, evaluations=20)
 
 
 def _noise(shape: tuple[int, ...], seed: int, dtype: torch.dtype) -> Tensor:

@@ -19,5 +19,14 @@ def save(report: Mapping[str, Any], file: Path) -> None:
         "versions": {package: version(package) for package in PACKAGES},
     }
     file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps({**report, **known}, indent=1) + "\n")
+    file.write_text(json.dumps(_rounded({**report, **known}), indent=1) + "\n")
     print(f"written to {file}")
+
+
+def _rounded(value: Any) -> Any:
+    """The same with numbers cut to five digits, which is more than any interval allows."""
+    if isinstance(value, float):
+        return float(f"{value:.5g}")
+    if isinstance(value, Mapping):
+        return {key: _rounded(inside) for key, inside in value.items()}
+    return [_rounded(inside) for inside in value] if isinstance(value, list | tuple) else value

@@ -6,7 +6,8 @@ Cases: a mixture of 10 Gaussians in 64 dimensions; a mixture of 40 fitted to the
 guidance 7.5; emoji-flux. All start from the same noise and are held against the converged solution of the ODE:
 root mean square error over samples, median, 95th percentile, and the share of flips (samples nearer to another mode
 or reference than to their own). Whoever can be set up in several ways (times, orders, fits) chooses on noises (and
-prompts) of its own; what is reported comes from others. What hasten fits, it fits on those it chooses with.
+prompts) of its own; what is reported comes from others. What hasten fits, it fits on those it chooses with. On
+networks the candidates of a family are compared on a few rows first, and the best of them on all.
 """
 
 from __future__ import annotations
@@ -41,12 +42,14 @@ FITTED: tuple[dict[str, Any], ...] = (
 )  # fmt: skip
 NFE = (4, 5, 6, 8, 10, 15, 20, 30, 50)
 GRIDS: tuple[Any, ...] = (
-    "leading", "logsnr", {"name": "karras", "rho": 7.0}, {"name": "flow-shifted", "shift": 1.6}, "trailing",
+    "leading", "logsnr", {"name": "karras", "rho": 7.0}, "trailing", {"name": "flow-shifted", "shift": 1.6},
+    {"name": "flow-shifted", "shift": 0.6}, {"name": "quadratic", "power": 1.5},
     *({"name": "karras", "rho": rho} for rho in (3.0, 5.0, 10.0)),
-    *({"name": "flow-shifted", "shift": shift} for shift in (0.5, 3.0)),
-    *({"name": "quadratic", "power": power} for power in (1.5, 2.0, 3.0)),
+    *({"name": "flow-shifted", "shift": shift} for shift in (0.4, 3.0)),
+    *({"name": "quadratic", "power": power} for power in (2.0, 3.0)),
 )  # fmt: skip
-FEW = 5  # of the grids on networks, and the first fit alone
+FEW = 7  # of the grids on networks, and the first fit alone
+KEPT = 3  # candidates of a family that are compared on all rows
 Run = Callable[[DenoiserLike, Tensor], Tensor]
 
 
@@ -83,17 +86,26 @@ def _placed(solver: Any, grid: Any, case: Case, nfe: int) -> Run | None:
 
 
 def fitted(case: Case, nfe: int) -> Iterator[Candidate]:
-    """hasten's solvers on grids learnt for them, and what else can be learnt on top. One query a step each."""
+    """What hasten learns of a model: weights on given times, times, and what else can be learnt on top of those."""
     from hasten.fitting import Aim
     from hasten.grids import FittedGrid
-    from hasten.solvers import USF, DCSolver
+    from hasten.solvers import BNS, USF, DCSolver
 
-    denoiser, noises = case.denoisers["choose"], case.noises["choose"]
-    aim = Aim.at(noises, case.solved["choose"]) if case.bound else None
+    every, split = case.denoisers["choose"], "screen"
+    denoiser, noises = case.denoisers[split], case.noises[split]
+    course = case.course = case.course or BNS.course(every, case.noises["choose"])
+
+    def weighted(grid: Any) -> BNS:
+        return BNS().fit(every, case.noises["choose"], nfe, grid, course)
+
+    for grid in GRIDS[:FEW] if case.bound else GRIDS:
+        yield Candidate("hasten bns", f"{grid}", _on(weighted(grid), nfe, grid))
+    aim = Aim.at(noises, case.solved[split]) if case.bound else None
     for spec in FITTED[:1] if case.bound else FITTED:
         solver = solvers.SOLVERS.build(spec)
         grid = FittedGrid().fit(denoiser, solver, noises, nfe, evaluations=case.evaluations, aim=aim)
         yield Candidate("hasten fitted grid", f"{spec}", _on(solver, nfe, grid))
+        yield Candidate("hasten bns", f"grid fitted for {spec}", _on(weighted(grid), nfe, grid))
         if spec["name"] == "unipc":
             compensated = DCSolver(order=solver.order).fit(denoiser, noises[:16], nfe, grid, substeps=4)
             yield Candidate("hasten dc-solver", f"{spec}, fitted grid", _on(compensated, nfe, grid))
@@ -144,13 +156,15 @@ def flips(case: Case, split: str, made: Tensor) -> Tensor:
 
 def measured(case: Case, candidates: Sequence[Candidate], about: str) -> list[dict[str, Any]]:
     """One row a family: its best candidate on the noises to choose by, measured on the others."""
-    best: dict[str, tuple[float, Candidate]] = {}
+    families: dict[str, list[tuple[float, Candidate]]] = {}
     for one in track(candidates, about):
-        found = float(errors(case, "choose", one.run).square().mean().sqrt())
-        if one.family not in best or found < best[one.family][0]:
-            best[one.family] = found, one
+        families.setdefault(one.family, []).append((_size(case, "screen", one), one))
     rows = []
-    for family, (chosen_by, one) in best.items():
+    for family, screened in track(families.items(), f"{about}: the best on all rows"):
+        kept = sorted(screened, key=lambda pair: pair[0])[:KEPT]
+        if case.noises["screen"] is not case.noises["choose"]:
+            kept = sorted(((_size(case, "choose", one), one) for _, one in kept), key=lambda pair: pair[0])
+        chosen_by, one = kept[0]
         off = errors(case, "report", one.run)
         if not torch.isfinite(off).all():
             rows.append({"family": family, "label": one.label.strip(), "failed": True})
@@ -160,10 +174,19 @@ def measured(case: Case, candidates: Sequence[Candidate], about: str) -> list[di
         rows.append({
             "family": family, "label": one.label.strip(), "chosen_by": chosen_by,
             "rmse": [float(np.sqrt(v)) for v in (square.value, square.low, square.high)],
-            "median": bootstrap(off.numpy(), "median").to_json(), "p95": float(off.quantile(0.95)),
-            "flips": wilson(int(flipped.sum()), len(flipped)).to_json(),
+            "median": _numbers(bootstrap(off.numpy(), "median")), "p95": float(off.quantile(0.95)),
+            "flips": _numbers(wilson(int(flipped.sum()), len(flipped))),
         })  # fmt: skip
     return sorted(rows, key=lambda row: row.get("rmse", [np.inf])[0])
+
+
+def _size(case: Case, split: str, one: Candidate) -> float:
+    return float(errors(case, split, one.run).square().mean().sqrt())
+
+
+def _numbers(interval: Any) -> list[float]:
+    """value, low, high."""
+    return [interval.value, interval.low, interval.high]
 
 
 def compared(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -173,7 +196,7 @@ def compared(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     if not all(sides):
         return {}
     found: dict[str, Any] = {}
-    for name, size in (("rmse", lambda row: row["rmse"][0]), ("median", lambda row: row["median"]["value"])):
+    for name, size in (("rmse", lambda row: row["rmse"][0]), ("median", lambda row: row["median"][0])):
         mine, peer = (min(side, key=size) for side in sides)
         names = {"hasten": f"{mine['family']} {mine['label']}", "peer": f"{peer['family']} {peer['label']}"}
         found[name] = names | {"ratio": size(mine) / size(peer)}

@@ -81,17 +81,16 @@ class GaussianMixture:
 
     def __call__(self, x: Tensor, t: Times) -> Prediction:
         alpha, sigma = coefficients(self.process, t, x)
-        flat = x.flatten(1)
-        a, s = (v.reshape(-1, 1) if isinstance(v, Tensor) else v for v in (alpha, sigma))
-        means, stds, weights = (v.to(x.device, x.dtype) for v in (self.means.flatten(1), self.stds, self.weights))
-        variance = (a * stds) ** 2 + s * s  # (rows or 1, K)
-        variance = variance.expand(len(x), -1) if variance.ndim == 2 else variance.expand(len(x), len(stds))
-        offset = flat[:, None] - (a * means[None] if not isinstance(a, Tensor) else a[:, None] * means[None])
-        logits = weights.log() - 0.5 * offset.square().sum(-1) / variance - 0.5 * flat.shape[1] * variance.log()
+        a, s = (v.reshape(-1, 1).double() if isinstance(v, Tensor) else v for v in (alpha, sigma))
+        flat = x.flatten(1).double()  # squares of distances are small differences of large numbers
+        means, stds, weights = (v.to(x.device) for v in (self.means.flatten(1), self.stds, self.weights))
+        variance = ((a * stds) ** 2 + s * s).expand(len(x), -1)  # (rows, K)
+        square = flat.square().sum(1, keepdim=True) - 2 * a * (flat @ means.T) + (a * a) * means.square().sum(1)
+        logits = weights.log() - 0.5 * square / variance - 0.5 * flat.shape[1] * variance.log()
         share = torch.softmax(logits, -1)
         gain = a * stds**2 / variance
-        data = (share[..., None] * (means + gain[..., None] * offset)).sum(1)
-        return Prediction(x, alpha, sigma, data.reshape(x.shape), "sample")
+        data = (share * (1 - a * gain)) @ means + (share * gain).sum(1, keepdim=True) * flat
+        return Prediction(x, alpha, sigma, data.to(x.dtype).reshape(x.shape), "sample")
 
     def sample(self, count: int, generator: torch.Generator | None = None) -> Tensor:
         """`count` draws from the data distribution, float64."""

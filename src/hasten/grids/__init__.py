@@ -14,9 +14,10 @@ from hasten.grids.rules import (
     Uniform,
     resolve,
     schedule,
+    settling,
 )
 
 __all__ = [
     "AlignYourSteps", "ENDS", "Explicit", "FittedGrid", "FlowShifted", "GRIDS", "Grid", "GridLike", "Karras", "LogSNR",
-    "Power", "Uniform", "resolve", "schedule",
+    "Power", "Uniform", "resolve", "schedule", "settling",
 ]  # fmt: skip

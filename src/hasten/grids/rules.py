@@ -179,6 +179,13 @@ class Explicit(Grid):
         return np.asarray(self.at, float)
 
 
+def settling(process: Process) -> Grid:
+    """The grid on which solutions of the ODE settle with the fewest steps, of those tried: for references."""
+    with np.errstate(divide="ignore"):
+        bounded = np.isfinite(process.lam(process.t_max))
+    return Karras(rho=10.0) if bounded else Uniform("trailing")
+
+
 GridLike = str | Mapping[str, Any] | Grid | Sequence[float] | Array
 
 GRIDS: Family[Grid] = Family("grid", Grid)

@@ -2,6 +2,7 @@
 
 from hasten.solvers.adaptive import DPMAdaptive
 from hasten.solvers.base import SOLVERS, Query, Solver
+from hasten.solvers.bespoke import BNS
 from hasten.solvers.compensated import DCSolver
 from hasten.solvers.exponential import DDIM, DPMSolver, DPMSolverPP, UniPC
 from hasten.solvers.filters import HeavyBall, Thresholded
@@ -13,7 +14,7 @@ from hasten.solvers.stochastic import EDM, EulerAncestral
 from hasten.solvers.v3 import DPMSolverV3
 
 __all__ = [
-    "BDIA", "BDIAHeun", "DCSolver", "DDIM", "DEIS", "DPMAdaptive", "DPMSolver", "DPMSolverPP", "DPMSolverV3", "EDICT",
+    "BDIA", "BDIAHeun", "BNS", "DCSolver", "DDIM", "DEIS", "DPMAdaptive", "DPMSolver", "DPMSolverPP", "DPMSolverV3", "EDICT",
     "EDM", "Euler", "EulerAncestral", "GHVB", "HeavyBall", "Heun", "IPNDM", "PNDM", "Query", "SOLVERS", "Solver",
     "Thresholded", "USF", "UniPC", "all",
 ]  # fmt: skip

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from hasten.errors import HastenError
-from hasten.grids import Karras
+from hasten.grids import settling
 from hasten.processes import from_config
 from hasten.recipe import Recipe
 from hasten.solvers import UniPC
@@ -142,9 +142,7 @@ def converge(problem: Problem, samples: Samples, ticks: Ticks = lambda count: No
 def reference_recipe(problem: Problem, steps: int) -> Recipe:
     """The solver of the reference: of those tried, the one whose images settle with the fewest steps."""
     process = from_config(problem.pipe.scheduler.config)
-    with np.errstate(divide="ignore"):
-        bounded = bool(np.isfinite(process.lam(process.t_max)))
-    return Recipe(solver=UniPC(order=2), steps=steps, grid=Karras(rho=10.0) if bounded else "trailing")
+    return Recipe(solver=UniPC(order=2), steps=steps, grid=settling(process))
 
 
 def fingerprint(problem: Problem) -> str:

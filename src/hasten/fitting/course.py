@@ -1,0 +1,75 @@
+"""The exact course of start states, solved once and readable at any time."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from hasten.fitting.runs import solve
+from hasten.processes import Array, Process
+
+
+@dataclass(frozen=True)
+class Course:
+    """States of the probability-flow ODE on a fine grid, cubic (Hermite) in between, and their data.
+
+    times: of the grid, noisiest first. states, slopes: there, dy/dr in the coordinates y = x / (alpha + sigma),
+    r = sigma / (alpha + sigma), where the velocity prediction is the slope. end: the data.
+    """
+
+    process: Process
+    times: Array
+    states: list[Tensor]
+    slopes: list[Tensor]
+    end: Tensor
+
+    @classmethod
+    def of(cls, denoiser: Any, x: Tensor, solver: Any, times: Array) -> Course:
+        """The course of x under a solver, which makes one query a step, through fine times that end on 0."""
+        states: list[Tensor] = []
+        slopes: list[Tensor] = []
+
+        def watched(x: Tensor, t: float) -> Any:
+            p = denoiser(x, t)
+            states.append(p.state.clone())
+            slopes.append(p.velocity)
+            return p
+
+        end = solve(solver, _Watched(denoiser.process, watched), times, x)
+        return cls(denoiser.process, np.asarray(times[:-1], float), states, slopes, end)
+
+    def at(self, t: float) -> Tensor:
+        """The states at time t: those of the start at the first time or before it, the data at 0."""
+        if t == 0:
+            return self.end
+        scale, level = _coordinates(self.process, self.times)
+        here_scale, here = _coordinates(self.process, np.array([t]))
+        i = int(np.clip(np.searchsorted(-level, -here[0], side="right") - 1, 0, len(level) - 2))
+        h = level[i + 1] - level[i]
+        u = float(np.clip((here[0] - level[i]) / h, 0, 1))
+        ends = ((1 + 2 * u) * (1 - u) ** 2 / scale[i], u**2 * (3 - 2 * u) / scale[i + 1])
+        turns = (u * (1 - u) ** 2 * h, u**2 * (u - 1) * h)
+        parts = (ends[0] * self.states[i], ends[1] * self.states[i + 1], turns[0] * self.slopes[i])
+        return float(here_scale[0]) * (sum(parts) + turns[1] * self.slopes[i + 1])
+
+    def rows(self, rows: slice) -> Course:
+        """The course of some of the states."""
+        states, slopes = ([x[rows] for x in all_of] for all_of in (self.states, self.slopes))
+        return Course(self.process, self.times, states, slopes, self.end[rows])
+
+
+@dataclass(frozen=True)
+class _Watched:
+    process: Process
+    answer: Any
+
+    def __call__(self, x: Tensor, t: float) -> Any:
+        return self.answer(x, t)
+
+
+def _coordinates(process: Process, times: Array) -> tuple[Array, Array]:
+    alpha, sigma = process.alpha(times), process.sigma(times)
+    return alpha + sigma, sigma / (alpha + sigma)
