@@ -11,13 +11,13 @@ from test_processes import PROCESSES
 from hasten import Recipe, sample
 from hasten.denoisers import GaussianMixture
 from hasten.errors import HastenError
-from hasten.fitting import Aim, Probe, integrate, solve
+from hasten.fitting import Aim, Course, Probe, integrate, solve
 from hasten.fitting.decisions import Decision, breed, known, uniform
 from hasten.grids import GRIDS, FittedGrid, resolve, schedule
 from hasten.measure import drift
 from hasten.predictions import Prediction
 from hasten.processes import RectifiedFlow, VariancePreserving
-from hasten.solvers import DDIM, USF, DCSolver, DPMSolverPP, DPMSolverV3, UniPC
+from hasten.solvers import BNS, DDIM, USF, DCSolver, DPMSolverPP, DPMSolverV3, UniPC
 from hasten.solvers.exponential import Frame, inner_nodes
 from hasten.solvers.searched import predicted
 
@@ -463,3 +463,85 @@ def test_s3s_predictor_ranks_lists_it_has_not_seen(search):
 def test_impossible_settings_are_refused_by_field(make, message):
     with pytest.raises(HastenError, match=message):
         make()
+
+
+# weights fitted along the course
+
+
+def test_a_course_is_right_at_any_time_and_of_fourth_order():
+    one, x, errors = GaussianMixture([[0.5, -0.3]], 0.5, None, FLOW), noise(20, 0), []
+    middles = [float(FLOW.time(lam)) for lam in np.linspace(-3.9, 3.9, 31)]
+    for count in (40, 80):
+        times = FLOW.time(np.linspace(-4, 4, count))
+        states = [one.transport(x, times[0], t) for t in times]
+        course = Course(FLOW, times, states, [one(state, t).velocity for state, t in zip(states, times)], x)
+        errors.append(max(rms(course.at(t), one.transport(x, times[0], t)) for t in middles))
+    assert errors[0] / errors[1] > 13 and errors[1] < 1e-6
+    solved = BNS.course(one, x, 256)
+    assert max(rms(solved.at(t), one.transport(x, 1.0, t)) for t in middles) < 1e-4
+    assert solved.at(0.0) is solved.end and (solved.at(1.0) - x).abs().max() < 1e-12
+    close(solved.rows(slice(3, 5)).at(0.3), solved.at(0.3)[3:5])
+
+
+@pytest.mark.parametrize("process", [LINEAR, FLOW], ids=["linear", "flow"])
+def test_bns_without_a_fit_is_2m(process):
+    model, x = mixture(process), noise(8, 1)
+    assert torch.equal(sample(model, x, BNS(), 7), sample(model, x, DPMSolverPP(order=2), 7))
+
+
+@pytest.mark.parametrize("process", [LINEAR, FLOW], ids=["linear", "flow"])
+def test_bns_solves_a_gaussian_exactly(process):
+    """Its ODE is affine, and so are a state and a data prediction: two weights a step are enough for any times."""
+    one = GaussianMixture([[0.5, -0.3]], 0.5, None, process)
+    fitted = BNS(order=1).fit(one, noise(8, 0), 3, "trailing", ridge=1e-12)
+    x = noise(8, 1)
+    fine = BNS.course(one, x, 512).end
+    assert rms(sample(one, x, fitted, 3, "trailing"), fine) < 1e-4
+    assert rms(sample(one, x, DPMSolverPP(), 3, "trailing"), fine) > 2e-2
+
+
+def test_bns_is_nearer_on_noises_it_never_saw_and_flips_no_more():
+    model, x = mixture(dimensions=16, components=6), noise(400, 1, 16)
+    exact = integrate(model, x, np.append(schedule("karras", LINEAR, 60)[:-1], 0.0), 4)[-1]
+    fitted = BNS().fit(model, noise(200, 0, 16), 6, "karras")
+    errors, flips = [], []
+    for solver in (fitted, DPMSolverPP(), UniPC(order=2)):
+        made = sample(model, x, solver, 6, "karras")
+        errors.append((made - exact).square().mean(1).sqrt().median().item())
+        near = [torch.cdist(y, model.means).argmin(1) for y in (made, exact)]
+        flips.append((near[0] != near[1]).sum().item())
+    assert errors[0] < 0.4 * min(errors[1:]) and flips[0] <= min(flips[1:])
+
+
+def test_bns_lowers_the_error_of_every_step_on_what_it_was_fitted_to():
+    """Least squares from weights that are 2M's: the fitted first step cannot be further off than 2M's."""
+    model, x, times = mixture(), noise(50, 0), schedule("karras", LINEAR, 4)
+    course = BNS.course(model, x)
+    fitted = BNS(order=2).fit(model, x, 4, "karras", course)
+    p = model(x, times[0])
+    w = fitted.weights[:2]
+    plain = sample(model, x, DPMSolverPP(), grid=times[:2])
+    assert rms(w[0] * x + w[1] * p.data, course.at(times[1])) < rms(plain, course.at(times[1]))
+
+
+def test_bns_refuses_other_times_and_may_start_later_on_its_own():
+    model, x = mixture(), noise(20, 0)
+    fitted, times = BNS(order=3).fit(model, x, 6, "karras"), schedule("karras", LINEAR, 6)
+    for wrong in (5, 7):
+        with pytest.raises(HastenError, match="weights: fitted for 6 steps at other times"):
+            sample(model, x, fitted, wrong, "karras")
+    with pytest.raises(HastenError, match="weights"):
+        sample(model, x, fitted, 6, "logsnr")
+    _, late = fitted.table(LINEAR, times[2:])
+    _, base = DPMSolverPP(order=2).table(LINEAR, times[2:])
+    _, whole = fitted.table(LINEAR, times)
+    assert late[:2] == base[:2]  # as many predictions as these were fitted with there are not yet
+    assert [(row.a, row.b) for row in late[2:]] == [(row.a, row.b) for row in whole[4:]]
+
+
+def test_bns_is_kept_by_a_recipe():
+    fitted = BNS(order=2).fit(mixture(), noise(20, 0), 5, "karras")
+    again = Recipe.from_json(Recipe(solver=fitted, steps=5, grid="karras").to_json()).solver
+    assert again == fitted and again.weights == fitted.weights
+    with pytest.raises(HastenError, match="weights: 3 numbers"):
+        BNS(weights=(1.0, 2.0, 3.0), at=(1.0, 0.5, 0.0))

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from torch import Tensor
 
-from hasten.fitting.runs import solve
 from hasten.processes import Array, Process
 
 
@@ -25,21 +23,6 @@ class Course:
     states: list[Tensor]
     slopes: list[Tensor]
     end: Tensor
-
-    @classmethod
-    def of(cls, denoiser: Any, x: Tensor, solver: Any, times: Array) -> Course:
-        """The course of x under a solver, which makes one query a step, through fine times that end on 0."""
-        states: list[Tensor] = []
-        slopes: list[Tensor] = []
-
-        def watched(x: Tensor, t: float) -> Any:
-            p = denoiser(x, t)
-            states.append(p.state.clone())
-            slopes.append(p.velocity)
-            return p
-
-        end = solve(solver, _Watched(denoiser.process, watched), times, x)
-        return cls(denoiser.process, np.asarray(times[:-1], float), states, slopes, end)
 
     def at(self, t: float) -> Tensor:
         """The states at time t: those of the start at the first time or before it, the data at 0."""
@@ -59,15 +42,6 @@ class Course:
         """The course of some of the states."""
         states, slopes = ([x[rows] for x in all_of] for all_of in (self.states, self.slopes))
         return Course(self.process, self.times, states, slopes, self.end[rows])
-
-
-@dataclass(frozen=True)
-class _Watched:
-    process: Process
-    answer: Any
-
-    def __call__(self, x: Tensor, t: float) -> Any:
-        return self.answer(x, t)
 
 
 def _coordinates(process: Process, times: Array) -> tuple[Array, Array]:

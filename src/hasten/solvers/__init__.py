@@ -14,9 +14,9 @@ from hasten.solvers.stochastic import EDM, EulerAncestral
 from hasten.solvers.v3 import DPMSolverV3
 
 __all__ = [
-    "BDIA", "BDIAHeun", "BNS", "DCSolver", "DDIM", "DEIS", "DPMAdaptive", "DPMSolver", "DPMSolverPP", "DPMSolverV3", "EDICT",
-    "EDM", "Euler", "EulerAncestral", "GHVB", "HeavyBall", "Heun", "IPNDM", "PNDM", "Query", "SOLVERS", "Solver",
-    "Thresholded", "USF", "UniPC", "all",
+    "BDIA", "BDIAHeun", "BNS", "DCSolver", "DDIM", "DEIS", "DPMAdaptive", "DPMSolver", "DPMSolverPP", "DPMSolverV3",
+    "EDICT", "EDM", "Euler", "EulerAncestral", "GHVB", "HeavyBall", "Heun", "IPNDM", "PNDM", "Query", "SOLVERS",
+    "Solver", "Thresholded", "USF", "UniPC", "all",
 ]  # fmt: skip
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import InitVar, dataclass, replace
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
@@ -11,11 +11,12 @@ from torch import Tensor
 
 from hasten.catalog import Paper
 from hasten.errors import HastenError, positive_int
-from hasten.fitting import Course
-from hasten.fitting.weights import along
+from hasten.fitting import Course, solve
+from hasten.fitting.weights import least_squares
 from hasten.grids import GridLike, schedule, settling
+from hasten.predictions import Prediction
 from hasten.processes import Array, Process
-from hasten.solvers.base import SOLVERS, Row, Tabular, program
+from hasten.solvers.base import SOLVERS, Noise, Query, Row, Tabular, Walk, program, told
 from hasten.solvers.exponential import DPMSolverPP, UniPC
 
 if TYPE_CHECKING:
@@ -59,7 +60,9 @@ class BNS(Tabular):
             raise HastenError(f"weights: fitted for {len(self.at) - 1} steps at other times; fit again for these")
         fitted = np.reshape(self.weights, (-1, 1 + self.order))[first:]
         return value, [
-            replace(row, a=float(weights[0]), b=tuple(weights[1 : 2 + i].tolist())) if not weights[2 + i :].any() else row
+            replace(row, a=float(weights[0]), b=tuple(weights[1 : 2 + i].tolist()))
+            if not weights[2 + i :].any()
+            else row
             for i, (row, weights) in enumerate(zip(rows, fitted))
         ]
 
@@ -70,23 +73,79 @@ class BNS(Tabular):
     ) -> BNS:  # fmt: skip
         """The solver with weights that lead along the converged course of this model, at these times.
 
-        noises: start states, (rows, ...), 10 or more (with their prompts bound in the denoiser); the states of
-        later steps are those the earlier weights lead to. course: of the noises, found here in 128 calls if None.
-        ridge: how strongly weights stay near those of DPM-Solver++ 2M, above 0.
+        noises: start states, (rows, ...), 10 or more (with their prompts bound in the denoiser). course: of the
+        noises, found here in 128 calls if None. ridge: see `Learning`. To fit inside a pipeline, let it run by a
+        `Recording` and then by a `Learning`.
         """
-        times = schedule(grid, denoiser.process, steps)
-        if course is None:
-            course = self.course(denoiser, noises)
-        _, rows, _ = program(_BASE, denoiser.process, times)
-        found = along(course, denoiser, noises, times, [(row.a, *row.b) for row in rows], self.order, ridge)
-        padded = (weights + [0.0] * (1 + self.order - len(weights)) for weights in found)
-        return replace(self, weights=tuple(w for step in padded for w in step), at=tuple(times.tolist()))
+        learning = Learning(order=self.order, course=course or self.course(denoiser, noises), ridge=ridge)
+        solve(learning, denoiser, schedule(grid, denoiser.process, steps), noises)
+        return learning.fitted[-1]
 
     @staticmethod
+    @torch.no_grad()
     def course(denoiser: DenoiserLike, noises: Tensor, steps: int = 128) -> Course:
         """The converged course of start states: what `fit` leads along, to be shared by several fits."""
-        times = schedule(settling(denoiser.process), denoiser.process, steps)
-        return Course.of(denoiser, noises, UniPC(order=2), times)
+        recording = Recording()
+        solve(recording, denoiser, schedule(settling(denoiser.process), denoiser.process, steps), noises)
+        return recording.courses[-1]
+
+
+@dataclass(frozen=True)
+class Recording(UniPC):
+    """UniPC whose runs are kept in `courses`, for runs on fine times that end on data."""
+
+    courses: ClassVar[list[Course]]  # of each instance, but no setting of it
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        object.__setattr__(self, "courses", [])
+
+    def walk(self, process: Process, times: Array, x: Tensor, noise: Noise) -> Walk:
+        states: list[Tensor] = []
+        slopes: list[Tensor] = []
+
+        def keep(_: Query, p: Prediction) -> Prediction:
+            states.append(p.state.clone())
+            slopes.append(p.velocity)
+            return p
+
+        end = yield from told(super().walk(process, times, x, noise), keep)
+        self.courses.append(Course(process, times[:-1], states, slopes, end.clone()))
+        return end
+
+
+@dataclass(frozen=True)
+class Learning(BNS):
+    """A run that fits the weights of each step once it is there, in `fitted`, and goes on with them.
+
+    Every step is fitted from where the steps before it really lead, so it makes up for their errors. course: of
+    the states it will start from. ridge: how strongly weights stay near those of DPM-Solver++ 2M, above 0.
+    """
+
+    course: InitVar[Course | None] = None
+    ridge: InitVar[float] = 1e-6
+    fitted: ClassVar[list[BNS]]
+    _course: ClassVar[Course]
+    _ridge: ClassVar[float]
+
+    def __post_init__(self, course: Course | None, ridge: float) -> None:
+        super().__post_init__()
+        for name, value in {"_course": course, "_ridge": ridge, "fitted": []}.items():
+            object.__setattr__(self, name, value)
+
+    def walk(self, process: Process, times: Array, x: Tensor, noise: Noise) -> Walk:
+        _, rows, _ = program(_BASE, process, times)
+        weights: list[float] = []
+        past: list[Tensor] = []
+        for i, row in enumerate(rows):
+            p = yield Query(x, row.time, row.step, len(rows))
+            past = [p.data, *past][: self.order]
+            terms = [p.state, *past]
+            found = least_squares(terms, self._course.at(times[i + 1]).to(x), (row.a, *row.b), self._ridge)
+            x = sum((weight * term for weight, term in zip(found, terms)), torch.zeros_like(x))
+            weights += found + [0.0] * (self.order - len(past))
+        self.fitted.append(BNS(self.order, tuple(weights), tuple(times.tolist())))
+        return x
 
 
 _BASE = DPMSolverPP(order=2)
