@@ -141,7 +141,7 @@ def _of_network(
         split: Denoiser(torch.no_grad()(partial(network, embedded)), process, kind) for split, embedded in bound.items()
     }
     noises = {split: _noise((count, 4, 16, 16), seed, torch.float32) for seed, split in enumerate(SPLITS)}
-    return Case(name, denoisers, noises, 512, bound=True, evaluations=20)
+    return Case(name, denoisers, noises, 256, bound=True, evaluations=20)
 
 
 def _noise(shape: tuple[int, ...], seed: int, dtype: torch.dtype) -> Tensor:
