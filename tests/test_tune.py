@@ -355,6 +355,9 @@ class Imagined:
         self.asked: list[Any] = []
         self.stop, self.fail = stop, fail
 
+    def fitted(self, recipe: Recipe) -> Recipe:
+        return recipe
+
     def __call__(self, recipe: Recipe) -> tuple[Score, int]:
         self.asked.append(json.dumps(recipe.to_dict()))
         if len(self.asked) == self.stop:

@@ -11,7 +11,7 @@ import functools
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
@@ -62,6 +62,13 @@ class Solver(ABC):
         noise(i) gives the unit noise of the update after query i (0, 1, ...); a walk that asks for it replays
         exactly. After each yield the walk goes on from the prediction's own `x`, which the host may have edited.
         """
+
+    def learning(self, course: Any) -> Solver | None:
+        """A solver like this one that fits itself to its model while it runs, the result in `fitted[-1]`, if it can.
+
+        course: a `hasten.fitting.Course` of the start states it will run from.
+        """
+        return None
 
     def query_times(self, process: Process, times: Array) -> list[Query]:
         """The queries of a run, in order, found by walking a single number with a fake network."""

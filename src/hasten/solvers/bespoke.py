@@ -66,6 +66,9 @@ class BNS(Tabular):
             for i, (row, weights) in enumerate(zip(rows, fitted))
         ]
 
+    def learning(self, course: Course, ridge: float = 1e-6) -> Learning:
+        return Learning(order=self.order, course=course, ridge=ridge)
+
     @torch.no_grad()
     def fit(
         self, denoiser: DenoiserLike, noises: Tensor, steps: int = 10, grid: GridLike = "karras",
@@ -75,9 +78,9 @@ class BNS(Tabular):
 
         noises: start states, (rows, ...), 10 or more (with their prompts bound in the denoiser). course: of the
         noises, found here in 128 calls if None. ridge: see `Learning`. To fit inside a pipeline, let it run by a
-        `Recording` and then by a `Learning`.
+        `Recording` and then by `learning`.
         """
-        learning = Learning(order=self.order, course=course or self.course(denoiser, noises), ridge=ridge)
+        learning = self.learning(course or self.course(denoiser, noises), ridge)
         solve(learning, denoiser, schedule(grid, denoiser.process, steps), noises)
         return learning.fitted[-1]
 

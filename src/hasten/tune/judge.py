@@ -9,6 +9,7 @@ import numpy as np
 from hasten.measure import Drift, bootstrap, count_calls, drift, timed_ratio
 from hasten.recipe import Recipe
 from hasten.tune.budget import Budget, Score
+from hasten.tune.fit import Fitter
 from hasten.tune.problem import Pictures, Problem
 from hasten.tune.reference import Yardstick
 
@@ -18,7 +19,8 @@ MARGIN = 0.1
 class Judge:
     """Scores recipes on the search samples.
 
-    default: its own score. caution: the fraction by which a search should stay below the budget.
+    default: its own score. caution: the fraction by which a search should stay below the budget. fitted: makes a
+    recipe that can be scored from one whose solver is still to be fitted.
     """
 
     def __init__(self, problem: Problem, yardstick: Yardstick, budget: Budget, split: str = "search") -> None:
@@ -28,6 +30,7 @@ class Judge:
         self.default = score(self.default_drift, self.default_drift, speed=1.0)
         self.caution = caution(self.default_drift) if budget.metric == "drift" else MARGIN
         self.clock = Clock(problem)
+        self.fitted = Fitter(problem)
 
     def __call__(self, recipe: Recipe) -> tuple[Score, int]:
         """Score, and network calls of one image. Raises HastenError if the recipe does not suit or diverges."""

@@ -52,8 +52,8 @@ class Runner:
         """The network as it runs here."""
         return network_of(self.pipe)
 
-    def __call__(self, samples: Samples, steps: int | None = None) -> Pictures:
-        """Draw all samples in one batch."""
+    def __call__(self, samples: Samples, steps: int | None = None, output: str = "pt") -> Pictures:
+        """Draw all samples in one batch. output: "pt", or "latent" where nobody looks at the images."""
         from hasten.bridge import generators
 
         last: dict[str, Tensor] = {}
@@ -65,7 +65,7 @@ class Runner:
         chosen = {**self.call} if steps is None else {**self.call, "num_inference_steps": steps}
         made = self.pipe(
             prompt=list(samples.prompts), generator=generators(list(samples.seeds), len(samples)),
-            output_type="pt", callback_on_step_end=keep, **chosen,
+            output_type=output, callback_on_step_end=keep, **chosen,
         )  # fmt: skip
         return Pictures(made.images.float().cpu(), last["latents"].float().cpu())
 
@@ -145,6 +145,11 @@ class Problem:
                 parts.append(run(part))
                 ticks(len(part))
         return Pictures(torch.cat([p.images for p in parts]), torch.cat([p.latents for p in parts]))
+
+    def solve(self, recipe: Recipe, samples: Samples) -> None:
+        """Run the samples by a recipe in one batch, for what its solver keeps of the run."""
+        with self.running(recipe) as run:
+            run(samples, output="latent")
 
     def cost(self, recipe: Recipe | None) -> Cost:
         """What one image costs, without a clock."""

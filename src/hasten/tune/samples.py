@@ -12,6 +12,7 @@ from hasten.errors import HastenError, positive_int, unknown
 
 SPLITS = ("search", "confirm")
 SPAN = 100_000  # seeds kept apart for each split of each tuning seed
+FIT_SEEDS = 2**60  # above the seeds of every tuning
 
 Prompts = Sequence[str] | Mapping[str, Sequence[str]]
 
@@ -60,6 +61,12 @@ def choose(prompts: Prompts, sizes: Mapping[str, int], seed: int = 0) -> dict[st
         )
         for split, size in sizes.items()
     }
+
+
+def to_fit(search: Samples, count: int) -> Samples:
+    """Samples to fit solvers on: the prompts that are searched with, with seeds that nothing else has."""
+    prompts = tuple(search.prompts[i % len(search)] for i in range(count))
+    return Samples(prompts, tuple(FIT_SEEDS + search.seeds[0] + i for i in range(count)))
 
 
 def _divided(prompts: Sequence[str], sizes: Mapping[str, int], seed: int) -> dict[str, list[str]]:

@@ -88,12 +88,16 @@ class Search:
         return True
 
     def _try(self, trial: Any, judge: Judge) -> None:
-        recipe = self.space.suggest(trial)
-        described = recipe.to_dict()
-        same = next((known for known in self.trials if known.recipe.to_dict() == described), None)
-        score, calls = (same.score, same.calls) if same else judge(recipe)
-        for name, value in {"recipe": described, "score": asdict(score), "calls": calls}.items():
+        proposed = self.space.suggest(trial)
+        asked = json.dumps(proposed.to_dict())
+        known = next((t.user_attrs for t in self.study.trials if t.user_attrs.get("asked") == asked), None)
+        if known is None:
+            recipe = judge.fitted(proposed)
+            score, calls = judge(recipe)
+            known = {"asked": asked, "recipe": recipe.to_dict(), "score": asdict(score), "calls": calls}
+        for name, value in known.items():
             trial.set_user_attr(name, value)
+        score = Score(**known["score"])
         for name, excess in self.budget.excess(score, judge.default, judge.caution).items():
             trial.set_constraint(name, excess)
         self.study.tell(trial, objectives(score, self.budget, judge.caution))

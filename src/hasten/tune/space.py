@@ -27,6 +27,7 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
         {"order": 1}, {"order": 2}, {"order": 3}, {"order": 2, "variant": "bh1"}, {"order": 3, "variant": "bh1"},
         {"order": 2, "corrector": False}, {"order": 3, "corrector": False},
     ],
+    "bns": [{"order": 2}, {"order": 4}],
     "deis": [{"order": 2}, {"order": 3}, {"order": 3, "variable": "log-rho"}],
     "ipndm": [{"order": 2}, {"order": 4}],
     "euler": [],  # the same steps as ddim
@@ -47,6 +48,9 @@ GRIDS: dict[str, tuple[str, float, float, float] | None] = {
 
 _KARRAS = {"grid": "karras", "rho": 6.0}
 STARTS: tuple[dict[str, Any], ...] = (
+    _KARRAS | {"solver": "bns order=4", "calls": 8},
+    {"solver": "bns order=4", "calls": 6, "grid": "flow-shifted", "shift": 0.6},
+    _KARRAS | {"solver": "bns order=4", "calls": 6, "rho": 5.0},
     _KARRAS | {"solver": "unipc order=2", "calls": 14},
     _KARRAS | {"solver": "unipc order=1", "calls": 14},
     _KARRAS | {"solver": "dpm++ order=2", "calls": 15},
@@ -139,7 +143,8 @@ def is_plain(recipe: Recipe) -> bool:
 def _solvers() -> Iterator[tuple[str, dict[str, Any]]]:
     for cls in SOLVERS:
         made = cls()
-        if made.stochastic or made.adaptive or made.needs_fit or made.caution:
+        unfit = made.needs_fit and made.learning(None) is None
+        if made.stochastic or made.adaptive or unfit or made.caution:
             continue  # the reference is a solution of the ODE; pipelines cannot run the adaptive ones
         for fields in VARIANTS.get(cls.name, [{}]):
             label = " ".join([cls.name, *(f"{key}={value}" for key, value in fields.items())])

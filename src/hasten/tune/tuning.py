@@ -51,19 +51,21 @@ def tune(
     recipe.json, front.json, report.html and the search itself; nothing is written if None. resume: go on with
     the search in `out`.
     trials: at most so many proposals in all. samples: how many images to search and to confirm with. batch: how
-    many run at once. finalists: how many recipes are confirmed. call: what every call of the pipeline gets
-    besides (height=..., num_inference_steps=... for another default). progress: bars; None is where stderr is a
-    terminal. command: what the report says was typed.
+    many run at once; solvers are fitted on twice as many, in one batch. finalists: how many recipes are confirmed.
+    call: what every call of the pipeline gets besides (height=..., num_inference_steps=... for another default).
+    progress: bars; None is where stderr is a terminal. command: what the report says was typed.
 
     Ctrl-C ends the search and goes on to confirm what it found; a second one ends that too, and what is finished
     stays in `out`. Raises HastenError for impossible input, before anything is run.
     """
+    from hasten.tune.fit import SPLIT
     from hasten.tune.problem import Problem
-    from hasten.tune.samples import SPLITS, choose, known_prompts
+    from hasten.tune.samples import SPLITS, choose, known_prompts, to_fit
 
     limit = Budget.of(budget)
     _check(minutes, trials, finalists, samples)
     chosen = choose(known_prompts(pipe) if prompts is None else prompts, dict(zip(SPLITS, samples)), seed)
+    chosen[SPLIT] = to_fit(chosen["search"], 2 * batch)
     problem = Problem(pipe, chosen, batch=batch, call=call)
     folder = None if out is None else _writable(Path(out))
     typed = command or f'hasten.tune(pipe, budget="{limit}", minutes={minutes:g}, seed={seed})'
