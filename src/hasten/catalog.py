@@ -83,13 +83,7 @@ class Family(Generic[T]):
 
 
 def _described(method: Any) -> dict[str, Any]:
-    """A method as data, and methods of other families that are values of its fields."""
-
-    def plain(value: Any) -> Any:
-        if isinstance(value, tuple):
-            return [plain(inside) for inside in value]
-        return _described(value) if dataclasses.is_dataclass(value) and hasattr(value, "name") else value
-
+    """`Family.describe`."""
     spec: dict[str, Any] = {"name": method.name}
     for f in dataclasses.fields(method):
         value = getattr(method, f.name)
@@ -97,6 +91,13 @@ def _described(method: Any) -> dict[str, Any]:
         if value is not default and not _equal(value, default):
             spec[f.name] = plain(value)
     return spec
+
+
+def plain(value: Any) -> Any:
+    """A field's value as data: methods of other families are described, tuples become lists."""
+    if isinstance(value, tuple):
+        return [plain(inside) for inside in value]
+    return _described(value) if dataclasses.is_dataclass(value) and hasattr(value, "name") else value
 
 
 def _equal(a: Any, b: Any) -> bool:

@@ -67,7 +67,9 @@ class Composed(Cache):
     forecaster: Any = "hold"
 
     name = "cache"
-    paper = Paper("hasten", 2025, "")
+    paper = Paper(
+        "A Survey on Cache Methods in Diffusion Models: Toward Efficient Multi-Modal Generation", 2025, "2510.19755"
+    )
     off: ClassVar[Mapping[str, Any]] = {"gate": {"name": "every", "interval": 1}}
 
     def __post_init__(self) -> None:
