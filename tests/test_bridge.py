@@ -305,7 +305,9 @@ def test_every_solver_in_every_pipeline_is_sample(kind: str, solver: Any, pipe_o
         if kind != "inpaint":  # whose states the pipeline edits; `p.x` carries that on
             torch.testing.assert_close(x, state, rtol=1e-5, atol=1e-5 * float(state.abs().max()))
         process = scheduler.process
-        return Prediction(state, float(process.alpha(t)), float(process.sigma(t)), next(answers), scheduler._kind)
+        return Prediction(
+            state, float(process.alpha(t)), float(process.sigma(t)), next(answers), scheduler._reading.kind
+        )
 
     denoiser.process = scheduler.process  # type: ignore[attr-defined]
     result = sample(denoiser, spy.samples[0], solver(), grid=times)  # type: ignore[arg-type]
@@ -686,7 +688,7 @@ def test_round_trips(source: Any, settings: dict[str, Any], tmp_path: Any) -> No
     for copied in (loaded, again):
         assert public(copied.config) == public(ours.config)
         assert (copied.solver, copied.grid, copied.end) == (ours.solver, ours.grid, ours.end)
-        assert copied._kind == ours._kind
+        assert copied._reading.kind == ours._reading.kind
         np.testing.assert_array_equal(copied.process.lam(0.7), ours.process.lam(0.7))
     back = type(source).from_config(ours.config)
     assert public(back.config).items() >= public(source.config).items()

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from hasten.catalog import plain
 from hasten.errors import unknown
 
 FIGURES = Path(__file__).parent / "figures.json"
@@ -70,7 +71,7 @@ def _of(family: str, classes: Any) -> Iterator[dict[str, Any]]:
         found = {"name": cls.name, "family": family, "about": said, "paper": cls.paper.title}
         found |= {"year": cls.paper.year, "arxiv": cls.paper.arxiv}
         made = cls()
-        found["settings"] = {field.name: getattr(made, field.name) for field in dataclasses.fields(cls)}
+        found["settings"] = {field.name: plain(getattr(made, field.name)) for field in dataclasses.fields(cls)}
         if family == "solver":
             found |= {"evaluations": made.evaluations, "order": made.convergence, "stochastic": made.stochastic}
             found |= {"adaptive": made.adaptive, "needs_fit": made.needs_fit, "caution": made.caution}

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
-import torch
-from torch import Tensor, nn
+from torch import nn
 
-from hasten.acceleration import Run, batch_of, wrap
+from hasten.acceleration import batch_of, mapped, pick, picked, wrap
 from hasten.catalog import Paper
 from hasten.errors import HastenError, UnsupportedModel
 from hasten.guidance.base import GUIDANCES, Guidance
+from hasten.running import Row, Run
 
 
 @GUIDANCES.add
@@ -24,7 +24,7 @@ class GuidanceInterval(Guidance):
     low, high: noise levels, at least 0; high None is no limit, and (0, None) is plain guidance. SD-like
     models: about (0.28, 5.4).
 
-    Elsewhere the network runs on the second half of its batch, the conditional one, and its output is handed
+    Elsewhere the network runs on the last branch of its batch, the conditional one, and its output is handed
     out for both, so that whatever the pipeline extrapolates is the conditional prediction. Batches that are
     not made of two branches run as they are, and so does the first call of a generation if nobody has said
     how many images it has (diffusers pipelines do when they prepare latents).
@@ -67,27 +67,18 @@ class GuidanceInterval(Guidance):
         batch = batch_of(network)
 
         def forward(inner: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-            rows = len(batch(args, kwargs))
-            if run.branches(rows) != 2 or self.guides(run):
+            count = len(batch(args, kwargs))
+            rows = run.rows(count)
+            if rows is None or run.branches(count) != 2:
                 return inner(*args, **kwargs)
-
-            def half(x: Tensor) -> Tensor:
-                return x[rows // 2 :] if x.ndim and len(x) == rows else x
-
-            def both(x: Tensor) -> Tensor:
-                return torch.cat([x, x]) if x.ndim and len(x) == rows // 2 else x
-
-            return _mapped(inner(*_mapped(args, half), **_mapped(kwargs, half)), both)
+            guides = {part: self.guides(part) for part in run.parts}
+            kept = [i for i, row in enumerate(rows) if row.branch == 0 or guides[row.part]]
+            if len(kept) == count:
+                return inner(*args, **kwargs)
+            where = {rows[i]: position for position, i in enumerate(kept)}
+            source = [where.get(row, where[Row(row.part, row.place % (row.part.images or 1))]) for row in rows]
+            with run.narrowed([rows[i] for i in kept]):
+                result = inner(*picked(args, count, kept), **picked(kwargs, count, kept))
+            return mapped(result, lambda x: pick(x, len(kept), source))
 
         wrap(network, forward)
-
-
-def _mapped(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
-    """`value` with `change` applied to every tensor in it, however deep in tuples, lists and mappings."""
-    if isinstance(value, Tensor):
-        return change(value)
-    if isinstance(value, Mapping):  # also the outputs of diffusers, which are made by keyword
-        return type(value)(**{key: _mapped(inside, change) for key, inside in value.items()})
-    if isinstance(value, tuple | list):
-        return type(value)(_mapped(inside, change) for inside in value)
-    return value
