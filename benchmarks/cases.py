@@ -19,6 +19,7 @@ from hasten.processes import Process, RectifiedFlow, VariancePreserving, from_co
 
 SPLITS = ("choose", "report")
 SCREENED = 8  # rows on which candidates are compared first, where calls are dear
+FITTED = 512  # rows that are fitted to, at most
 EXACT = {"name": "unipc", "order": 2}
 
 
@@ -26,7 +27,8 @@ EXACT = {"name": "unipc", "order": 2}
 class Case:
     """A problem, twice: noises (and prompts) to choose by and others to report on, with their solutions.
 
-    A third split, "screen", is the beginning of "choose", or all of it where calls are cheap.
+    Two more splits are beginnings of "choose", or all of it: "screen", where calls are dear, and "fit", where states
+    are many.
     finest: steps of the solutions. modes: what samples may flip between; the solutions themselves if None.
     settled: how far (RMSE) the solutions are from those with half the steps. bound: whether the denoiser belongs
     to the rows of its noises, each with a prompt. evaluations: how many tries a fit gets.
@@ -55,20 +57,20 @@ class Case:
             )
             self.solved[split] = whole
             self.settled = max(self.settled, float((half - whole).square().mean().sqrt()))
-        rows = SCREENED if self.bound else len(self.noises["choose"])
         for kept in (self.noises, self.solved):
-            kept["screen"] = kept["choose"][:rows]
-        self.denoisers.setdefault("screen", self.denoisers["choose"])
+            kept["screen"] = kept["choose"][:SCREENED] if self.bound else kept["choose"]
+            kept["fit"] = kept["choose"][:FITTED]
+        self.denoisers = {"screen": self.denoisers["choose"], "fit": self.denoisers["choose"]} | self.denoisers
         return self
 
 
-def mixture(count: int = 1024) -> Case:
+def mixture(count: int = 4096) -> Case:
     """10 Gaussians in 64 dimensions."""
     means = np.random.default_rng(0).normal(size=(10, 64))
     return _exact("mixture", means, 0.3, None, count)
 
 
-def latents(count: int = 256, data: Path | None = None) -> Case:
+def latents(count: int = 1024, data: Path | None = None) -> Case:
     """40 Gaussians fitted to the latents of the emoji, 1,024 dimensions."""
     from sklearn.cluster import KMeans
 

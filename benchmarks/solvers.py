@@ -45,7 +45,7 @@ GRIDS: tuple[Any, ...] = (
     "leading", "logsnr", {"name": "karras", "rho": 7.0}, "trailing", {"name": "flow-shifted", "shift": 1.6},
     {"name": "flow-shifted", "shift": 0.6}, {"name": "quadratic", "power": 1.5},
     *({"name": "karras", "rho": rho} for rho in (3.0, 5.0, 10.0)),
-    *({"name": "flow-shifted", "shift": shift} for shift in (0.4, 3.0)),
+    *({"name": "flow-shifted", "shift": shift} for shift in (0.4, 3.0, 5.0)),
     *({"name": "quadratic", "power": power} for power in (2.0, 3.0)),
 )  # fmt: skip
 FEW = 7  # of the grids on networks, and the first fit alone
@@ -91,12 +91,12 @@ def fitted(case: Case, nfe: int) -> Iterator[Candidate]:
     from hasten.grids import FittedGrid
     from hasten.solvers import BNS, USF, DCSolver
 
-    every, split = case.denoisers["choose"], "screen"
+    every, split = case.denoisers["fit"], "screen" if case.bound else "fit"
     denoiser, noises = case.denoisers[split], case.noises[split]
-    course = case.course = case.course or BNS.course(every, case.noises["choose"])
+    course = case.course = case.course or BNS.course(every, case.noises["fit"])
 
     def weighted(grid: Any) -> BNS:
-        return BNS().fit(every, case.noises["choose"], nfe, grid, course)
+        return BNS().fit(every, case.noises["fit"], nfe, grid, course)
 
     for grid in GRIDS[:FEW] if case.bound else GRIDS:
         yield Candidate("hasten bns", f"{grid}", _on(weighted(grid), nfe, grid))
