@@ -18,7 +18,7 @@ from hasten.grids import settling
 from hasten.processes import Process, RectifiedFlow, VariancePreserving, from_config
 
 SPLITS = ("choose", "report")
-SCREENED = 8  # rows on which candidates are compared first, where calls are dear
+SCREENED = 4  # rows on which candidates are compared first, where calls are dear
 FITTED = 512  # rows that are fitted to, at most
 EXACT = {"name": "unipc", "order": 2}
 
@@ -85,7 +85,7 @@ def latents(count: int = 1024, data: Path | None = None) -> Case:
     return _exact("latents", fitted.cluster_centers_, np.maximum(spread, 0.2), weights, count)
 
 
-def emoji_sd(count: int = 24, guidance: float = 7.5) -> Case:
+def emoji_sd(count: int = 16, guidance: float = 7.5) -> Case:
     """The zoo's Stable Diffusion, guided."""
     from hasten.zoo import captions, load
 
@@ -102,7 +102,7 @@ def emoji_sd(count: int = 24, guidance: float = 7.5) -> Case:
     return _of_network("emoji-sd", network, known, from_config(pipe.scheduler.config), "epsilon", count)
 
 
-def emoji_flux(count: int = 24) -> Case:
+def emoji_flux(count: int = 16) -> Case:
     """The zoo's Flux."""
     from hasten.train import Packed
     from hasten.zoo import call, captions, folder, load

@@ -48,7 +48,7 @@ GRIDS: tuple[Any, ...] = (
     *({"name": "flow-shifted", "shift": shift} for shift in (0.4, 3.0, 5.0)),
     *({"name": "quadratic", "power": power} for power in (2.0, 3.0)),
 )  # fmt: skip
-FEW = 7  # of the grids on networks, and the first fit alone
+FEW = 6  # of the grids on networks, and the first fit alone
 KEPT = 3  # candidates of a family that are compared on all rows
 Run = Callable[[DenoiserLike, Tensor], Tensor]
 
