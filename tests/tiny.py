@@ -32,8 +32,8 @@ def fingerprint(pipe: Any) -> dict[Any, Any]:
     """Everything a pipeline is: which objects it holds, and in them every bit, attribute and hook."""
     prints: dict[Any, Any] = {"config": (id(pipe.config), dict(pipe.config))}
     for name, value in vars(pipe).items():
-        of_a_call = name.startswith("_") and isinstance(value, dict)  # pipelines note there what they were called with
-        prints[name, "itself"] = dict(value) if of_a_call else id(value)
+        if name not in ("_joint_attention_kwargs", "_current_timestep"):  # notes that every call of a pipeline leaves
+            prints[name, "itself"] = id(value)
         if isinstance(value, nn.Module):
             for path, module in value.named_modules():
                 prints[name, path] = {key: _frozen(inside) for key, inside in vars(module).items()}

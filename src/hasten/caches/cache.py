@@ -13,12 +13,13 @@ from hasten.caches.gates import Gate
 from hasten.caches.memory import Memory
 from hasten.caches.sites import Site
 from hasten.catalog import Family
+from hasten.guidance import GUIDANCES
 
 
 class Cache(Acceleration):
     """A part of the network is computed on some steps only. Subclasses name the three parts."""
 
-    before = ("interval",)  # it decides which rows there are
+    before = tuple(cls.name for cls in GUIDANCES)  # they decide which rows there are
 
     @property
     @abstractmethod

@@ -12,8 +12,9 @@ from torch import Tensor, nn
 
 from hasten.acceleration import Run, batch_of, wrap
 from hasten.catalog import Paper
-from hasten.errors import HastenError, UnsupportedModel
-from hasten.guidance.base import GUIDANCES, Guidance
+from hasten.errors import HastenError
+from hasten.guidance.base import GUIDANCES, Guidance, needs_branches
+from hasten.guidance.branches import conditional_half, mapped
 
 
 @GUIDANCES.add
@@ -55,11 +56,7 @@ class GuidanceInterval(Guidance):
         return self.low < noise and (self.high is None or noise <= self.high)
 
     def check(self, network: nn.Module) -> None:
-        if getattr(getattr(network, "config", None), "guidance_embeds", False):
-            raise UnsupportedModel(
-                f"guidance: {type(network).__name__} is guidance-distilled and has no unconditional branch to leave "
-                'out; remove "interval" or use a model with classifier-free guidance'
-            )
+        needs_branches(self.name, network)
 
     def attach(self, network: nn.Module, run: Run) -> None:
         if (self.low, self.high) == (0.0, None):
@@ -71,23 +68,10 @@ class GuidanceInterval(Guidance):
             if run.branches(rows) != 2 or self.guides(run):
                 return inner(*args, **kwargs)
 
-            def half(x: Tensor) -> Tensor:
-                return x[rows // 2 :] if x.ndim and len(x) == rows else x
-
             def both(x: Tensor) -> Tensor:
                 return torch.cat([x, x]) if x.ndim and len(x) == rows // 2 else x
 
-            return _mapped(inner(*_mapped(args, half), **_mapped(kwargs, half)), both)
+            return mapped(conditional_half(rows, inner, args, kwargs), both)
 
         wrap(network, forward)
 
-
-def _mapped(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
-    """`value` with `change` applied to every tensor in it, however deep in tuples, lists and mappings."""
-    if isinstance(value, Tensor):
-        return change(value)
-    if isinstance(value, Mapping):  # also the outputs of diffusers, which are made by keyword
-        return type(value)(**{key: _mapped(inside, change) for key, inside in value.items()})
-    if isinstance(value, tuple | list):
-        return type(value)(_mapped(inside, change) for inside in value)
-    return value
