@@ -4,7 +4,9 @@ from hasten.caches.borrowed import FirstBlock, MagCache
 from hasten.caches.borrowed_attention import FasterCache, PyramidAttention, TaylorSeer
 from hasten.caches.cache import CACHES, Cache
 from hasten.caches.deepcache import DeepCache
+from hasten.caches.merging import TokenMerging
 
 __all__ = [
     "CACHES", "Cache", "DeepCache", "FasterCache", "FirstBlock", "MagCache", "PyramidAttention", "TaylorSeer",
+    "TokenMerging",
 ]  # fmt: skip

@@ -19,11 +19,15 @@ from hasten.errors import HastenError, UnsupportedModel
 _TEACACHE = Paper("Timestep Embedding Tells: It's Time to Cache for Video Diffusion Model", 2024, "2411.19108")
 
 
-class _Others:
-    """The names of all other caches, but for those that a class says it can stand `beside`."""
+class Others:
+    """The names of all other caches, but for those that a class says it can stand `beside`; and some more."""
+
+    def __init__(self, more: tuple[str, ...] = ()) -> None:
+        self.more = more
 
     def __get__(self, one: object, owner: Any) -> tuple[str, ...]:
-        return tuple(cls.name for cls in CACHES if cls.name not in (owner.name, *owner.beside))
+        beside = getattr(owner, "beside", ())
+        return (*self.more, *(cls.name for cls in CACHES if cls.name not in (owner.name, *beside)))
 
 
 class Borrowed(Acceleration):
@@ -35,7 +39,7 @@ class Borrowed(Acceleration):
     """
 
     before = Cache.before
-    conflicts: ClassVar[tuple[str, ...]] = _Others()  # type: ignore[assignment]
+    conflicts: ClassVar[tuple[str, ...]] = Others()  # type: ignore[assignment]
     beside: ClassVar[tuple[str, ...]] = ("tome",)
     pools: ClassVar[bool] = False
 
