@@ -12,10 +12,11 @@ from pipelines import KINDS, SD15_SCHEDULER, call, make
 from tiny import fingerprint, randn
 from torch import nn
 
-from hasten.acceleration import Acceleration, clocked, network_of, view, wrap
+from hasten.acceleration import Acceleration, network_of, view, wrap
 from hasten.bridge import SolverScheduler
 from hasten.caches import DeepCache
 from hasten.caches.memory import Memory
+from hasten.clock import clocked
 from hasten.errors import HastenError, UnsupportedModel
 
 

@@ -207,9 +207,8 @@ def test_a_guidance_interval_outside_changes_the_rows_that_a_cache_sees():
 
 def test_layers_before_and_after_stay_around_and_inside():
     """A cache that skips everything shows who runs: outer layers always, inner ones on computed steps."""
-    from hasten.acceleration import Run, view, wrap
+    from hasten.acceleration import view, wrap
     from hasten.caches.hooked import adopt
-    from hasten.processes import RectifiedFlow
 
     seen: list[str] = []
 
@@ -225,7 +224,7 @@ def test_layers_before_and_after_stay_around_and_inside():
     wrap(block, named("outer"))
     adopt(network, lambda n: taylorseer(2, 1, cache_identifiers=["transformer_blocks.0"])(n, None))
     wrap(block, named("inner"))
-    assert block._diffusers_hook.hooks and Run(RectifiedFlow()).number == 0
+    assert block._diffusers_hook.hooks
     from diffusers.hooks.hooks import CacheContext, _set_cache_context
 
     args = (torch.zeros(1, 3, 16), torch.zeros(1, 2, 16), torch.zeros(1, 16))

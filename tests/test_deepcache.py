@@ -5,12 +5,13 @@ import torch
 from pipelines import call, make
 from tiny import randn, unet
 
-from hasten.acceleration import Run, view
+from hasten.acceleration import view
 from hasten.caches import CACHES, DeepCache
 from hasten.caches.gates import Every, Listed, centered_steps
-from hasten.caches.sites import unet_units
+from hasten.caches.unet import unet_units
 from hasten.errors import HastenError, UnsupportedModel
 from hasten.processes import VariancePreserving
+from hasten.running import Run
 
 DEPTH = 9  # units of `unet()`: the input convolution, 3 + 3 + 2 on the way down
 
@@ -64,7 +65,7 @@ class Host:
         self.begin(images)
 
     def _count(self, *_) -> None:
-        self.run.call += 1
+        self.run.called()
 
     def begin(self, images: int | None = None) -> None:
         self.run.begin(self.steps)

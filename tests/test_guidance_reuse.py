@@ -7,7 +7,7 @@ from pipelines import call, make
 from tiny import randn
 from torch import nn
 
-from hasten.acceleration import Run, network_of, view
+from hasten.acceleration import network_of, view
 from hasten.bridge import SolverScheduler
 from hasten.caches import DeepCache
 from hasten.errors import HastenError, UnsupportedModel
@@ -16,6 +16,7 @@ from hasten.guidance.reuse import low_frequencies
 from hasten.measure import macs
 from hasten.measure.cost import count_calls
 from hasten.processes import VariancePreserving
+from hasten.running import Run
 
 
 class Scripted(nn.Module):
@@ -39,7 +40,7 @@ class Loop:
         self.network = view(self.inner)
         self.network.rows = self.inner.rows
         guidance.attach(self.network, self.run)
-        self.network.register_forward_hook(lambda *_: setattr(self.run, "call", self.run.call + 1))
+        self.network.register_forward_hook(lambda *_: self.run.called())
         self.begin()
 
     def begin(self) -> None:
@@ -105,7 +106,9 @@ def test_frequencies_are_multiplied_anew_on_each_call():
     """A constant difference is all low; one that alternates between pixels is all high."""
     low = torch.ones(1, 1, 8, 8)
     high = low * torch.tensor([1.0, -1.0]).repeat(4)
-    loop = Loop(FrequencyReuse(interval=9, below=None, low=1.5, high=0.5, low_between=(0, 2000), high_between=(0, 2000)), 9)
+    loop = Loop(
+        FrequencyReuse(interval=9, below=None, low=1.5, high=0.5, low_between=(0, 2000), high_between=(0, 2000)), 9
+    )
     c = randn(1, 1, 8, 8)
     loop(0, torch.cat([c + low + high, c]))
     for k in range(1, 5):

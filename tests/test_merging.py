@@ -5,12 +5,13 @@ import torch
 from pipelines import call, make
 from tiny import randn, unet
 
-from hasten.acceleration import Run, view
+from hasten.acceleration import view
 from hasten.caches import CACHES, DeepCache, PyramidAttention, TokenMerging
 from hasten.caches.merging import Matching, destinations
 from hasten.errors import HastenError, UnsupportedModel
 from hasten.measure import macs
 from hasten.processes import VariancePreserving
+from hasten.running import Run
 
 
 def test_the_rule_on_a_scripted_grid():

@@ -11,66 +11,18 @@ import copy
 import functools
 import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
 from hasten.catalog import Paper
+from hasten.clock import announced, clocked
 from hasten.errors import HastenError, UnsupportedModel
-from hasten.processes import Process, from_config
-from hasten.solvers import Query
+from hasten.running import Run
 
 NETWORKS = ("unet", "transformer")  # what pipelines call their denoising network
-
-
-@dataclass
-class Run:
-    """What a generation is doing right now. The scheduler writes it, accelerations read it.
-
-    number: which generation this is; everything remembered from another number is stale. step, steps,
-    stage, time: the query being answered, counted from the first executed step. call: how many times the
-    network has been called for this query (guidance in two calls makes two). images: rows of the state,
-    without the branches of guidance; None until known. expected: how many images a generation will have,
-    where whoever starts it says so. process: of the scheduler.
-    """
-
-    process: Process
-    number: int = 0
-    step: int = 0
-    steps: int = 0
-    stage: int = 0
-    time: float = 0.0
-    call: int = 0
-    images: int | None = None
-    expected: int | None = None
-
-    def begin(self, steps: int) -> None:
-        """A new generation of `steps` steps starts."""
-        self.number += 1
-        self.steps, self.images, self.expected = steps, self.expected, None
-        self.ask(0, self.process.t_max)
-
-    def expect(self, images: int) -> None:
-        """The generation that is about to begin, or has just begun, has this many images."""
-        self.images = self.expected = images
-
-    def ask(self, step: int, time: float, stage: int = 0) -> None:
-        """The network is asked at `time` for `step`."""
-        self.step, self.time, self.stage, self.call = step, float(time), stage, 0
-        if step:
-            self.expected = None  # what was said of this generation does not hold for the next
-
-    def follow(self, query: Query) -> None:
-        """The network is asked this query."""
-        self.steps = query.steps
-        self.ask(query.step, query.t, query.stage)
-
-    def branches(self, rows: int) -> int:
-        """How many branches of guidance a network batch of `rows` rows holds; 1 while that is unknown."""
-        return rows // self.images if self.images and rows % self.images == 0 else 1
 
 
 class Acceleration(ABC):
@@ -101,17 +53,26 @@ class Acceleration(ABC):
         Raises UnsupportedModel, or HastenError if it cannot join what is applied already, before anything
         is changed.
         """
-        network = network_of(pipe)
-        self.check(network)
-        inside = network.__dict__.get(_APPLIED, ())
-        for other in inside:
-            self._join(other)
+        self._admit(network_of(pipe))
         with clocked(pipe) as run, announced(pipe, run), grafted(pipe, run) as network:
-            network.__dict__[_APPLIED] = (*inside, self)
-            self.attach(network, run)
+            self.join(network, run)
             yield pipe
 
-    def _join(self, other: Acceleration) -> None:
+    def join(self, network: nn.Module, run: Run) -> None:
+        """Change a view of a network for good, inside of what has been applied to it.
+
+        Raises UnsupportedModel, or HastenError if it cannot join that, before anything is changed.
+        """
+        self._admit(network)
+        self.attach(network, run)
+        network.__dict__[_APPLIED] = (*network.__dict__[_APPLIED], self)
+
+    def _admit(self, network: nn.Module) -> None:
+        self.check(network)
+        for other in network.__dict__.get(_APPLIED, ()):
+            self._agree(other)
+
+    def _agree(self, other: Acceleration) -> None:
         """Raise HastenError if this cannot be applied inside `other`."""
         if other.name == self.name:
             raise HastenError(f"{self.name}: is applied to this pipeline already; leave that context first")
@@ -144,7 +105,7 @@ def grafted(pipe: Any, run: Run) -> Iterator[nn.Module]:
     """Give the pipeline a view of its network, which may be changed at will; all as before on exit.
 
     Nested use shares one view, and takes back its own changes on exit. The calls of the view are counted in
-    `run.call`.
+    `call` of the run's parts.
     """
     name = network_name(pipe)
     own = getattr(pipe, name)
@@ -159,7 +120,7 @@ def grafted(pipe: Any, run: Run) -> Iterator[nn.Module]:
         return
 
     def count(*_: Any) -> None:
-        run.call += 1
+        run.called()
 
     graft = view(own)
     graft.register_forward_hook(count)
@@ -226,106 +187,32 @@ def batch_of(network: nn.Module) -> Callable[[tuple[Any, ...], Mapping[str, Any]
     return lambda args, kwargs: args[0] if args else kwargs[name]
 
 
-@contextmanager
-def announced(pipe: Any, run: Run) -> Iterator[None]:
-    """Tell the run how many images a generation has as soon as the pipeline prepares their latents."""
-    inner = getattr(pipe, "prepare_latents", None)
-    if inner is None or getattr(inner, "_hasten_announces", False):
-        yield
-        return
-    own = pipe.__dict__.get("prepare_latents")
-
-    @functools.wraps(inner)
-    def prepare_latents(*args: Any, **kwargs: Any) -> Any:
-        prepared = inner(*args, **kwargs)
-        latents = prepared[0] if isinstance(prepared, tuple) else prepared
-        if isinstance(latents, Tensor):
-            run.expect(len(latents))
-        return prepared
-
-    prepare_latents._hasten_announces = True  # type: ignore[attr-defined]
-    pipe.__dict__["prepare_latents"] = prepare_latents
-    try:
-        yield
-    finally:
-        del pipe.__dict__["prepare_latents"]
-        if own is not None:
-            pipe.__dict__["prepare_latents"] = own
+def mapped(value: Any, change: Callable[[Tensor], Any]) -> Any:
+    """`value` with `change` applied to every tensor in it, however deep in tuples, lists and mappings."""
+    if isinstance(value, Tensor):
+        return change(value)
+    if isinstance(value, Mapping):  # also the outputs of diffusers, which are made by keyword
+        return type(value)(**{key: mapped(inside, change) for key, inside in value.items()})
+    if isinstance(value, tuple | list):
+        return type(value)(mapped(inside, change) for inside in value)
+    return value
 
 
-@contextmanager
-def clocked(pipe: Any) -> Iterator[Run]:
-    """The Run of the pipeline's scheduler; one that keeps none is replaced for the time by a copy that does."""
-    own = pipe.scheduler
-    with scheduled(pipe, own if isinstance(getattr(own, "run", None), Run) else clocked_copy(own)):
-        yield pipe.scheduler.run
+_SHARED = ("img_ids", "txt_ids", "image_rotary_emb")  # arguments of networks and blocks that have no rows
 
 
-@contextmanager
-def scheduled(pipe: Any, scheduler: Any) -> Iterator[None]:
-    """Give the pipeline another scheduler; its own is put back on exit."""
-    own = pipe.scheduler
-    object.__setattr__(pipe, "scheduler", scheduler)
-    try:
-        yield
-    finally:
-        object.__setattr__(pipe, "scheduler", own)
+def picked(arguments: Any, rows: int, which: Sequence[int]) -> Any:
+    """Arguments of a network or block with only the rows `which` of every tensor that has `rows` rows."""
+    if isinstance(arguments, Mapping):
+        return {k: v if k in _SHARED else mapped(v, lambda x: pick(x, rows, which)) for k, v in arguments.items()}
+    return mapped(arguments, lambda x: pick(x, rows, which))
 
 
-def clocked_copy(scheduler: Any) -> Any:
-    """A copy of a diffusers scheduler that keeps a Run in `.run`: a query is over when `step` is called.
-
-    A scheduler of order 2 (Heun and its like) answers two queries a step.
-    """
-    clock = copy.deepcopy(scheduler)
-    clock.run = run = Run(from_config(scheduler.config))
-    stages = getattr(scheduler, "order", 1)
-    numbers: list[float] = []  # the network times of every query of the full schedule
-    first = query = 0  # where in them this generation starts (image-to-image starts midway), and how far it is
-
-    def begin_at(index: int) -> None:
-        nonlocal first
-        first = index
-        run.steps = -(-(len(numbers) - first) // stages)
-        ask(0)
-
-    def ask(index: int) -> None:
-        nonlocal query
-        query = index
-        number = numbers[min(first + query, len(numbers) - 1)] if numbers else 0.0
-        run.ask(query // stages, float(run.process.from_network_time(number)), query % stages)
-
-    def look(timestep: Any) -> None:
-        """See from the first timestep that a generation starts midway, if nobody said so."""
-        if query or timestep is None or not numbers or float(timestep) == numbers[first]:
-            return
-        if float(timestep) in numbers:
-            begin_at(numbers.index(float(timestep)))
-
-    def set_timesteps(inner: Any, *args: Any, **kwargs: Any) -> None:
-        inner(*args, **kwargs)
-        numbers[:] = clock.timesteps.tolist()
-        run.begin(len(numbers))
-        begin_at(0)
-
-    def set_begin_index(inner: Any, begin_index: int = 0) -> None:
-        inner(begin_index)
-        begin_at(begin_index)
-
-    def scale_model_input(inner: Any, sample: Any, timestep: Any = None, *args: Any, **kwargs: Any) -> Any:
-        look(timestep)
-        return inner(sample, timestep, *args, **kwargs)
-
-    def step(inner: Any, model_output: Any, timestep: Any, sample: Any, *args: Any, **kwargs: Any) -> Any:
-        look(timestep)
-        run.images = len(sample)
-        result = inner(model_output, timestep, sample, *args, **kwargs)
-        ask(query + 1)
-        return result
-
-    for replacement in (set_timesteps, set_begin_index, scale_model_input, step):
-        inner = getattr(clock, replacement.__name__, None)
-        if inner is not None:
-            # keeps the signature, which pipelines look into
-            setattr(clock, replacement.__name__, functools.wraps(inner)(functools.partial(replacement, inner)))
-    return clock
+def pick(x: Tensor, rows: int, which: Sequence[int]) -> Tensor:
+    """The rows `which` of x, in that order, if it has `rows` rows; a view where they follow one another."""
+    if not x.ndim or len(x) != rows:
+        return x
+    first, count = which[0] if which else 0, len(which)
+    if list(which) == list(range(first, first + count)):
+        return x[first : first + count]
+    return x[list(which)]

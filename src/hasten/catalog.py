@@ -79,13 +79,24 @@ class Family(Generic[T]):
 
     def describe(self, method: T) -> dict[str, Any]:
         """`{"name": ...}` and the fields that differ from their defaults."""
-        spec: dict[str, Any] = {"name": method.name}  # type: ignore[attr-defined]
-        for f in dataclasses.fields(method):  # type: ignore[arg-type]
-            value = getattr(method, f.name)
-            default = f.default_factory() if f.default_factory is not dataclasses.MISSING else f.default
-            if value is not default and not _equal(value, default):
-                spec[f.name] = list(value) if isinstance(value, tuple) else value
-        return spec
+        return _described(method)
+
+
+def _described(method: Any) -> dict[str, Any]:
+    """A method as data, and methods of other families that are values of its fields."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, tuple):
+            return [plain(inside) for inside in value]
+        return _described(value) if dataclasses.is_dataclass(value) and hasattr(value, "name") else value
+
+    spec: dict[str, Any] = {"name": method.name}
+    for f in dataclasses.fields(method):
+        value = getattr(method, f.name)
+        default = f.default_factory() if f.default_factory is not dataclasses.MISSING else f.default
+        if value is not default and not _equal(value, default):
+            spec[f.name] = plain(value)
+    return spec
 
 
 def _equal(a: Any, b: Any) -> bool:

@@ -7,13 +7,15 @@ guidance and editing may change one and not the other.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from hasten.errors import unknown
+from hasten.errors import one_of, unknown
+from hasten.processes import Process, RectifiedFlow, VarianceExploding
 
 Coefficient = Any  # a float, or a tensor that broadcasts over the rows of the state
 
@@ -114,3 +116,82 @@ class Prediction:
         return Prediction(
             self.x[start:stop], cut(self.alpha), cut(self.sigma), self.output[start:stop], self.kind, renoise
         )
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What the output of a network means: its process, and the kind of prediction.
+
+    sigma_data: of a network inside EDM's preconditioning; it is shown x / sqrt(sigma^2 + sigma_data^2), and
+    its output, of kind "epsilon" or "v_prediction", is scaled and added to the state. None for all others.
+    Source of the preconditioning: Karras et al. 2022, table 1.
+    """
+
+    process: Process
+    kind: str = "epsilon"
+    sigma_data: float | None = None
+
+    def at(self, x: Tensor, output: Tensor, alpha: Coefficient, sigma: Coefficient) -> Prediction:
+        """The prediction that `output` stands for at state x."""
+        if self.sigma_data is None:
+            return Prediction(x, alpha, sigma, output, self.kind)
+        skip, out = self._preconditioning(sigma)
+        return Prediction(x, alpha, sigma, torch.add(x * skip, output, alpha=out), "sample")
+
+    def shown(self, shown: Tensor, output: Tensor, time: float) -> Prediction:
+        """The same, for the input that the network is shown; half precision is read in float32.
+
+        shown, output: the same shape, but for further channels that either has at its end: conditioning
+        images that are shown as well, a variance that is predicted as well.
+        """
+        shown, output = _common(shown, output)
+        x = self._state(shown, time)
+        return self.at(x, output.to(x.dtype), *self._levels(time))
+
+    def output(self, data: Tensor, shown: Tensor, time: float) -> Tensor:
+        """What the network would have answered to the input `shown`, to mean this data. Inverse of `shown`."""
+        alpha, sigma = self._levels(time)
+        shown, _ = _common(shown, data)
+        x = self._state(shown, time)
+        if self.sigma_data is None:
+            x_weight, weight = _DATA[self.kind](alpha, sigma)
+        else:
+            x_weight, weight = self._preconditioning(sigma)
+        return ((data - x_weight * x) / weight).to(shown.dtype)
+
+    def _levels(self, time: float) -> tuple[float, float]:
+        return float(self.process.alpha(time)), float(self.process.sigma(time))
+
+    def _state(self, shown: Tensor, time: float) -> Tensor:
+        x = shown.float() if shown.dtype in (torch.float16, torch.bfloat16) else shown
+        if self.sigma_data is None:
+            return x
+        return x * (float(self.process.sigma(time)) ** 2 + self.sigma_data**2) ** 0.5
+
+    def _preconditioning(self, sigma: float) -> tuple[float, float]:
+        """The weights of the state and of the network's output in the data prediction."""
+        assert self.sigma_data is not None
+        total = sigma**2 + self.sigma_data**2
+        sign = 1.0 if self.kind == "epsilon" else -1.0
+        return self.sigma_data**2 / total, sign * sigma * self.sigma_data / total**0.5
+
+
+def reading_of(process: Process, config: Mapping[str, Any]) -> Reading:
+    """How the network is read whose scheduler has this diffusers config.
+
+    Raises HastenError for a prediction_type that is not known.
+    """
+    if isinstance(process, RectifiedFlow):
+        return Reading(process, "flow_prediction")
+    kind = config.get("prediction_type", "epsilon")
+    exploding = isinstance(process, VarianceExploding)
+    one_of("prediction_type", kind, ("epsilon", "v_prediction") if exploding else KINDS)
+    return Reading(process, kind, float(config.get("sigma_data", 0.5)) if exploding else None)
+
+
+def _common(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    """The part of both that the other has as well."""
+    if a.shape == b.shape:
+        return a, b
+    both = tuple(slice(0, min(n, m)) for n, m in zip(a.shape, b.shape))
+    return a[both], b[both]

@@ -11,8 +11,9 @@ from typing import Any
 import pydantic
 import torch
 
-from hasten.acceleration import Acceleration, network_of, scheduled
+from hasten.acceleration import Acceleration, network_of
 from hasten.caches import CACHES, Cache
+from hasten.clock import scheduled
 from hasten.errors import HastenError, positive_int, unknown
 from hasten.grids import ENDS, GRIDS, Explicit, Grid, resolve
 from hasten.guidance import GUIDANCES

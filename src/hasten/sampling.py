@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -18,6 +18,30 @@ from hasten.solvers import SOLVERS, DPMSolverPP, Query, Solver
 from hasten.solvers.base import Noise, Walk
 
 Callback = Callable[[Query, Prediction], Prediction | None]
+
+
+class Asked(NamedTuple):
+    """Whose rows the next call of a denoiser holds: a walk's, the index-th of `sample_many`'s runs."""
+
+    walk: Walk
+    index: int
+    query: Query
+
+    @property
+    def rows(self) -> int:
+        """How many."""
+        return len(self.query.x)
+
+
+class Following(Protocol):
+    """What a denoiser may have besides: `follow` is told before every call whose rows it is going to hold.
+
+    Caches need this (`hasten.following.AcceleratedDenoiser`), and so does conditioning that differs by run.
+    """
+
+    def follow(self, asked: Sequence[Asked]) -> None:
+        """The next call holds the rows of these queries, in this order."""
+        ...
 
 
 def sample(
@@ -38,9 +62,12 @@ def sample(
     Raises HastenError for unknown names, impossible fields, and non-finite start states.
     """
     walk = start(denoiser, noise, solver, steps, grid, end, seed, brownian)
+    follow = getattr(denoiser, "follow", None)
     try:
         query = next(walk)
         while True:
+            if follow is not None:
+                follow([Asked(walk, 0, query)])
             prediction = denoiser(query.x, query.t)
             if callback is not None:
                 prediction = callback(query, prediction) or prediction
@@ -66,6 +93,7 @@ def sample_many(
             if key not in _RUN_FIELDS:
                 raise unknown("sample_many", key, _RUN_FIELDS)
     walks = [start(denoiser, **run) for run in runs]
+    follow = getattr(denoiser, "follow", None)
     results: dict[int, Tensor] = {}
     waiting: dict[int, Query] = {}
 
@@ -82,6 +110,8 @@ def sample_many(
         for group in _alike(waiting):
             queries = [waiting[i] for i in group]
             sizes = [len(q.x) for q in queries]
+            if follow is not None:
+                follow([Asked(walks[i], i, waiting[i]) for i in group])
             together = denoiser(torch.cat([q.x for q in queries]), np.repeat([q.t for q in queries], sizes))
             stops = np.cumsum(sizes)
             for index, stop, size in zip(group, stops, sizes):

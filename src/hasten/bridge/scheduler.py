@@ -6,7 +6,7 @@ import inspect
 import math
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -17,12 +17,12 @@ from diffusers.utils import BaseOutput
 from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
-from hasten.acceleration import Run
 from hasten.bridge.spacing import Shipped, dynamic_process, is_uniform, run_times
 from hasten.errors import HastenError, one_of, unknown
 from hasten.grids import ENDS, GRIDS, GridLike, resolve
-from hasten.predictions import KINDS, Prediction
+from hasten.predictions import reading_of
 from hasten.processes import RectifiedFlow, VarianceExploding, VariancePreserving, from_config
+from hasten.running import Run
 from hasten.solvers import SOLVERS, DPMSolverPP, Query, Solver
 from hasten.solvers.base import Walk
 
@@ -48,7 +48,7 @@ class SolverScheduler(SchedulerMixin, ConfigMixin):
     solver: an instance, name or mapping; DPM-Solver++ 2M if None. grid: a name, mapping, Grid or explicit times;
     None visits the times the original scheduler would. end: "data" or "min" (see `hasten.grids.schedule`).
     generator: an attribute; the noise of stochastic solvers comes from it where a pipeline hands none to `step`.
-    run: the `hasten.acceleration.Run` that caches and guidance read.
+    run: the `hasten.running.Run` that caches and guidance read.
     Raises HastenError for unknown names and impossible fields.
     """
 
@@ -74,8 +74,8 @@ class SolverScheduler(SchedulerMixin, ConfigMixin):
         if source.get("invert_sigmas"):
             raise HastenError("invert_sigmas: True is not supported; this model counts its noise levels backwards")
         self.process = self._resting_process = from_config(source)
-        self._kind = _prediction_kind(self.process, source)
-        self.run = Run(self.process)
+        self._reading = reading_of(self.process, source)
+        self.run = Run(self.process, self._reading)
         self.order = self.solver.evaluations
         self.init_noise_sigma = self.process.start_scale
         self.num_inference_steps: int | None = None
@@ -132,6 +132,7 @@ class SolverScheduler(SchedulerMixin, ConfigMixin):
         ends = process.alpha(times[-1]), process.sigma(times[-1])
 
         self.process = self.run.process = process
+        self._reading = self.run.reading = replace(self._reading, process=process)
         self.num_inference_steps = len(times) - 1
         whole = process.discrete and (numbers == np.round(numbers)).all()
         self.timesteps = torch.tensor(numbers, dtype=torch.int64 if whole else torch.float32).to(device)
@@ -159,7 +160,7 @@ class SolverScheduler(SchedulerMixin, ConfigMixin):
         if not isinstance(self.process, VarianceExploding):
             return sample
         index = self._position if self._step_index is None else self._step_index
-        sigma, sigma_data = self._levels[index][1], self._sigma_data
+        sigma, sigma_data = self._levels[index][1], self._reading.sigma_data or 0.0
         return sample / (sigma**2 + sigma_data**2) ** 0.5
 
     def step(
@@ -181,9 +182,10 @@ class SolverScheduler(SchedulerMixin, ConfigMixin):
         self._generator = self.generator if generator is None else generator
         half = sample.dtype in (torch.float16, torch.bfloat16)
         x = sample.float() if half else sample
-        prediction = self._prediction(x, model_output.to(x.dtype), *self._levels[index])
+        prediction = self._reading.at(x, model_output.to(x.dtype), *self._levels[index])
         self._step_index = index + 1
         self.run.images = len(x)
+        self.run.answer(prediction)
         try:
             query = self._walk.send(prediction)  # type: ignore[union-attr]
             self.run.follow(query)
@@ -273,18 +275,6 @@ class SolverScheduler(SchedulerMixin, ConfigMixin):
                 return index
         raise HastenError(f"timestep: {float(number):g} is not one at which a step of this run begins")
 
-    def _prediction(self, x: Tensor, output: Tensor, alpha: float, sigma: float) -> Prediction:
-        if not isinstance(self.process, VarianceExploding):
-            return Prediction(x, alpha, sigma, output, self._kind)
-        total = sigma**2 + self._sigma_data**2  # Source: Karras et al. 2022, table 1 (network and preconditioning)
-        sign = 1.0 if self._kind == "epsilon" else -1.0
-        data = torch.add(x * (self._sigma_data**2 / total), output, alpha=sign * sigma * self._sigma_data / total**0.5)
-        return Prediction(x, alpha, sigma, data, "sample")
-
-    @property
-    def _sigma_data(self) -> float:
-        return float(self.config.get("sigma_data", 0.5))
-
     def _noise(self, step: int) -> Tensor:
         if self._last_noise is None or self._last_noise[0] != step:
             like = self._noise_like
@@ -299,14 +289,6 @@ class SolverScheduler(SchedulerMixin, ConfigMixin):
         levels = (self.process.alpha(times), self.process.sigma(times))
         alpha, sigma = (torch.tensor(level, dtype=like.dtype, device=like.device).reshape(shape) for level in levels)
         return alpha, sigma
-
-
-def _prediction_kind(process: Any, config: Mapping[str, Any]) -> str:
-    if isinstance(process, RectifiedFlow):
-        return "flow_prediction"
-    kind = config.get("prediction_type", "epsilon")
-    one_of("prediction_type", kind, ("epsilon", "v_prediction") if isinstance(process, VarianceExploding) else KINDS)
-    return kind
 
 
 def _defaults(class_name: Any) -> dict[str, Any]:

@@ -2,11 +2,14 @@
 
 from hasten.caches.borrowed import FirstBlock, MagCache
 from hasten.caches.borrowed_attention import FasterCache, PyramidAttention, TaylorSeer
-from hasten.caches.cache import CACHES, Cache
+from hasten.caches.cache import CACHES, Cache, Composed, Rule
 from hasten.caches.deepcache import DeepCache
+from hasten.caches.forecasters import FORECASTERS, Forecaster
+from hasten.caches.gates import GATES, Gate
 from hasten.caches.merging import TokenMerging
+from hasten.caches.sites import SITES, Site
 
 __all__ = [
-    "CACHES", "Cache", "DeepCache", "FasterCache", "FirstBlock", "MagCache", "PyramidAttention", "TaylorSeer",
-    "TokenMerging",
+    "CACHES", "FORECASTERS", "GATES", "SITES", "Cache", "Composed", "DeepCache", "FasterCache", "FirstBlock",
+    "Forecaster", "Gate", "MagCache", "PyramidAttention", "Rule", "Site", "TaylorSeer", "TokenMerging",
 ]  # fmt: skip

@@ -10,11 +10,11 @@ from typing import Any, ClassVar
 
 from torch import nn
 
-from hasten.acceleration import Acceleration, Run
 from hasten.caches.cache import CACHES, Cache
 from hasten.caches.hooked import Call, Courses, Hooks, adopt
 from hasten.catalog import Paper
 from hasten.errors import HastenError, UnsupportedModel
+from hasten.running import Run
 
 _TEACACHE = Paper("Timestep Embedding Tells: It's Time to Cache for Video Diffusion Model", 2024, "2411.19108")
 
@@ -30,15 +30,14 @@ class Others:
         return (*self.more, *(cls.name for cls in CACHES if cls.name not in (owner.name, *beside)))
 
 
-class Borrowed(Acceleration):
+class Borrowed(Cache):
     """A cache of another library, as it is there, but undone exactly and forgotten with each generation.
 
     beside: caches it works together with; all others are refused. pools: whether it decides by a mean over
-    the whole batch, so that an image may come out otherwise in another batch. Where a solver asks several
-    times a step, all of these count the calls.
+    all images of a request, so that one may come out otherwise among others. Where a solver asks several
+    times a step, all of these count the calls. Requests that share a call are asked one after the other.
     """
 
-    before = Cache.before
     conflicts: ClassVar[tuple[str, ...]] = Others()  # type: ignore[assignment]
     beside: ClassVar[tuple[str, ...]] = ("tome",)
     pools: ClassVar[bool] = False
@@ -47,23 +46,20 @@ class Borrowed(Acceleration):
     def put(self, network: nn.Module, run: Run) -> None:
         """Let the other library change the view `network`."""
 
-    def prepare(self, hooks: Hooks, run: Run, call: Call) -> None:
+    def prepare(self, hooks: Hooks, call: Call) -> None:
         """Set what the hooks have to know of a call of the network before it."""
 
     def attach(self, network: nn.Module, run: Run) -> None:
         if self.off and all(getattr(self, field) == value for field, value in self.off.items()):
             return
         hooks = Hooks()
-        Courses(run, hooks).watch(network, lambda call: self.prepare(hooks, run, call))  # around what comes
+        Courses(run, hooks).watch(network, lambda call: self.prepare(hooks, call))  # around what comes
         adopt(network, lambda view: self.put(view, run))
         hooks.find(network)
 
     def refuse(self, network: nn.Module, what: str, right: str) -> UnsupportedModel:
         """The error for a network that lacks something: what is the matter, and what would be right."""
         return UnsupportedModel(f"{self.name}: {type(network).__name__} {what}; {right}")
-
-
-Cache.register(Borrowed)  # a recipe takes it among its caches, though its parts are not ours
 
 
 def stack(network: nn.Module) -> list[nn.Module]:
@@ -166,9 +162,9 @@ class MagCache(_OnStack):
 
         return MagCacheConfig(self.threshold, self.most, self.retain, steps, list(self.ratios))
 
-    def prepare(self, hooks: Hooks, run: Run, call: Call) -> None:
-        if call.first and run.steps:
-            config = self._config(run.steps)
+    def prepare(self, hooks: Hooks, call: Call) -> None:
+        if call.first and call.part.steps:
+            config = self._config(call.part.steps)
             for hook in hooks.all:
                 hook.config = config
 
@@ -198,7 +194,7 @@ class _Calibration(_OnStack):
         # never full, since it then prints and forgets what it saw
         apply_mag_cache(network, MagCacheConfig(num_inference_steps=1 << 30, calibrate=True))
 
-    def prepare(self, hooks: Hooks, run: Run, call: Call) -> None:
+    def prepare(self, hooks: Hooks, call: Call) -> None:
         if call.first and not self.seen:
             self.seen = hooks.named("MagCacheHeadHook")[0].state_manager.get_state().calibration_ratios
 

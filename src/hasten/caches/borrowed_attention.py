@@ -10,12 +10,12 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from hasten.acceleration import Run
 from hasten.caches.borrowed import Borrowed, at_least
 from hasten.caches.cache import CACHES
 from hasten.caches.hooked import Call, Hooks
 from hasten.catalog import Paper
 from hasten.errors import HastenError, one_of, positive_int
+from hasten.running import Run
 
 
 def timestep(run: Run) -> float:
@@ -70,8 +70,11 @@ class PyramidAttention(Borrowed):
         every = {f"{kind}_attention_block_skip_range": getattr(self, kind) for kind in ("spatial", "temporal", "cross")}
         config = PyramidAttentionBroadcastConfig(
             **{field: None if n == 1 else n for field, n in every.items()},
-            **{f"{kind}_attention_timestep_skip_range": (self.low, self.high) for kind in ("spatial", "temporal", "cross")},
-            current_timestep_callback=lambda: timestep(run),  # type: ignore[arg-type]
+            **{
+                f"{kind}_attention_timestep_skip_range": (self.low, self.high)
+                for kind in ("spatial", "temporal", "cross")
+            },
+            current_timestep_callback=lambda: timestep(run.parts[0]),  # type: ignore[arg-type]
         )
         apply_pyramid_attention_broadcast(network, config)
 
@@ -134,20 +137,20 @@ class FasterCache(Borrowed):
             high_frequency_weight_update_timestep_range=self.high_between,  # type: ignore[arg-type]
             alpha_low_frequency=self.low, alpha_high_frequency=self.high,
             attention_weight_callback=lambda _: self.weight, tensor_format="BCHW",
-            current_timestep_callback=lambda: timestep(run),  # type: ignore[arg-type]
+            current_timestep_callback=lambda: timestep(run.parts[0]),  # type: ignore[arg-type]
         ))  # fmt: skip
 
-    def prepare(self, hooks: Hooks, run: Run, call: Call) -> None:
+    def prepare(self, hooks: Hooks, call: Call) -> None:
         rows, kwargs = len(call.x), call.kwargs
         branched = [k for k, v in kwargs.items() if isinstance(v, Tensor) and v.ndim and len(v) == rows]
-        guided = run.branches(rows) == 2 and call.x.ndim in (4, 5) and bool(branched)
+        guided = call.part.branches(rows) == 2 and call.x.ndim in (4, 5) and bool(branched)
         for hook in hooks.all:
             if not hasattr(hook, "is_guidance_distilled"):
                 continue
             if call.first or not guided:
                 hook.is_guidance_distilled = not guided
             # it reads what it has not stored yet if its first call may already skip
-            hook.current_timestep_callback = (lambda: float("inf")) if call.first else (lambda: timestep(run))
+            hook.current_timestep_callback = (lambda: float("inf")) if call.first else (lambda: timestep(call.part))
         for hook in hooks.named("FasterCacheDenoiserHook"):
             hook.uncond_cond_input_kwargs_identifiers = branched
             hook.tensor_format = "BCHW" if call.x.ndim == 4 else "BCFHW"

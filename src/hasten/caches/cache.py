@@ -2,47 +2,78 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, NamedTuple
 
 from torch import nn
 
-from hasten.acceleration import Acceleration, Run
-from hasten.caches.forecasters import Forecaster, Hold
-from hasten.caches.gates import Gate
+from hasten.acceleration import Acceleration
+from hasten.caches.forecasters import FORECASTERS, Forecaster, Hold
+from hasten.caches.gates import GATES, Gate
 from hasten.caches.memory import Memory
-from hasten.caches.sites import Site
-from hasten.catalog import Family
+from hasten.caches.sites import SITES, Site
+from hasten.catalog import Family, Paper
 from hasten.guidance import GUIDANCES
+from hasten.running import Run
+
+
+class Rule(NamedTuple):
+    """What is not computed, when it is, and what stands in for it."""
+
+    site: Site
+    gate: Gate
+    forecaster: Forecaster = Hold()
 
 
 class Cache(Acceleration):
-    """A part of the network is computed on some steps only. Subclasses name the three parts."""
+    """Parts of the network are computed on some steps only. Subclasses say which, by what they return as `rules`."""
 
     before = tuple(cls.name for cls in GUIDANCES)  # they decide which rows there are
 
-    @property
-    @abstractmethod
-    def site(self) -> Site:
-        """Which part of the network."""
+    def rules(self, network: nn.Module) -> Sequence[Rule]:
+        """What is done to this network; several rules have a memory each, the first outermost.
 
-    @property
-    @abstractmethod
-    def gate(self) -> Gate:
-        """On which steps it is computed."""
-
-    @property
-    def forecaster(self) -> Callable[[], Forecaster]:
-        """Makes the forecaster of one tensor; one is made for each that is remembered."""
-        return Hold
+        Raises UnsupportedModel if it lacks what they need.
+        """
+        raise NotImplementedError
 
     def check(self, network: nn.Module) -> None:
-        self.site.check(network)
+        for rule in self.rules(network):
+            rule.site.check(network)
+            if rule.gate.eye is not None:
+                rule.gate.eye.check(network)
 
     def attach(self, network: nn.Module, run: Run) -> None:
-        memory = Memory(run, self.gate, self.forecaster)
-        memory.watch(network)
-        self.site.attach(network, memory)
+        for site, gate, forecaster in self.rules(network):
+            memory = Memory(run, gate, forecaster)
+            memory.watch(network)
+            site.attach(network, memory)
 
 
 CACHES: Family[Cache] = Family("caches", Cache)
+
+
+@CACHES.add
+@dataclass(frozen=True)
+class Composed(Cache):
+    """Any site with any gate and any forecaster, as data: {"name": "cache", "site": {"name": "whole"}, ...}.
+
+    site, gate, forecaster: a name, an object with a name and fields, or an instance; of `SITES`, `GATES` and
+    `FORECASTERS`.
+    """
+
+    site: Any = "whole"
+    gate: Any = "every"
+    forecaster: Any = "hold"
+
+    name = "cache"
+    paper = Paper("hasten", 2025, "")
+    off: ClassVar[Mapping[str, Any]] = {"gate": {"name": "every", "interval": 1}}
+
+    def __post_init__(self) -> None:
+        for field, family in (("site", SITES), ("gate", GATES), ("forecaster", FORECASTERS)):
+            object.__setattr__(self, field, family.build(getattr(self, field)))
+
+    def rules(self, network: nn.Module) -> Sequence[Rule]:
+        return [Rule(self.site, self.gate, self.forecaster)]

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from hasten.caches.cache import CACHES, Cache
+from torch import nn
+
+from hasten.caches.cache import CACHES, Cache, Rule
 from hasten.caches.gates import Centered, Every, Gate
-from hasten.caches.sites import UNetDeep
+from hasten.caches.unet import UNetDeep
 from hasten.catalog import Paper
 from hasten.errors import HastenError, one_of, positive_int
 
@@ -47,11 +49,11 @@ class DeepCache(Cache):
             raise HastenError(f"power: {self.power!r} is not possible; give a number above 1")
 
     @property
-    def site(self) -> UNetDeep:
-        return UNetDeep(self.branch)
-
-    @property
     def gate(self) -> Gate:
+        """On which steps the deep part is computed."""
         if self.schedule == "uniform":
             return Every(self.interval)
         return Centered(self.interval, self.center, self.power, signed=self.schedule == "signed")
+
+    def rules(self, network: nn.Module) -> Sequence[Rule]:
+        return [Rule(UNetDeep(self.branch), self.gate)]

@@ -1,53 +1,191 @@
-"""When a cache lets the network compute in full: a rule on the step, never on a count of calls."""
+"""When a cache lets the network compute in full: a rule on the step, or on what was seen; never a count of calls."""
 
 from __future__ import annotations
 
+import math
+from abc import ABC
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Protocol
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
+import torch
+from torch import Tensor
 
-from hasten.acceleration import Run
-from hasten.errors import HastenError
+from hasten.caches.course import Course
+from hasten.catalog import Family
+from hasten.errors import HastenError, positive_int
+from hasten.running import Run
+
+if TYPE_CHECKING:
+    from hasten.caches.eyes import Eye
 
 
-class Gate(Protocol):
-    """Decides which steps are computed in full. All queries of a step (predictor, corrector) share its fate."""
+class Gate(ABC):
+    """Decides which rows are computed in full at which steps. Frozen dataclasses, listed in `GATES`.
+
+    A rule on the step says `opens(run)`. One that looks at what the solver has done reads `run.past` and
+    overrides `decide`, and so does one that looks at what flows through the network, which names its `eye`
+    besides. Rows are decided for one by one: a batch equals its singles.
+    All queries of a step (predictor, corrector) share the fate of the first.
+    """
+
+    name: ClassVar[str]
+    eye: Eye | None = None  # where in the network it looks before it decides
+    follows: bool = False  # whether what it sees is compared with the step before, not with the step last computed
 
     def opens(self, run: Run) -> bool:
-        """Whether the query that `run` is at is computed in full."""
-        ...
+        """Whether the step that the request `run` is at is computed in full."""
+        raise NotImplementedError
+
+    def decide(self, run: Run, courses: Sequence[Course], scores: Sequence[float | None]) -> Sequence[bool]:
+        """The same for each row of the request.
+
+        courses: what is known of the rows; `course.image` is the row of `run.past`'s tensors, `course.notes`
+        is the gate's own. scores: how far what the eye sees has moved, as `measure` has it; None where there
+        is no eye or nothing to compare with yet.
+        """
+        return [self.opens(run)] * len(courses)
+
+    def measure(self, now: Tensor, before: Tensor) -> Tensor:
+        """How far each row of an indicator has moved, (rows,): mean |now - before| / mean |before|.
+
+        Rows that are not finite measure infinite: they are computed.
+        """
+        now, before = now.float().flatten(1), before.float().flatten(1)
+        moved = (now - before).abs().mean(1) / before.abs().mean(1)
+        return torch.where(moved.isfinite(), moved, torch.where((now == before).all(1), 0.0, math.inf))
 
 
+GATES: Family[Gate] = Family("gate", Gate)
+
+
+@GATES.add
 @dataclass(frozen=True)
 class Every(Gate):
-    """Full on steps 0, interval, 2 interval, ...: ceil(steps / interval) of them."""
+    """Full on the first `warmup` steps, then wherever step - phase is a multiple of `interval`, and on the last `tail`.
 
-    interval: int
+    As it is: steps 0, interval, 2 interval, ...: ceil(steps / interval) of them. interval 1 is off.
+    """
+
+    interval: int = 2
+    warmup: int = 1
+    phase: int = 0
+    tail: int = 0
+
+    name = "every"
+
+    def __post_init__(self) -> None:
+        positive_int("interval", self.interval)
 
     def opens(self, run: Run) -> bool:
-        return run.step % self.interval == 0
+        early, late = run.step < max(1, self.warmup), run.step >= run.steps - self.tail
+        return early or late or (run.step - self.phase) % self.interval == 0
 
 
+@GATES.add
+@dataclass(frozen=True)
+class Countdown(Gate):
+    """Full on step 0, and wherever the number of steps after this one is a multiple of `interval`; the last is full.
+
+    Source: Selvaraju et al. 2024 (FORA), its code.
+    """
+
+    interval: int = 2
+
+    name = "countdown"
+
+    def __post_init__(self) -> None:
+        positive_int("interval", self.interval)
+
+    def opens(self, run: Run) -> bool:
+        return run.step == 0 or (run.steps - 1 - run.step) % self.interval == 0
+
+
+@GATES.add
 @dataclass(frozen=True)
 class Listed(Gate):
-    """Full on the listed steps, and always on step 0."""
+    """Full on the listed steps, and always on step 0.
 
-    steps: frozenset[int]
+    of: how many steps the list is meant for; runs of another number are scaled to it: a listed step stands for
+    the step at the same fraction of the way, rounded down. None takes the list as it is.
+    """
+
+    steps: tuple[int, ...] = ()
+    of: int | None = None
+
+    name = "listed"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "steps", tuple(sorted(set(self.steps))))
 
     def opens(self, run: Run) -> bool:
-        return run.step == 0 or run.step in self.steps
+        if self.of is None or self.of == run.steps:
+            return run.step == 0 or run.step in self.steps
+        return run.step == 0 or run.step in {step * run.steps // self.of for step in self.steps}
 
 
+@GATES.add
+@dataclass(frozen=True)
+class Never(Gate):
+    """Full on step 0 only."""
+
+    name = "never"
+
+    def opens(self, run: Run) -> bool:
+        return run.step == 0
+
+
+@GATES.add
+@dataclass(frozen=True)
+class Within(Gate):
+    """Another gate's rule between two fractions of the run; full outside: start <= step / steps < stop."""
+
+    gate: Any = "never"
+    start: float = 0.0
+    stop: float = 1.0
+
+    name = "within"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "gate", GATES.build(self.gate))
+        if not 0 <= self.start <= self.stop <= 1:
+            raise HastenError(f"start: {self.start} to stop: {self.stop} is not possible; give 0 <= start <= stop <= 1")
+
+    @property
+    def eye(self) -> Eye | None:  # type: ignore[override]
+        return self.gate.eye
+
+    @property
+    def follows(self) -> bool:  # type: ignore[override]
+        return self.gate.follows
+
+    def measure(self, now: Tensor, before: Tensor) -> Tensor:
+        return self.gate.measure(now, before)
+
+    def opens(self, run: Run) -> bool:
+        return not self._inside(run) or self.gate.opens(run)
+
+    def decide(self, run: Run, courses: Sequence[Course], scores: Sequence[float | None]) -> Sequence[bool]:
+        answers = self.gate.decide(run, courses, scores)
+        return answers if self._inside(run) else [True] * len(courses)
+
+    def _inside(self, run: Run) -> bool:
+        return self.start * run.steps <= run.step < self.stop * run.steps
+
+
+@GATES.add
 @dataclass(frozen=True)
 class Centered(Gate):
     """As many full steps as `Every` has, but dense around step `center`. See `centered_steps`."""
 
-    interval: int
-    center: int
-    power: float
-    signed: bool
+    interval: int = 2
+    center: int = 15
+    power: float = 1.4
+    signed: bool = False
+
+    name = "centered"
 
     def opens(self, run: Run) -> bool:
         return run.step in centered_steps(run.steps, self.interval, self.center, self.power, self.signed)

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
+from weakref import WeakKeyDictionary
 
 from torch import Tensor, nn
 
-from hasten.acceleration import Run, batch_of, wrap
+from hasten.acceleration import batch_of, picked, wrap
+from hasten.guidance.branches import batched, replaced
+from hasten.running import Run
 
 
 def adopt(network: nn.Module, apply: Callable[[nn.Module], Any]) -> Any:
@@ -64,12 +67,12 @@ class _Hooked:
 
 @dataclass(frozen=True)
 class Call:
-    """One call of the network. x: its batch, (rows, ...). first: whether its course has just begun."""
+    """One call of the network for one request. x: its batch, (rows, ...). first: whether its course has just begun."""
 
+    part: Run
     x: Tensor
     first: bool
-    args: tuple[Any, ...]
-    kwargs: dict[str, Any]
+    kwargs: Mapping[str, Any]
 
 
 class Store(Protocol):
@@ -83,51 +86,79 @@ class Store(Protocol):
         """Remember for this course; one that was never named before starts empty."""
         ...
 
-    def forget(self) -> None:
-        """Drop what was remembered for all of them."""
+    def keep(self, courses: Set[str]) -> None:
+        """Drop what was remembered for all courses but these."""
         ...
 
 
 class Courses:
     """Tells for each call of a network whose it is, so that a cache remembers nothing of anybody else.
 
-    A course is one generation, one call of its queries (guidance in two calls makes two), one batch size,
-    shape, dtype and device: when any of these changes, another course begins. Outside of a generation every
-    call is a course of its own.
+    A course is one generation of one request, one call of its queries (guidance in two calls makes two), one
+    batch size, shape, dtype and device: when any of these changes, another course begins. Outside of a
+    generation every call is a course of its own. Requests that share a call are asked one after the other.
     """
 
     def __init__(self, run: Run, store: Store) -> None:
         self.run, self.store = run, store
-        self._number: int | None = None
-        self._courses: dict[Any, tuple[Any, str]] = {}
+        self._courses: WeakKeyDictionary[Run, dict[Any, tuple[Any, str]]] = WeakKeyDictionary()
+        self._numbers: WeakKeyDictionary[Run, int | None] = WeakKeyDictionary()
         self._begun = 0
 
     def watch(self, network: nn.Module, prepare: Callable[[Call], None] = lambda call: None) -> None:
         """Do so on every call of the view `network`; `prepare` is called before it runs."""
         batch = batch_of(network)
 
-        def forward(inner: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        def one(part: Run, inner: Callable[..., Any], args: Any, kwargs: Any) -> Any:
             x = batch(args, kwargs)
-            course, first = self._of(x)
+            course, first = self._of(part, x)
             with self.store.inside(course):
-                prepare(Call(x, first, args, kwargs))
+                prepare(Call(part, x, first, kwargs))
                 return inner(*args, **kwargs)
+
+        def forward(inner: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+            if len(self.run.parts) == 1:
+                return one(self.run.parts[0], inner, args, kwargs)
+            count = len(batch(args, kwargs))
+            rows = self.run.rows(count)
+            if rows is None:
+                return one(Run(self.run.process), inner, args, kwargs)
+            answers = []
+            for part in self.run.parts:
+                which = [i for i, row in enumerate(rows) if row.part is part]
+                with self.run.holding([part]), self.run.narrowed([rows[i] for i in which]):
+                    alone = one(part, inner, picked(args, count, which), picked(kwargs, count, which))
+                answers.append((which, alone))
+            return _joined(answers, count)
 
         wrap(network, forward)
 
-    def _of(self, x: Tensor) -> tuple[str, bool]:
-        run = self.run
-        number = run.number if run.number and run.step < run.steps else None
-        if number is None or number != self._number:
-            self.store.forget()
-            self._courses, self._number = {}, number
-        key = self.store.opened() or run.call
+    def _of(self, part: Run, x: Tensor) -> tuple[str, bool]:
+        number = part.number if part.number and part.step < part.steps else None
+        if number is None or number != self._numbers.get(part):
+            self._courses[part], self._numbers[part] = {}, number
+            self.store.keep({name for courses in self._courses.values() for _, name in courses.values()})
+        courses = self._courses[part]
+        key = self.store.opened() or part.call
         shape = (x.shape, x.dtype, x.device)
-        first = self._courses.get(key, (None, ""))[0] != shape
+        first = courses.get(key, (None, ""))[0] != shape
         if first:
             self._begun += 1
-            self._courses[key] = (shape, f"{key} {self._begun}")
-        return self._courses[key][1], first
+            courses[key] = (shape, f"{key} {self._begun}")
+        return courses[key][1], first
+
+
+def _joined(answers: Sequence[tuple[Sequence[int], Any]], count: int) -> Any:
+    """One answer of `count` rows from answers for the rows at some positions each."""
+    found = [batched(answer, len(which)) for which, answer in answers]
+    whole = []
+    for parts in zip(*found, strict=True):
+        room = parts[0].new_empty(count, *parts[0].shape[1:])
+        for (which, _), x in zip(answers, parts, strict=True):
+            room[list(which)] = x
+        whole.append(room)
+    which, answer = answers[0]
+    return replaced(answer, len(which), whole)
 
 
 class Hooks(Store):
@@ -177,9 +208,7 @@ class Hooks(Store):
             for manager, context in zip(self._managers, told, strict=True):
                 manager.set_context(context)
 
-    def forget(self) -> None:
-        for manager in self._managers:
-            context = manager._context
-            manager.reset()
-            manager.set_context(context)
-        self._states = {}
+    def keep(self, courses: Set[str]) -> None:
+        for states in (self._states, *(manager._state_cache for manager in self._managers)):
+            for name in set(states) - courses:
+                del states[name]

@@ -10,16 +10,17 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from hasten.acceleration import Acceleration, Run, batch_of, wrap
+from hasten.acceleration import batch_of, wrap
 from hasten.caches.borrowed import Others
 from hasten.caches.cache import CACHES, Cache
 from hasten.catalog import Paper
 from hasten.errors import HastenError, UnsupportedModel, one_of
+from hasten.running import Run
 
 
 @CACHES.add
 @dataclass(frozen=True)
-class TokenMerging(Acceleration):
+class TokenMerging(Cache):
     """Merge the most alike tokens before each self-attention over a grid of tokens, and copy the results back.
 
     ratio: share of the tokens to merge away, 0 to 0.75; 0 is off. downsample: 1, 2, 4 or 8: blocks whose grid
@@ -69,9 +70,6 @@ class TokenMerging(Acceleration):
             wrap(block.attn1, merging.attention)
 
 
-Cache.register(TokenMerging)  # a recipe takes it among its caches
-
-
 def _blocks(network: nn.Module) -> Iterator[Any]:
     """The transformer blocks that attend to themselves first, in the order of their registration."""
     for module in network.modules():
@@ -116,20 +114,48 @@ class _Merging:
     def attention(self, inner: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         x, args = (args[0], args[1:]) if args else (kwargs.pop("hidden_states"), args)
         matching = None
-        if self.tokens is not None and x.ndim == 3 and not any(isinstance(v, Tensor) for v in (*args, *kwargs.values())):
+        if (
+            self.tokens is not None
+            and x.ndim == 3
+            and not any(isinstance(v, Tensor) for v in (*args, *kwargs.values()))
+        ):
             matching = self._matching(self.tokens)  # neither a mask nor other keys, which know nothing of merging
         if matching is None:
             return inner(x, *args, **kwargs)
         return matching.unmerge(inner(matching.merge(x), *args, **kwargs))
 
-    def _matching(self, tokens: Tensor) -> Matching | None:
+    def _matching(self, tokens: Tensor) -> Matching | _Apart | None:
         count, settings = tokens.shape[1], self.settings
         grid = self.size.grid(count, settings.downsample)
         merged = int(settings.ratio * count)
         if grid is None or min(grid) < 2 or not merged:
             return None
-        key = [settings.seed, self.run.step, self.number] if settings.random else None
-        return Matching(tokens, destinations(*grid, key).to(tokens.device), merged)
+        rows = self.run.rows(len(tokens))
+        steps = [self.run.step] * len(tokens) if rows is None else [row.part.step for row in rows]
+
+        def matching(x: Tensor, step: int) -> Matching:
+            key = [settings.seed, step, self.number] if settings.random else None
+            return Matching(x, destinations(*grid, key).to(x.device), merged)
+
+        if not settings.random or len(set(steps)) == 1:
+            return matching(tokens, steps[0])
+        groups = [[i for i, at in enumerate(steps) if at == step] for step in sorted(set(steps))]
+        return _Apart(groups, [matching(tokens[group], steps[group[0]]) for group in groups])
+
+
+class _Apart:
+    """Matchings for groups of rows, which belong to requests at different steps, as one for all rows."""
+
+    def __init__(self, groups: list[list[int]], matchings: list[Matching]) -> None:
+        self.groups, self.matchings = groups, matchings
+        order = [i for group in groups for i in group]
+        self.back = [order.index(i) for i in range(len(order))]
+
+    def merge(self, x: Tensor) -> Tensor:
+        return torch.cat([m.merge(x[group]) for group, m in zip(self.groups, self.matchings)])[self.back]
+
+    def unmerge(self, y: Tensor) -> Tensor:
+        return torch.cat([m.unmerge(y[group]) for group, m in zip(self.groups, self.matchings)])[self.back]
 
 
 def destinations(height: int, width: int, key: list[int] | None) -> Tensor:

@@ -2,179 +2,122 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import itertools
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, ClassVar
 
+import torch
 from torch import Tensor, nn
 
-from hasten.acceleration import wrap
-from hasten.caches.memory import Memory
-from hasten.errors import UnsupportedModel
+from hasten.acceleration import batch_of, mapped, wrap
+from hasten.caches.memory import Fate, Memory
+from hasten.catalog import Family
+from hasten.errors import HastenError, one_of
 
 
-class Site(Protocol):
-    """A part of a network, and the tensors that stand in for it."""
+class Site(ABC):
+    """A part of a network, and the tensors that stand in for it. Frozen dataclasses, listed in `SITES`."""
 
+    name: ClassVar[str]
+
+    @abstractmethod
     def check(self, network: nn.Module) -> None:
         """Raise UnsupportedModel, saying what is missing, if the network has no such part."""
-        ...
 
+    @abstractmethod
     def attach(self, network: nn.Module, memory: Memory) -> None:
-        """Make the view `network` ask the memory whether the part is skipped, and give it what to remember."""
-        ...
+        """Make the view `network` ask the memory what becomes of the part, and give it what to remember."""
 
 
+SITES: Family[Site] = Family("site", Site)
+
+
+class Standing:
+    """In place of a module's forward: all tensors that come out are remembered, and stand in for it later."""
+
+    def __init__(self, memory: Memory, key: Hashable) -> None:
+        self.memory, self.key = memory, key
+        self._template: Any = None  # what comes out, with tensors of no size
+
+    def __call__(self, inner: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        fate = self.memory.fate((self.key, 0))
+        number = itertools.count()
+        if fate.none:
+            return mapped(self._template, lambda _: self.memory.settle((self.key, next(number)), None))
+        result = self.memory.compute(fate, inner, args, kwargs)
+        self._template = mapped(result, lambda x: x.new_empty(0))
+        return mapped(result, lambda x: self.memory.settle((self.key, next(number)), x))
+
+
+SPACES = ("output", "data")
+WHOLE = "whole"
+
+
+@SITES.add
 @dataclass(frozen=True)
-class UNetDeep(Site):
-    """Everything of a U-Net that is deeper than unit `branch` of its ways down and up.
+class Whole(Site):
+    """The whole network: where it is not computed, not a layer of it runs.
 
-    Units are d_0 (the input convolution), d_1, ... on the way down, and their mirror images u_0 (the last
-    one), u_1, ... on the way up: u_j takes the skip that d_j leaves. What is remembered is the tensor that
-    enters u_branch. While it is skipped, d_0 .. d_branch, u_branch .. u_0 and the output head run afresh.
+    space: what is remembered and forecast; the network's "output" as it is, or the clean "data" that it stands
+    for, from which the output at the current state and time is made again.
     """
 
-    branch: int
+    space: str = "output"
+
+    name = "whole"
+
+    def __post_init__(self) -> None:
+        one_of("space", self.space, SPACES)
 
     def check(self, network: nn.Module) -> None:
-        down, _ = unet_units(network)
-        if self.branch >= len(down):
-            raise UnsupportedModel(
-                f"branch: {self.branch} is deeper than this {type(network).__name__} goes; "
-                f"give a number from 0 to {len(down) - 1}"
-            )
+        pass
 
     def attach(self, network: nn.Module, memory: Memory) -> None:
-        down, up = unet_units(network)
-        deep_down, deep_up = down[self.branch + 1 :], up[self.branch + 1 :]
-        running = {unit.block for unit in (*down[: self.branch + 1], *up[: self.branch + 1])}
-        for block in {unit.block for unit in deep_down} - running:
-            wrap(block, _Hollow(memory, written=True))
-        for block in {unit.block for unit in deep_up} - running:
-            wrap(block, _Hollow(memory))
-        if isinstance(network.mid_block, nn.Module):
-            wrap(network.mid_block, _Hollow(memory))
-        for unit in deep_down:
-            if unit.block in running:
-                for part in unit.parts:
-                    wrap(part, _Hollow(memory, written=unit.ends_block))
-        entry = up[self.branch]
-        inside = [part for unit in reversed(deep_up) if unit.block is entry.block for part in unit.parts]
-        for part in inside[:-1]:
-            wrap(part, _Hollow(memory))
-        if inside:
-            wrap(inside[-1], _Leaving(memory, entry.block))
-        else:
-            wrap(entry.block, _Entering(memory, entry.block))
+        batch = batch_of(network)
+        template: list[Any] = []
 
+        def forward(inner: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+            fate = memory.fate(WHOLE)
+            shown = batch(args, kwargs)
+            if fate.none:
+                output = self._settled(memory, fate, shown, None)
+                return mapped(template[0], lambda _: output)
+            result = memory.compute(fate, inner, args, kwargs)
+            output = self._settled(memory, fate, shown, result[0])
+            template[:] = [mapped(result, lambda x: x.new_empty(0))]
+            return result if fate.all else mapped(result, lambda _: output)
 
-@dataclass(frozen=True)
-class Unit:
-    """What leaves one skip on a U-Net's way down, or takes one on its way up: modules in the order they run."""
+        wrap(network, forward)
 
-    block: nn.Module
-    parts: tuple[nn.Module, ...]
-    ends_block: bool = False
+    def _settled(self, memory: Memory, fate: Fate, shown: Tensor, output: Tensor | None) -> Tensor:
+        """The output of all rows."""
+        if self.space == "output":
+            return memory.settle(WHOLE, output)
+        data = rest = None
+        if output is not None:
+            data = self._by_part(memory, shown, output, to_data=True)
+            rest = output[:, data.shape[1] :]  # a variance that is predicted as well, if any
+        data, rest = memory.settle(WHOLE, data), memory.settle((WHOLE, "rest"), rest)
+        if output is not None and fate.all:
+            return output
+        made = torch.cat([self._by_part(memory, shown, data, to_data=False), rest], 1)
+        if output is None:
+            return made
+        computed = torch.tensor(fate.computed, device=made.device)
+        return made.index_copy(0, computed, output[fate.computed])
 
-
-def unet_units(network: Any) -> tuple[list[Unit], list[Unit]]:
-    """The units d_0, d_1, ... of the way down, and their mirror images u_0, u_1, ... of the way up.
-
-    Raises UnsupportedModel for networks that are no U-Nets, or whose ways do not mirror each other.
-    """
-
-    def refuse(what: str) -> UnsupportedModel:
-        return UnsupportedModel(
-            f"model: {type(network).__name__} {what}; give a U-Net whose way up takes one skip "
-            "for each residual block, such as UNet2DConditionModel"
-        )
-
-    for name in ("conv_in", "down_blocks", "mid_block", "up_blocks"):
-        if not hasattr(network, name):
-            raise refuse(f"has no {name}")
-
-    def units(block: Any) -> list[Unit]:
-        for name in block._modules:
-            if name not in ("resnets", "attentions", "downsamplers", "upsamplers"):
-                raise refuse(f"has {name} in its {type(block).__name__}")
-        resnets, attentions = list(getattr(block, "resnets", ())), list(getattr(block, "attentions", ()))
-        if len(attentions) not in (0, len(resnets)):
-            raise refuse(f"has {len(resnets)} resnets and {len(attentions)} attentions in a {type(block).__name__}")
-        parts = list(zip(resnets, attentions)) if attentions else [(resnet,) for resnet in resnets]
-        if getattr(block, "downsamplers", None):
-            parts.append(tuple(block.downsamplers))
-        return [Unit(block, p, ends_block=p is parts[-1]) for p in parts]
-
-    down = [Unit(network.conv_in, (network.conv_in,)), *(u for block in network.down_blocks for u in units(block))]
-    up = [u for block in network.up_blocks for u in units(block)][::-1]
-    if len(down) != len(up):
-        raise refuse(f"leaves {len(down)} skips and takes {len(up)}")
-    return down, up
-
-
-class _Hollow:
-    """In place of a module's forward: on cached steps, stand-ins of the right shape come out at no cost.
-
-    Block code goes on to join them with one another, so they have a single channel; nothing reads what comes
-    of that. Where adapters write into the hidden state, it is a tensor of its own with all its channels.
-    """
-
-    def __init__(self, memory: Memory, written: bool = False) -> None:
-        self.memory, self.written = memory, written
-        self.hidden: Tensor
-        self.skips: tuple[tuple[Tensor, ...], ...] | None  # None where no tuple comes out
-
-    def __call__(self, inner: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        if not self.memory.skips:
-            result = inner(*args, **kwargs)
-            hidden, *skips = result if isinstance(result, tuple) else (result,)
-            self.hidden = _outline(hidden, hidden.shape[1] if self.written else 1)
-            self.skips = tuple(tuple(map(_outline, some)) for some in skips) if isinstance(result, tuple) else None
-            return result
-        fitted = self.memory.fitted
-        hidden = fitted(self.hidden)
-        if self.written:
-            hidden = hidden.new_empty(hidden.shape)
-        return hidden if self.skips is None else (hidden, *(tuple(map(fitted, some)) for some in self.skips))
-
-
-def _outline(x: Tensor, channels: int = 1) -> Tensor:
-    """Zeros of the size of x, (rows, channels, height, width), that take no memory."""
-    return x.new_zeros(()).expand(len(x), channels, *x.shape[2:])
-
-
-class _Entering:
-    """In place of an up block's forward: its input is remembered on full steps, and recalled on cached ones."""
-
-    def __init__(self, memory: Memory, block: nn.Module) -> None:
-        self.memory, self.block = memory, block
-
-    def __call__(self, inner: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        hidden, args = (args[0], args[1:]) if args else (kwargs.pop("hidden_states"), args)
-        if self.memory.skips:
-            hidden = _apart(self.memory.recall("deep"), self.block)
-        else:
-            self.memory.remember("deep", _apart(hidden, self.block))
-        return inner(hidden, *args, **kwargs)
-
-
-class _Leaving:
-    """In place of the forward of the last deep part of a block that goes on: the same for its output."""
-
-    def __init__(self, memory: Memory, block: nn.Module) -> None:
-        self.memory, self.block = memory, block
-        self.in_tuple = False
-
-    def __call__(self, inner: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        if self.memory.skips:
-            hidden = _apart(self.memory.recall("deep"), self.block)
-            return (hidden,) if self.in_tuple else hidden
-        result = inner(*args, **kwargs)
-        self.in_tuple = isinstance(result, tuple)
-        self.memory.remember("deep", _apart(result[0] if self.in_tuple else result, self.block))
-        return result
-
-
-def _apart(hidden: Tensor, block: nn.Module) -> Tensor:
-    """A copy of its own for blocks that write into their hidden state, which those with FreeU do."""
-    return hidden.clone() if getattr(block, "b1", None) else hidden
+    @staticmethod
+    def _by_part(memory: Memory, shown: Tensor, tensor: Tensor, to_data: bool) -> Tensor:
+        """Each row's output as data, or its data as output, at the time of its own request."""
+        pieces = []
+        for part, rows in memory.stretches():
+            if part.reading is None:
+                raise HastenError(
+                    'space: "data" needs to know what the network predicts; give the denoiser a kind, or use "output"'
+                )
+            x, value = shown[rows], tensor[rows]
+            made = part.reading.shown(x, value, part.time).data if to_data else part.reading.output(value, x, part.time)
+            pieces.append(made)
+        return pieces[0] if len(pieces) == 1 else torch.cat(pieces)

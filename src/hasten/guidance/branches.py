@@ -1,47 +1,35 @@
-"""A guided batch and its halves: the unconditional branch comes first, the conditional one last."""
+"""Batches of branches: whose answer is whose, and running on some rows only."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from torch import Tensor
 
+from hasten.acceleration import mapped, picked
+from hasten.running import Row, Run
 
-def conditional_half(rows: int, inner: Callable[..., Any], args: Any, kwargs: Any) -> Any:
-    """What `inner` answers for the second half of its batch of `rows` rows: the conditional branch alone."""
 
-    def half(x: Tensor) -> Tensor:
-        return x[rows // 2 :] if x.ndim and len(x) == rows else x
+def conditional(row: Row) -> Row:
+    """The row of the same image in the last branch, the conditional one."""
+    return Row(row.part, row.place % (row.part.images or 1))
 
-    return inner(*mapped(args, half), **mapped(kwargs, half))
+
+def ran(run: Run, inner: Callable[..., Any], args: Any, kwargs: Any, rows: Sequence[Row], kept: Sequence[int]) -> Any:
+    """What `inner` answers for the rows at the positions `kept` alone, of a batch of `rows`."""
+    with run.narrowed([rows[i] for i in kept]):
+        return inner(*picked(args, len(rows), kept), **picked(kwargs, len(rows), kept))
 
 
 def batched(value: Any, rows: int) -> list[Tensor]:
     """Every tensor of `rows` rows in an answer, in a fixed order."""
     found: list[Tensor] = []
-
-    def keep(x: Tensor) -> Tensor:
-        if x.ndim and len(x) == rows:
-            found.append(x)
-        return x
-
-    mapped(value, keep)
+    mapped(value, lambda x: found.append(x) if x.ndim and len(x) == rows else None)
     return found
 
 
-def mapped(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
-    """`value` with `change` applied to every tensor in it, however deep in tuples, lists and mappings."""
-    if isinstance(value, Tensor):
-        return change(value)
-    if isinstance(value, Mapping):  # also the outputs of diffusers, which are made by keyword
-        return type(value)(**{key: mapped(inside, change) for key, inside in value.items()})
-    if isinstance(value, tuple | list):
-        return type(value)(mapped(inside, change) for inside in value)
-    return value
-
-
-def replaced(value: Any, rows: int, by: list[Tensor]) -> Any:
+def replaced(value: Any, rows: int, by: Sequence[Tensor]) -> Any:
     """An answer in which the tensors that `batched` finds are others."""
     rest = iter(by)
     return mapped(value, lambda x: next(rest) if x.ndim and len(x) == rows else x)

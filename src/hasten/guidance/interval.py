@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
-import torch
-from torch import Tensor, nn
+from torch import nn
 
-from hasten.acceleration import Run, batch_of, wrap
+from hasten.acceleration import batch_of, mapped, pick, wrap
 from hasten.catalog import Paper
 from hasten.errors import HastenError
 from hasten.guidance.base import GUIDANCES, Guidance, needs_branches
-from hasten.guidance.branches import conditional_half, mapped
+from hasten.guidance.branches import conditional, ran
+from hasten.running import Run
 
 
 @GUIDANCES.add
@@ -25,7 +25,7 @@ class GuidanceInterval(Guidance):
     low, high: noise levels, at least 0; high None is no limit, and (0, None) is plain guidance. SD-like
     models: about (0.28, 5.4).
 
-    Elsewhere the network runs on the second half of its batch, the conditional one, and its output is handed
+    Elsewhere the network runs on the last branch of its batch, the conditional one, and its output is handed
     out for both, so that whatever the pipeline extrapolates is the conditional prediction. Batches that are
     not made of two branches run as they are, and so does the first call of a generation if nobody has said
     how many images it has (diffusers pipelines do when they prepare latents).
@@ -64,14 +64,16 @@ class GuidanceInterval(Guidance):
         batch = batch_of(network)
 
         def forward(inner: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-            rows = len(batch(args, kwargs))
-            if run.branches(rows) != 2 or self.guides(run):
+            count = len(batch(args, kwargs))
+            rows = run.rows(count)
+            if rows is None or run.branches(count) != 2:
                 return inner(*args, **kwargs)
-
-            def both(x: Tensor) -> Tensor:
-                return torch.cat([x, x]) if x.ndim and len(x) == rows // 2 else x
-
-            return mapped(conditional_half(rows, inner, args, kwargs), both)
+            guides = {part: self.guides(part) for part in run.parts}
+            kept = [i for i, row in enumerate(rows) if row.branch == 0 or guides[row.part]]
+            if len(kept) == count:
+                return inner(*args, **kwargs)
+            where = {rows[i]: position for position, i in enumerate(kept)}
+            source = [where.get(row, where[conditional(row)]) for row in rows]
+            return mapped(ran(run, inner, args, kwargs, rows, kept), lambda x: pick(x, len(kept), source))
 
         wrap(network, forward)
-

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 
-from hasten.acceleration import Run, batch_of, wrap
+from hasten.acceleration import batch_of, wrap
 from hasten.catalog import Paper
 from hasten.errors import HastenError, UnsupportedModel, positive_int
 from hasten.guidance.base import GUIDANCES, Guidance, needs_branches
-from hasten.guidance.branches import batched, conditional_half, replaced
+from hasten.guidance.branches import batched, conditional, ran, replaced
+from hasten.running import Row, Run
 
 
 class Difference(Protocol):
@@ -89,34 +91,72 @@ class Reuse(Guidance):
     def attach(self, network: nn.Module, run: Run) -> None:
         if all(getattr(self, field) == value for field, value in self.off.items()):
             return
-        batch = batch_of(network)
-        kept: dict[int, list[Difference]] = {}  # by the call of a query
-        stamp: Any = None
+        batch, kept = batch_of(network), _Differences(self)
 
         def forward(inner: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-            nonlocal stamp
             x = batch(args, kwargs)
-            rows = len(x)
-            if run.branches(rows) != 2 or not run.number or run.step >= run.steps:
+            rows = run.rows(len(x))
+            if rows is None or run.branches(len(x)) != 2:
                 return inner(*args, **kwargs)
-            if stamp != (now := (run.number, x.shape, x.dtype, x.device)):
-                kept.clear()
-                stamp = now
-            call = run.call
-            if call not in kept or self.full(run):
-                answer = inner(*args, **kwargs)
-                halves = [x.chunk(2) for x in batched(answer, rows)]
-                kept[call] = [self.difference(empty - filled) for empty, filled in halves]
-                return answer
-            answer = conditional_half(rows, inner, args, kwargs)
-            time = float(run.process.network_time(run.time))
-            both = [
-                torch.cat([filled + course.forecast(time), filled])
-                for filled, course in zip(batched(answer, rows // 2), kept[call], strict=True)
-            ]
-            return replaced(answer, rows // 2, both)
+            full = {part: kept.begin(part, x) for part in run.parts}
+            running = [i for i, row in enumerate(rows) if row.branch == 0 or full[row.part]]
+            answer = ran(run, inner, args, kwargs, rows, running)
+            whole = [kept.whole(x, rows, running) for x in batched(answer, len(running))]
+            places = {part: _places(rows, part) for part in run.parts}
+            for part, (empty, filled) in places.items():
+                if full[part]:
+                    kept.remember(part, [x[empty] - x[filled] for x in whole])
+                    continue
+                for x, difference in zip(whole, kept.forecast(part), strict=True):
+                    x[empty] = x[filled] + difference
+            return replaced(answer, len(running), whole)
 
         wrap(network, forward)
+
+
+class _Differences:
+    """What is kept of each request, for each call of a query."""
+
+    def __init__(self, reuse: Reuse) -> None:
+        self.reuse = reuse
+        self._stamps: WeakKeyDictionary[Run, Any] = WeakKeyDictionary()
+        self._kept: WeakKeyDictionary[Run, dict[int, list[Difference]]] = WeakKeyDictionary()
+
+    def begin(self, part: Run, x: Tensor) -> bool:
+        """Whether both branches of the request run in a call whose batch is x."""
+        stamp = (part.number, part.images, x.shape[1:], x.dtype, x.device)
+        if self._stamps.get(part) != stamp or not self._within(part):
+            self._stamps[part], self._kept[part] = stamp, {}
+        return part.call not in self._kept[part] or self.reuse.full(part)
+
+    def remember(self, part: Run, differences: list[Tensor]) -> None:
+        if self._within(part):
+            self._kept[part][part.call] = [self.reuse.difference(last) for last in differences]
+
+    def forecast(self, part: Run) -> list[Tensor]:
+        time = float(part.process.network_time(part.time))
+        return [difference.forecast(time) for difference in self._kept[part][part.call]]
+
+    @staticmethod
+    def whole(x: Tensor, rows: Sequence[Row], running: Sequence[int]) -> Tensor:
+        """Room for all rows, with those in it that ran."""
+        if len(running) == len(rows):
+            return x
+        room = x.new_empty(len(rows), *x.shape[1:])
+        room[list(running)] = x
+        return room
+
+    @staticmethod
+    def _within(part: Run) -> bool:
+        """Whether a generation is going on; outside of one nothing is kept."""
+        return bool(part.number) and part.step < part.steps
+
+
+def _places(rows: Sequence[Row], part: Run) -> tuple[list[int], list[int]]:
+    """The positions of a request's unconditional rows and, in the same order, of its conditional ones."""
+    where = {row: i for i, row in enumerate(rows)}
+    empty = [i for i, row in enumerate(rows) if row.part is part and row.branch == 1]
+    return empty, [where[conditional(rows[i])] for i in empty]
 
 
 @GUIDANCES.add

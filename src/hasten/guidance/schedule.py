@@ -8,13 +8,14 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from hasten.acceleration import Run, batch_of, wrap
+from hasten.acceleration import batch_of, wrap
 from hasten.catalog import Paper
 from hasten.errors import one_of
 from hasten.guidance.base import GUIDANCES, Guidance, needs_branches
-from hasten.guidance.branches import batched, replaced
+from hasten.guidance.branches import batched, conditional, replaced
+from hasten.running import Run
 
 SHAPES: dict[str, Callable[[float], float]] = {
     "constant": lambda left: 1.0,
@@ -53,12 +54,19 @@ class ScaleSchedule(Guidance):
         batch = batch_of(network)
 
         def forward(inner: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-            rows = len(batch(args, kwargs))
             answer = inner(*args, **kwargs)
-            if run.branches(rows) != 2:
+            count = len(batch(args, kwargs))
+            rows = run.rows(count)
+            if rows is None or run.branches(count) != 2:
                 return answer
-            factor = SHAPES[self.shape](run.time / run.process.t_max)
-            halves = [x.chunk(2) for x in batched(answer, rows)]
-            return replaced(answer, rows, [torch.cat([torch.lerp(c, u, factor), c]) for u, c in halves])
+            where = {row: i for i, row in enumerate(rows)}
+            partner = [where[conditional(row)] for row in rows]
+            factors = [SHAPES[self.shape](row.part.time / row.part.process.t_max) for row in rows]
+
+            def scaled(x: Tensor) -> Tensor:
+                factor = torch.tensor(factors, dtype=x.dtype, device=x.device).reshape(-1, *[1] * (x.ndim - 1))
+                return torch.lerp(x[partner], x, factor)
+
+            return replaced(answer, count, [scaled(x) for x in batched(answer, count)])
 
         wrap(network, forward)

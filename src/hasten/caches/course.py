@@ -1,0 +1,53 @@
+"""The course of one row of a request: what was computed for it and when, and what its gate noted."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from torch import Tensor
+
+
+class Node(NamedTuple):
+    """What was computed at `step`, at `time`: row `index` of a tensor (or all of it, once gathered)."""
+
+    step: int
+    time: float
+    tensor: Tensor
+    index: int = 0
+
+
+@dataclass
+class Course:
+    """One row of a request, in one call of its queries. Gates read it, and may keep `notes` in it.
+
+    image: which of the request's. branch: of guidance, 0 being the last (conditional) one. nodes: by tensor,
+    what was computed, newest last. step: of the latest decision, -1 before the first; open: what that was.
+    skipped: how many steps in a row were not computed, up to now. seen: what the gate's eye is to compare with.
+    """
+
+    image: int = 0
+    branch: int = 0
+    nodes: dict[Hashable, list[Node]] = field(default_factory=dict)
+    step: int = -1
+    open: bool = True
+    skipped: int = 0
+    seen: Node | None = None
+    notes: dict[str, Any] = field(default_factory=dict)
+
+    def settle(self, step: int, opens: bool) -> bool:
+        """At `step` the row is computed or not; it is if there is nothing to forecast from."""
+        opens = opens or not self.nodes
+        if step != self.step:
+            self.skipped = 0 if opens else self.skipped + 1
+        self.step, self.open = step, opens
+        return opens
+
+    def remember(self, key: Hashable, node: Node, reach: int) -> None:
+        """Keep the newest `reach` nodes; of one step, only the last."""
+        kept = self.nodes.setdefault(key, [])
+        if kept and kept[-1].step == node.step:
+            kept.pop()
+        kept.append(node)
+        del kept[:-reach]

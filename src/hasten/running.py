@@ -1,0 +1,161 @@
+"""What a generation is doing right now, and what it did just before: the record that accelerations read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from hasten.predictions import Prediction, Reading
+from hasten.processes import Process
+from hasten.solvers import Query
+
+PAST = 4  # for how many steps answers are kept
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A query that has been answered: the state, and the guided prediction that the solver was handed.
+
+    prediction.x is the state in the network's own process (Euler-like schedulers of diffusers, which keep
+    theirs divided by alpha, are converted), one row an image, without the branches of guidance.
+    """
+
+    step: int
+    stage: int
+    time: float
+    prediction: Prediction
+
+
+class Row(NamedTuple):
+    """Whose row of a network batch it is: a request's, and where in it, counted from the end.
+
+    With n images, places 0 .. n - 1 are the last branch of guidance (in pipelines the conditional one), the
+    next n the branch before it: a batch that shrinks to its last branch keeps its places.
+    """
+
+    part: Run
+    place: int
+
+    @property
+    def branch(self) -> int:
+        """Which branch of guidance, counted from the last one; 0 while the number of images is unknown."""
+        return self.place // self.part.images if self.part.images else 0
+
+    @property
+    def image(self) -> int:
+        """Which image of the request."""
+        images = self.part.images
+        return images - 1 - self.place % images if images else self.place
+
+
+@dataclass(eq=False)
+class Run:
+    """What a generation is doing right now. The scheduler writes it, accelerations read it.
+
+    number: which generation this is; everything remembered from another number is stale. step, steps,
+    stage, time: the query being answered, counted from the first executed step. call: how many times the
+    network has been called for this query (guidance in two calls makes two). images: rows of the state,
+    without the branches of guidance; None until known. expected: how many images a generation will have,
+    where whoever starts it says so. process: of the scheduler. reading: what the network's output means.
+    past: the answers of the last `PAST` steps, oldest first.
+
+    A network call may hold rows of several requests, each at a step of its own (`sample_many`): they are the
+    `parts`, and the run itself only holds them together. Whatever depends on the step must read
+    `part.step` of the rows it decides for (see `rows`), never `run.step`.
+    """
+
+    process: Process
+    reading: Reading | None = None
+    number: int = 0
+    step: int = 0
+    steps: int = 0
+    stage: int = 0
+    time: float = 0.0
+    call: int = 0
+    images: int | None = None
+    expected: int | None = None
+    past: list[Answer] = field(default_factory=list, repr=False)
+    _parts: tuple[Run, ...] = field(default=(), repr=False)
+    _narrowed: list[Row] | None = field(default=None, repr=False)
+
+    def begin(self, steps: int) -> None:
+        """A new generation of `steps` steps starts."""
+        self.number += 1
+        self.steps, self.images, self.expected = steps, self.expected, None
+        self.past.clear()
+        self.ask(0, self.process.t_max)
+
+    def expect(self, images: int) -> None:
+        """The generation that is about to begin, or has just begun, has this many images."""
+        self.images = self.expected = images
+
+    def ask(self, step: int, time: float, stage: int = 0) -> None:
+        """The network is asked at `time` for `step`."""
+        self.step, self.time, self.stage, self.call = step, float(time), stage, 0
+        if step:
+            self.expected = None  # what was said of this generation does not hold for the next
+
+    def follow(self, query: Query) -> None:
+        """The network is asked this query."""
+        self.steps = query.steps
+        self.ask(query.step, query.t, query.stage)
+
+    def answer(self, prediction: Prediction) -> None:
+        """The query has been answered so, guidance included."""
+        self.past = [old for old in self.past if old.step > self.step - PAST]
+        self.past.append(Answer(self.step, self.stage, self.time, prediction))
+
+    @property
+    def parts(self) -> tuple[Run, ...]:
+        """The requests whose rows the network call holds, in order; a pipeline's batch is one request."""
+        return self._parts or (self,)
+
+    @contextmanager
+    def holding(self, parts: Sequence[Run]) -> Iterator[None]:
+        """Meanwhile, network calls hold rows of these requests, each with its `images` known."""
+        before = self._parts, self.images
+        self._parts, self.images = tuple(parts), sum(part.images or 0 for part in parts)
+        try:
+            yield
+        finally:
+            self._parts, self.images = before
+
+    def called(self) -> None:
+        """The network has been called for the query (once more)."""
+        for part in self.parts:
+            part.call += 1
+
+    def branches(self, rows: int) -> int:
+        """How many branches of guidance a network batch of `rows` rows holds; 1 while that is unknown."""
+        return rows // self.images if self.images and rows % self.images == 0 else 1
+
+    def rows(self, count: int) -> list[Row] | None:
+        """Whose the rows of a network batch are, branch by branch, in each the parts in order.
+
+        None if that cannot be told: several requests, and a number of rows that is not a multiple of theirs.
+        """
+        if self._narrowed is not None:
+            return self._narrowed if len(self._narrowed) == count else None
+        parts = self.parts
+        if len(parts) == 1:
+            return [Row(parts[0], place) for place in range(count - 1, -1, -1)]
+        images = [part.images or 0 for part in parts]
+        if not sum(images) or count % sum(images):
+            return None
+        return [
+            Row(part, branch * own + image)
+            for branch in range(count // sum(images) - 1, -1, -1)
+            for part, own in zip(parts, images)
+            for image in range(own - 1, -1, -1)
+        ]
+
+    @contextmanager
+    def narrowed(self, rows: list[Row]) -> Iterator[None]:
+        """Meanwhile, only these rows flow through the network, or through the part of it that runs."""
+        before, self._narrowed = self._narrowed, rows
+        try:
+            yield
+        finally:
+            self._narrowed = before
