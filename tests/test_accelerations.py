@@ -2,6 +2,7 @@
 
 import json
 from contextlib import ExitStack
+from importlib.util import find_spec
 
 import pytest
 import torch
@@ -26,11 +27,14 @@ EXAMPLES = {  # where an acceleration made without arguments does nothing, or no
     "diffusers-pab": {"low": -1.0, "high": 1001.0},
     "diffusers-fastercache": {"attention_below": 1001.0, "unconditional_below": 1001.0},
     "diffusers-taylorseer": {"interval": 3, "warmup": 1},
+    "cache-dit": {"front": 1, "threshold": 100.0, "warmup": 1},
 }
+MISSING = {"cache-dit"} if find_spec("cache_dit") is None else set()  # an optional extra
 FAMILIES = {cls: family for family in (CACHES, GUIDANCES) for cls in family}
 METHODS = [
     pytest.param(family.build({"name": cls.name} | EXAMPLES.get(cls.name, {})), id=cls.name)
     for cls, family in FAMILIES.items()
+    if cls.name not in MISSING
 ]
 every_method = pytest.mark.parametrize("method", METHODS)
 

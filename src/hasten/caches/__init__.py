@@ -3,6 +3,7 @@
 from hasten.caches.borrowed import FirstBlock, MagCache
 from hasten.caches.borrowed_attention import FasterCache, PyramidAttention, TaylorSeer
 from hasten.caches.cache import CACHES, Cache, Composed, Rule
+from hasten.caches.cachedit import DBCache
 from hasten.caches.deepcache import DeepCache
 from hasten.caches.forecasters import FORECASTERS, Forecaster
 from hasten.caches.gates import GATES, Gate
@@ -10,6 +11,6 @@ from hasten.caches.merging import TokenMerging
 from hasten.caches.sites import SITES, Site
 
 __all__ = [
-    "CACHES", "FORECASTERS", "GATES", "SITES", "Cache", "Composed", "DeepCache", "FasterCache", "FirstBlock",
+    "CACHES", "FORECASTERS", "GATES", "SITES", "Cache", "Composed", "DBCache", "DeepCache", "FasterCache", "FirstBlock",
     "Forecaster", "Gate", "MagCache", "PyramidAttention", "Rule", "Site", "TaylorSeer", "TokenMerging",
 ]  # fmt: skip

@@ -16,7 +16,7 @@ from hasten.catalog import Paper
 from hasten.errors import HastenError, UnsupportedModel
 from hasten.running import Run
 
-_TEACACHE = Paper("Timestep Embedding Tells: It's Time to Cache for Video Diffusion Model", 2024, "2411.19108")
+TEACACHE = Paper("Timestep Embedding Tells: It's Time to Cache for Video Diffusion Model", 2024, "2411.19108")
 
 
 class Others:
@@ -99,7 +99,7 @@ class FirstBlock(_OnStack):
     threshold: float = 0.05
 
     name = "diffusers-first-block"
-    paper = _TEACACHE
+    paper = TEACACHE
     off: ClassVar[Mapping[str, Any]] = {"threshold": 0.0}
     pools = True
 
@@ -163,10 +163,9 @@ class MagCache(_OnStack):
         return MagCacheConfig(self.threshold, self.most, self.retain, steps, list(self.ratios))
 
     def prepare(self, hooks: Hooks, call: Call) -> None:
-        if call.first and call.part.steps:
-            config = self._config(call.part.steps)
-            for hook in hooks.all:
-                hook.config = config
+        for hook in hooks.all:  # requests that take turns differ in their number of steps
+            if call.part.steps and hook.config.num_inference_steps != call.part.steps:
+                hook.config = self._config(call.part.steps)
 
     def fit(self, pipe: Any, **arguments: Any) -> MagCache:
         """This cache with the ratios of one run of the pipeline, called with `arguments`.
