@@ -3,6 +3,7 @@
 import copy
 import gc
 import weakref
+from itertools import pairwise
 
 import pytest
 import torch
@@ -91,7 +92,6 @@ def taylorseer(*settings, **more):
     return lambda network, _: apply_taylorseer_cache(network, TaylorSeerCacheConfig(*settings, **more))
 
 
-ATTN = {"attention_below": 801.0, "unconditional_below": 701.0}
 PAIRS = [
     ("flux", FirstBlock(0.6), first_block(0.6)),
     ("pixart", FirstBlock(0.3), first_block(0.3)),
@@ -109,7 +109,10 @@ PAIRS = [
     ("pixart", FasterCache(), faster_cache()),
     (
         "sd3",
-        FasterCache(weight=0.3, unconditional=3, low=1.3, high=0.8, low_between=(200, 901), high_between=(0, 500), **ATTN),
+        FasterCache(
+            weight=0.3, unconditional=3, low=1.3, high=0.8, low_between=(200, 901), high_between=(0, 500),
+            attention_below=801.0, unconditional_below=701.0,
+        ),
         faster_cache(
             attention_weight_callback=lambda _: 0.3, unconditional_batch_skip_range=3, alpha_low_frequency=1.3,
             alpha_high_frequency=0.8, low_frequency_weight_update_timestep_range=(200, 901),
@@ -293,7 +296,7 @@ def test_calibrated_ratios_are_those_of_the_residuals():
     for handle in handles:
         handle.remove()
     norms = [(b - a).norm(dim=-1) for a, b in zip(entered, left, strict=True)]
-    expected = [1.0, *((new / old).mean().item() for old, new in zip(norms, norms[1:]))]
+    expected = [1.0, *((new / old).mean().item() for old, new in pairwise(norms))]
     before = fingerprint(pipe)
     fitted = MagCache().fit(pipe, **arguments(pipe), num_inference_steps=5, output_type="latent",
                             generator=torch.Generator().manual_seed(0))  # fmt: skip

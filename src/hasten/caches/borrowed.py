@@ -92,8 +92,9 @@ class _OnStack(Borrowed):
 class FirstBlock(_OnStack):
     """diffusers' FirstBlockCache: skip all blocks but the first while what that one adds hardly changes.
 
-    threshold: of the mean change relative to the last computed step, at least 0; 0 is off. It decides for a whole batch at once. Source: `apply_first_block_cache` of diffusers, after ParaAttention
-    and Liu et al. 2024 (TeaCache).
+    threshold: of the mean change relative to the last computed step, at least 0; 0 is off. It
+    decides for all images of a request at once.
+    Source: `apply_first_block_cache` of diffusers, after ParaAttention and Liu et al. 2024 (TeaCache).
     """
 
     threshold: float = 0.05

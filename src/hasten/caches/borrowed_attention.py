@@ -67,16 +67,12 @@ class PyramidAttention(Borrowed):
     def put(self, network: nn.Module, run: Run) -> None:
         from diffusers.hooks import PyramidAttentionBroadcastConfig, apply_pyramid_attention_broadcast
 
-        every = {f"{kind}_attention_block_skip_range": getattr(self, kind) for kind in ("spatial", "temporal", "cross")}
-        config = PyramidAttentionBroadcastConfig(
-            **{field: None if n == 1 else n for field, n in every.items()},
-            **{
-                f"{kind}_attention_timestep_skip_range": (self.low, self.high)
-                for kind in ("spatial", "temporal", "cross")
-            },
-            current_timestep_callback=lambda: timestep(run.parts[0]),  # type: ignore[arg-type]
-        )
-        apply_pyramid_attention_broadcast(network, config)
+        settings: dict[str, Any] = {"current_timestep_callback": lambda: timestep(run.parts[0])}
+        for kind in ("spatial", "temporal", "cross"):
+            every = getattr(self, kind)
+            settings[f"{kind}_attention_block_skip_range"] = None if every == 1 else every
+            settings[f"{kind}_attention_timestep_skip_range"] = (self.low, self.high)
+        apply_pyramid_attention_broadcast(network, PyramidAttentionBroadcastConfig(**settings))
 
 
 @CACHES.add
@@ -128,17 +124,20 @@ class FasterCache(Borrowed):
     def put(self, network: nn.Module, run: Run) -> None:
         from diffusers.hooks import FasterCacheConfig, apply_faster_cache
 
-        apply_faster_cache(network, FasterCacheConfig(
-            spatial_attention_block_skip_range=self.attention,
-            spatial_attention_timestep_skip_range=(-1, self.attention_below),  # type: ignore[arg-type]
-            unconditional_batch_skip_range=self.unconditional,
-            unconditional_batch_timestep_skip_range=(-1, self.unconditional_below),  # type: ignore[arg-type]
-            low_frequency_weight_update_timestep_range=self.low_between,  # type: ignore[arg-type]
-            high_frequency_weight_update_timestep_range=self.high_between,  # type: ignore[arg-type]
-            alpha_low_frequency=self.low, alpha_high_frequency=self.high,
-            attention_weight_callback=lambda _: self.weight, tensor_format="BCHW",
-            current_timestep_callback=lambda: timestep(run.parts[0]),  # type: ignore[arg-type]
-        ))  # fmt: skip
+        settings: dict[str, Any] = {
+            "spatial_attention_block_skip_range": self.attention,
+            "spatial_attention_timestep_skip_range": (-1, self.attention_below),
+            "unconditional_batch_skip_range": self.unconditional,
+            "unconditional_batch_timestep_skip_range": (-1, self.unconditional_below),
+            "low_frequency_weight_update_timestep_range": self.low_between,
+            "high_frequency_weight_update_timestep_range": self.high_between,
+            "alpha_low_frequency": self.low,
+            "alpha_high_frequency": self.high,
+            "attention_weight_callback": lambda _: self.weight,
+            "current_timestep_callback": lambda: timestep(run.parts[0]),
+            "tensor_format": "BCHW",
+        }
+        apply_faster_cache(network, FasterCacheConfig(**settings))
 
     def prepare(self, hooks: Hooks, call: Call) -> None:
         rows, kwargs = len(call.x), call.kwargs

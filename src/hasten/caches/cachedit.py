@@ -25,7 +25,7 @@ class DBCache(Borrowed):
     front, back: blocks at both ends that always run; front at least 1. threshold: of the mean change relative
     to the last computed step, at least 0; 0 is off. warmup: the first steps, all computed. most, in_a_row: at
     most so many skipped steps in a generation, and one after the other; None is no limit. order: of a Taylor
-    series that forecasts what is skipped; 0 holds it. It decides for a whole batch at once.
+    series that forecasts what is skipped; 0 holds it. It decides for all images of a request at once.
     Source: cache-dit 1.5, after ParaAttention and Liu et al. 2024 (TeaCache).
     """
 

@@ -230,7 +230,7 @@ class FrequencyReuse(Reuse):
                 raise HastenError(f"{field}: {getattr(self, field)!r} is not possible; give two numbers")
 
     def full(self, run: Run) -> bool:
-        early = self.below is not None and run.process.network_time(run.time) >= self.below
+        early = self.below is not None and float(run.process.network_time(run.time)) >= self.below
         return early or run.step < self.start * run.steps or run.step % self.interval == 0
 
     def difference(self, last: Tensor) -> Difference:
