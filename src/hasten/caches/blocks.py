@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import itertools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -57,7 +57,7 @@ class Blocks(Site):
         chosen = blocks[self.first : self.last]
         if not chosen:
             raise UnsupportedModel(
-                f"blocks: {type(network).__name__} has {len(blocks)} blocks, and none from {self.first} to {self.last}; "
+                f"blocks: this {type(network).__name__} has {len(blocks)}, none from {self.first} to {self.last}; "
                 f"give a first below {len(blocks)}"
             )
         return chosen
@@ -125,10 +125,18 @@ class _Block:
                 raise UnsupportedModel("model: a block gives out a tensor that none of its inputs could go on to be")
             if any(out is given[name] for name in alike):
                 raise UnsupportedModel("model: a block writes into its input, so what it adds cannot be remembered")
-            streams.append(min(alike, key=lambda name: float((out - given[name]).float().square().mean())))
+            streams.append(alike[nearest([given[name] for name in alike], out)])
             return out.new_empty(0)
 
         self._template, self._streams = mapped(result, look), streams
+
+
+def nearest(candidates: Sequence[Any], tensor: Tensor) -> int:
+    """Which of the candidates has the shape of a tensor and is nearest to it: a residual stream goes on from there."""
+    fits = [i for i, x in enumerate(candidates) if isinstance(x, Tensor) and x.shape == tensor.shape]
+    if len(fits) == 1:
+        return fits[0]
+    return min(fits, key=lambda i: float((candidates[i] - tensor).float().square().mean()))
 
 
 UNITS = ("attention", "self-attention", "cross-attention", "mlp")
