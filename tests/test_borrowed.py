@@ -248,6 +248,13 @@ def test_two_caches_of_the_same_steps_are_refused(cls):
             Recipe(caches=[other.name, cls.name])
 
 
+@pytest.mark.parametrize("guidance", ["reuse", "reuse-frequencies"])
+def test_two_that_leave_out_the_unconditional_branch_are_refused(guidance):
+    with pytest.raises(HastenError, match="cannot work together"):
+        Recipe(guidance=guidance, caches="diffusers-fastercache")
+    assert Recipe(guidance=guidance, caches="diffusers-first-block").accelerations
+
+
 def test_broadcast_attention_joins_deepcache():
     pipe = make("sd")
     with DeepCache(2).applied(pipe):
