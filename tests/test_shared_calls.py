@@ -8,7 +8,7 @@ from tiny import randn
 from hasten.caches import CACHES
 from hasten.denoisers import Denoiser
 from hasten.following import AcceleratedDenoiser
-from hasten.guidance import GUIDANCES
+from hasten.guidance import GUIDANCES, GuidanceInterval
 from hasten.processes import VariancePreserving
 from hasten.sampling import sample, sample_many
 
@@ -72,3 +72,13 @@ def test_walks_at_different_steps_fare_as_alone(kind, family, spec):
         alone = sample(denoiser(kind, [method]), **run)
         assert (got - alone).abs().max() <= 2e-5 * alone.abs().max()
         assert (sample(plain, **run) - alone).abs().max() > 1e-3 * alone.abs().max(), "the example must do something"
+
+
+@torch.no_grad()
+def test_a_walk_inside_of_a_guidance_interval_beside_one_outside():
+    """Rows of one branch and of two in one call: each walk's differences are its own."""
+    methods = [GuidanceInterval(low=0.5), GUIDANCES.build({"name": "reuse", "interval": 3})]
+    runs = walks()[:3]
+    for run, got in zip(runs, sample_many(denoiser("sd", methods), runs), strict=True):
+        alone = sample(denoiser("sd", methods), **run)
+        assert (got - alone).abs().max() <= 2e-5 * alone.abs().max()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
@@ -96,14 +97,15 @@ class Reuse(Guidance):
         def forward(inner: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
             x = batch(args, kwargs)
             rows = run.rows(len(x))
-            if rows is None or run.branches(len(x)) != 2:
+            guided = [] if rows is None else _guided(rows)
+            if rows is None or not guided:
                 return inner(*args, **kwargs)
-            full = {part: kept.begin(part, x) for part in run.parts}
-            running = [i for i, row in enumerate(rows) if row.branch == 0 or full[row.part]]
+            full = {part: kept.begin(part, x) for part in guided}
+            running = [i for i, row in enumerate(rows) if row.branch == 0 or full.get(row.part, True)]
             answer = ran(run, inner, args, kwargs, rows, running)
             whole = [kept.whole(x, rows, running) for x in batched(answer, len(running))]
-            places = {part: _places(rows, part) for part in run.parts}
-            for part, (empty, filled) in places.items():
+            for part in guided:
+                empty, filled = _places(rows, part)
                 if full[part]:
                     kept.remember(part, [x[empty] - x[filled] for x in whole])
                     continue
@@ -150,6 +152,11 @@ class _Differences:
     def _within(part: Run) -> bool:
         """Whether a generation is going on; outside of one nothing is kept."""
         return bool(part.number) and part.step < part.steps
+
+
+def _guided(rows: Sequence[Row]) -> list[Run]:
+    """The requests that have two branches in a batch."""
+    return [part for part, count in Counter(row.part for row in rows).items() if count == 2 * (part.images or 0)]
 
 
 def _places(rows: Sequence[Row], part: Run) -> tuple[list[int], list[int]]:
