@@ -164,9 +164,12 @@ def test_held_attention_outside_has_all_tokens():
     with refused, TokenMerging().applied(pipe), PyramidAttention(low=-1).applied(pipe):
         pytest.fail("accepted")
     for cache in (PyramidAttention(low=-1), DeepCache(2)):
-        with cache.applied(pipe), TokenMerging().applied(pipe):
-            both = call(pipe)
-            assert torch.equal(call(pipe), both)
+        with cache.applied(pipe):
+            alone = call(pipe)
+            with TokenMerging().applied(pipe):
+                both = call(pipe)
+                assert torch.equal(call(pipe), both) and not torch.equal(both, alone)
+            assert torch.equal(call(pipe), alone)
 
 
 @pytest.mark.parametrize(

@@ -60,7 +60,7 @@ class DBCache(Borrowed):
         if not BlockAdapterRegister.is_supported(network):
             raise self.refuse(network, "is none of the transformers it knows", "see cache_dit.supported_pipelines()")
         blocks = len(stack(network))
-        if self.front + self.back > blocks:
+        if self.threshold and self.front + self.back > blocks:
             raise self.refuse(
                 network, f"has {blocks} blocks", f"give front and back of together at most {blocks}, not {self._ends}"
             )
