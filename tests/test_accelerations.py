@@ -21,6 +21,7 @@ from hasten.solvers import all as all_solvers
 
 EXAMPLES = {  # where an acceleration made without arguments does nothing, or not yet in the few steps here
     "interval": {"low": 0.4, "high": 6.0},
+    "reuse": {"interval": 3},
     "reuse-frequencies": {"below": None},
     "diffusers-first-block": {"threshold": 100.0},
     "diffusers-magcache": {"ratios": [1.0, 1.1, 0.9], "threshold": 1.0, "retain": 0.0},

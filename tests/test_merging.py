@@ -136,6 +136,28 @@ def test_it_draws_by_seed_step_and_block_and_not_from_anybody_elses_numbers():
         assert torch.equal(call(pipe), top_left)
 
 
+@torch.no_grad()
+def test_each_step_draws_its_own():
+    run = Run(VariancePreserving(), number=1, steps=9)
+    network = view(make("sd").unet)
+    TokenMerging().attach(network, run)
+    args = (randn(2, 4, 8, 8), 500, randn(2, 5, 8))
+    answers = []
+    for run.step in (0, 1, 0):
+        answers.append(network(*args).sample)
+    assert torch.equal(answers[0], answers[2]) and not torch.equal(answers[0], answers[1])
+
+
+@torch.no_grad()
+def test_coarser_grids_of_odd_sizes_are_found():
+    blocks = {"down_block_types": ("CrossAttnDownBlock2D",) * 3, "up_block_types": ("CrossAttnUpBlock2D",) * 3}
+    network = view(unet(layers=1, **blocks))
+    TokenMerging(downsample=4).attach(network, Run(VariancePreserving(), number=1, steps=4))
+    seen = tokens_seen(network)
+    network(randn(2, 4, 13, 11), 500, randn(2, 5, 8))
+    assert {n for n in seen if n > 0} == {143 - 71, 42 - 21, 12 - 6}  # 13 x 11, 7 x 6, 4 x 3
+
+
 def test_fewer_multiply_adds():
     pipe = make("sd")
     plain = macs(lambda: call(pipe))

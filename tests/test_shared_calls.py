@@ -51,10 +51,10 @@ def denoiser(kind: str, methods) -> AcceleratedDenoiser:
 
 
 def walks() -> list[dict]:
-    return [
+    return [  # one of them takes two calls a step, so that steps differ within a call
         {"noise": randn(1, 4, 8, 8, seed=1), "solver": "ddim", "steps": 6},
         {"noise": randn(2, 4, 8, 8, seed=2), "solver": "dpm++", "steps": 9},
-        {"noise": randn(1, 4, 8, 8, seed=3), "solver": "unipc", "steps": 4},
+        {"noise": randn(1, 4, 8, 8, seed=3), "solver": "heun", "steps": 4},
         {"noise": randn(1, 4, 6, 10, seed=4), "solver": "ddim", "steps": 5},
     ]
 

@@ -184,6 +184,7 @@ class DifferenceReuse(Reuse):
     name = "reuse"
     paper = Paper("FasterCache: Training-Free Video Diffusion Model Acceleration with High Quality", 2024, "2410.19355")
     off: ClassVar[Mapping[str, Any]] = {"interval": 1, "steps": ()}
+    conflicts = ("reuse-frequencies",)
 
     def __post_init__(self) -> None:
         positive_int("interval", self.interval)
