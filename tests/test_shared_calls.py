@@ -71,7 +71,7 @@ def test_walks_at_different_steps_fare_as_alone(kind, family, spec):
         assert torch.equal(got, second)
         alone = sample(denoiser(kind, [method]), **run)
         assert (got - alone).abs().max() <= 2e-5 * alone.abs().max()
-        assert (sample(plain, **run) - alone).abs().max() > 1e-3 * alone.abs().max(), "the example must do something"
+        assert (sample(plain, **run) - alone).abs().max() > 1e-4 * alone.abs().max(), "the example must do something"
 
 
 @torch.no_grad()
