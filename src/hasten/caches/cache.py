@@ -14,6 +14,7 @@ from hasten.caches.gates import GATES, Gate
 from hasten.caches.memory import Memory
 from hasten.caches.sites import SITES, Site
 from hasten.catalog import Family, Paper
+from hasten.guidance import GUIDANCES
 from hasten.running import Run
 
 
@@ -28,7 +29,7 @@ class Rule(NamedTuple):
 class Cache(Acceleration):
     """Parts of the network are computed on some steps only. Subclasses say which, by what they return as `rules`."""
 
-    before = ("interval",)  # it decides which rows there are
+    before = tuple(cls.name for cls in GUIDANCES)  # they decide which rows there are
 
     def rules(self, network: nn.Module) -> Sequence[Rule]:
         """What is done to this network; several rules have a memory each, the first outermost.

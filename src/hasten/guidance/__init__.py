@@ -2,5 +2,7 @@
 
 from hasten.guidance.base import GUIDANCES, Guidance
 from hasten.guidance.interval import GuidanceInterval
+from hasten.guidance.reuse import DifferenceReuse, FrequencyReuse
+from hasten.guidance.schedule import ScaleSchedule
 
-__all__ = ["GUIDANCES", "Guidance", "GuidanceInterval"]
+__all__ = ["GUIDANCES", "DifferenceReuse", "FrequencyReuse", "Guidance", "GuidanceInterval", "ScaleSchedule"]

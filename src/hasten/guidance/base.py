@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from torch import nn
+
 from hasten.acceleration import Acceleration
 from hasten.catalog import Family
+from hasten.errors import UnsupportedModel
 
 
 class Guidance(Acceleration):
@@ -11,3 +14,12 @@ class Guidance(Acceleration):
 
 
 GUIDANCES: Family[Guidance] = Family("guidance", Guidance)
+
+
+def needs_branches(name: str, network: nn.Module) -> None:
+    """Raise UnsupportedModel if this network has its guidance distilled into it."""
+    if getattr(getattr(network, "config", None), "guidance_embeds", False):
+        raise UnsupportedModel(
+            f"guidance: {type(network).__name__} is guidance-distilled and has no unconditional branch to leave "
+            f'out; remove "{name}" or use a model with classifier-free guidance'
+        )

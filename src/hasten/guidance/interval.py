@@ -9,11 +9,12 @@ from typing import Any, ClassVar
 import numpy as np
 from torch import nn
 
-from hasten.acceleration import batch_of, mapped, pick, picked, wrap
+from hasten.acceleration import batch_of, mapped, pick, wrap
 from hasten.catalog import Paper
-from hasten.errors import HastenError, UnsupportedModel
-from hasten.guidance.base import GUIDANCES, Guidance
-from hasten.running import Row, Run
+from hasten.errors import HastenError
+from hasten.guidance.base import GUIDANCES, Guidance, needs_branches
+from hasten.guidance.branches import conditional, ran
+from hasten.running import Run
 
 
 @GUIDANCES.add
@@ -55,11 +56,7 @@ class GuidanceInterval(Guidance):
         return self.low < noise and (self.high is None or noise <= self.high)
 
     def check(self, network: nn.Module) -> None:
-        if getattr(getattr(network, "config", None), "guidance_embeds", False):
-            raise UnsupportedModel(
-                f"guidance: {type(network).__name__} is guidance-distilled and has no unconditional branch to leave "
-                'out; remove "interval" or use a model with classifier-free guidance'
-            )
+        needs_branches(self.name, network)
 
     def attach(self, network: nn.Module, run: Run) -> None:
         if (self.low, self.high) == (0.0, None):
@@ -76,9 +73,7 @@ class GuidanceInterval(Guidance):
             if len(kept) == count:
                 return inner(*args, **kwargs)
             where = {rows[i]: position for position, i in enumerate(kept)}
-            source = [where.get(row, where[Row(row.part, row.place % (row.part.images or 1))]) for row in rows]
-            with run.narrowed([rows[i] for i in kept]):
-                result = inner(*picked(args, count, kept), **picked(kwargs, count, kept))
-            return mapped(result, lambda x: pick(x, len(kept), source))
+            source = [where.get(row, where[conditional(row)]) for row in rows]
+            return mapped(ran(run, inner, args, kwargs, rows, kept), lambda x: pick(x, len(kept), source))
 
         wrap(network, forward)

@@ -1,0 +1,205 @@
+"""The caches that diffusers ships, as rows of a recipe: its own hooks, put on a view of the network."""
+
+from __future__ import annotations
+
+import dataclasses
+from abc import abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from torch import nn
+
+from hasten.caches.cache import CACHES, Cache
+from hasten.caches.hooked import Call, Courses, Hooks, adopt
+from hasten.catalog import Paper
+from hasten.errors import HastenError, UnsupportedModel
+from hasten.running import Run
+
+TEACACHE = Paper("Timestep Embedding Tells: It's Time to Cache for Video Diffusion Model", 2024, "2411.19108")
+
+
+class Others:
+    """The names of all other caches, but for those that a class says it can stand `beside`; and some more."""
+
+    def __init__(self, more: tuple[str, ...] = ()) -> None:
+        self.more = more
+
+    def __get__(self, one: object, owner: Any) -> tuple[str, ...]:
+        beside = getattr(owner, "beside", ())
+        return (*self.more, *(cls.name for cls in CACHES if cls.name not in (owner.name, *beside)))
+
+
+class Borrowed(Cache):
+    """A cache of another library, as it is there, but undone exactly and forgotten with each generation.
+
+    beside: caches it works together with; all others are refused. pools: whether it decides by a mean over
+    all images of a request, so that one may come out otherwise among others. Where a solver asks several
+    times a step, all of these count the calls. Requests that share a call are asked one after the other.
+    """
+
+    conflicts: ClassVar[tuple[str, ...]] = Others()  # type: ignore[assignment]
+    beside: ClassVar[tuple[str, ...]] = ("tome",)
+    pools: ClassVar[bool] = False
+
+    @abstractmethod
+    def put(self, network: nn.Module, run: Run) -> None:
+        """Let the other library change the view `network`."""
+
+    def prepare(self, hooks: Hooks, call: Call) -> None:
+        """Set what the hooks have to know of a call of the network before it."""
+
+    def attach(self, network: nn.Module, run: Run) -> None:
+        if self.off and all(getattr(self, field) == value for field, value in self.off.items()):
+            return
+        hooks = Hooks()
+        Courses(run, hooks).watch(network, lambda call: self.prepare(hooks, call))  # around what comes
+        adopt(network, lambda view: self.put(view, run))
+        hooks.find(network)
+
+    def refuse(self, network: nn.Module, what: str, right: str) -> UnsupportedModel:
+        """The error for a network that lacks something: what is the matter, and what would be right."""
+        return UnsupportedModel(f"{self.name}: {type(network).__name__} {what}; {right}")
+
+
+def stack(network: nn.Module) -> list[nn.Module]:
+    """The transformer blocks of a network in the order they run, as far as diffusers can tell."""
+    from diffusers.hooks._common import _ALL_TRANSFORMER_BLOCK_IDENTIFIERS as NAMES
+
+    found = ((name, child) for name, child in network.named_children() if isinstance(child, nn.ModuleList))
+    return [block for name, child in found if name in NAMES for block in child]
+
+
+class _OnStack(Borrowed):
+    """Replaces the whole stack of blocks of a transformer by what it added earlier."""
+
+    def check(self, network: nn.Module) -> None:
+        from diffusers.hooks._helpers import TransformerBlockRegistry
+
+        right = "give a diffusers transformer with a stack of blocks, such as FluxTransformer2DModel"
+        blocks = stack(network)
+        if len(blocks) < 2:
+            raise self.refuse(network, f"has {len(blocks)} transformer blocks in a row and needs two", right)
+        for block in blocks:
+            try:
+                TransformerBlockRegistry.get(type(block))
+            except ValueError:
+                raise self.refuse(network, f"has {type(block).__name__}, unknown to diffusers' caches", right) from None
+
+
+@CACHES.add
+@dataclass(frozen=True)
+class FirstBlock(_OnStack):
+    """diffusers' FirstBlockCache: skip all blocks but the first while what that one adds hardly changes.
+
+    threshold: of the mean change relative to the last computed step, at least 0; 0 is off. It
+    decides for all images of a request at once.
+    Source: `apply_first_block_cache` of diffusers, after ParaAttention and Liu et al. 2024 (TeaCache).
+    """
+
+    threshold: float = 0.05
+
+    name = "diffusers-first-block"
+    paper = TEACACHE
+    off: ClassVar[Mapping[str, Any]] = {"threshold": 0.0}
+    pools = True
+
+    def __post_init__(self) -> None:
+        at_least("threshold", self.threshold, 0)
+
+    def check(self, network: nn.Module) -> None:
+        super().check(network)
+        if getattr(stack(network)[-1], "context_pre_only", False):
+            raise self.refuse(
+                network, "hands no text on from its last block, which this cache subtracts", 'use "diffusers-magcache"'
+            )
+
+    def put(self, network: nn.Module, run: Run) -> None:
+        from diffusers.hooks import FirstBlockCacheConfig, apply_first_block_cache
+
+        apply_first_block_cache(network, FirstBlockCacheConfig(self.threshold))
+
+
+@CACHES.add
+@dataclass(frozen=True)
+class MagCache(_OnStack):
+    """diffusers' MagCache: skip all blocks while the calibrated change of their sum stays small.
+
+    threshold: of the accumulated error, at least 0. most: steps skipped in a row, at least 0; 0 is off.
+    retain: share of the first steps that are computed, 0 to 1. ratios: how the magnitude of the sum changes
+    from step to step, calibrated for a model by `fit`; read at the nearest place for another number of steps.
+    Source: Ma et al. 2025 (MagCache); `apply_mag_cache` of diffusers.
+    """
+
+    threshold: float = 0.06
+    most: int = 3
+    retain: float = 0.2
+    ratios: tuple[float, ...] = ()
+
+    name = "diffusers-magcache"
+    paper = Paper("MagCache: Fast Video Generation with Magnitude-Aware Cache", 2025, "2506.09045")
+    off: ClassVar[Mapping[str, Any]] = {"most": 0}
+
+    def __post_init__(self) -> None:
+        at_least("threshold", self.threshold, 0)
+        at_least("most", self.most, 0)
+        if not 0 <= self.retain <= 1:
+            raise HastenError(f"retain: {self.retain!r} is not possible; give a share from 0 to 1")
+        for ratio in self.ratios:
+            at_least("ratios", ratio, 0)
+
+    def check(self, network: nn.Module) -> None:
+        super().check(network)
+        if self.most and not self.ratios:
+            raise HastenError("ratios: none are given; calibrate them for this model with fit(pipe, ...)")
+
+    def put(self, network: nn.Module, run: Run) -> None:
+        from diffusers.hooks import apply_mag_cache
+
+        apply_mag_cache(network, self._config(len(self.ratios)))
+
+    def _config(self, steps: int) -> Any:
+        from diffusers.hooks import MagCacheConfig
+
+        return MagCacheConfig(self.threshold, self.most, self.retain, steps, list(self.ratios))
+
+    def prepare(self, hooks: Hooks, call: Call) -> None:
+        for hook in hooks.all:  # requests that take turns differ in their number of steps
+            if call.part.steps and hook.config.num_inference_steps != call.part.steps:
+                hook.config = self._config(call.part.steps)
+
+    def fit(self, pipe: Any, **arguments: Any) -> MagCache:
+        """This cache with the ratios of one run of the pipeline, called with `arguments`.
+
+        With guidance in two calls the ratios are those of the first.
+        """
+        fitted = _Calibration()
+        with fitted.applied(pipe):
+            pipe(**arguments)
+        return dataclasses.replace(self, ratios=tuple(fitted.seen))
+
+
+class _Calibration(_OnStack):
+    """Computes everything, and keeps the ratios that it sees."""
+
+    name = "diffusers-magcache calibration"
+    conflicts = ()
+
+    def __init__(self) -> None:
+        self.seen: list[float] = []
+
+    def put(self, network: nn.Module, run: Run) -> None:
+        from diffusers.hooks import MagCacheConfig, apply_mag_cache
+
+        # never full, since it then prints and forgets what it saw
+        apply_mag_cache(network, MagCacheConfig(num_inference_steps=1 << 30, calibrate=True))
+
+    def prepare(self, hooks: Hooks, call: Call) -> None:
+        if call.first and not self.seen:
+            self.seen = hooks.named("MagCacheHeadHook")[0].state_manager.get_state().calibration_ratios
+
+
+def at_least(field: str, value: Any, low: float) -> None:
+    """Raise a HastenError unless `value` is a finite number of at least `low`."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value < float("inf"):
+        raise HastenError(f"{field}: {value!r} is not possible; give a number of at least {low}")

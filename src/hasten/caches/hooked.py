@@ -1,0 +1,214 @@
+"""Forwards that other libraries replace, on a view of ours: in the order of a recipe, and fresh each generation."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from typing import Any, Protocol
+from weakref import WeakKeyDictionary
+
+from torch import Tensor, nn
+
+from hasten.acceleration import batch_of, picked, wrap
+from hasten.guidance.branches import batched, replaced
+from hasten.running import Run
+
+
+def adopt(network: nn.Module, apply: Callable[[nn.Module], Any]) -> Any:
+    """Let `apply(network)` replace forwards of the view, and make every replacement a layer, as `wrap` does.
+
+    What was wrapped before stays around it, and what is wrapped later is what it calls its original. Hook
+    registries that the view took over from the caller's modules are left behind. Returns what `apply` does.
+    """
+    before: dict[nn.Module, Any] = {}
+    floors: dict[nn.Module, _Floor] = {}
+    for module in network.modules():
+        module.__dict__.pop("_diffusers_hook", None)
+        before[module] = module.__dict__.get("forward")
+        floors[module] = module.__dict__["forward"] = _Floor(module)
+    result = None
+    try:
+        result = apply(network)
+    finally:
+        replaced = {module: module.__dict__.pop("forward") for module in floors}
+        for module, forward in before.items():
+            if forward is not None:
+                module.__dict__["forward"] = forward
+    for module, forward in replaced.items():
+        if forward is not floors[module]:
+            wrap(module, _Hooked(forward, floors[module]))
+    return result
+
+
+class _Floor:
+    """What a replaced forward takes for the original: whatever is inside of it at the moment."""
+
+    def __init__(self, module: nn.Module) -> None:
+        functools.update_wrapper(self, type(module).forward.__get__(module))
+        self.inner: Callable[..., Any]
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self.inner(*args, **kwargs)
+
+
+class _Hooked:
+    """A layer that runs a forward which somebody else has built on a `_Floor`."""
+
+    def __init__(self, forward: Callable[..., Any], floor: _Floor) -> None:
+        self.forward, self.floor = forward, floor
+
+    def __call__(self, inner: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        self.floor.inner = inner
+        return self.forward(*args, **kwargs)
+
+
+@dataclass(frozen=True)
+class Call:
+    """One call of the network for one request. x: its batch, (rows, ...). first: whether its course has just begun."""
+
+    part: Run
+    x: Tensor
+    first: bool
+    kwargs: Mapping[str, Any]
+
+
+class Store(Protocol):
+    """What remembers, and can do so for one course at a time."""
+
+    def opened(self) -> str | None:
+        """What the pipeline calls the call that comes, if it has told."""
+        ...
+
+    def inside(self, course: str) -> AbstractContextManager[None]:
+        """Remember for this course; one that was never named before starts empty."""
+        ...
+
+    def keep(self, courses: Set[str]) -> None:
+        """Drop what was remembered for all courses but these."""
+        ...
+
+
+class Courses:
+    """Tells for each call of a network whose it is, so that a cache remembers nothing of anybody else.
+
+    A course is one generation of one request, one call of its queries (guidance in two calls makes two), one
+    batch size, shape, dtype and device: when any of these changes, another course begins. Outside of a
+    generation every call is a course of its own. Requests that share a call are asked one after the other.
+    """
+
+    def __init__(self, run: Run, store: Store) -> None:
+        self.run, self.store = run, store
+        self._courses: WeakKeyDictionary[Run, dict[Any, tuple[Any, str]]] = WeakKeyDictionary()
+        self._numbers: WeakKeyDictionary[Run, int | None] = WeakKeyDictionary()
+        self._begun = 0
+
+    def watch(self, network: nn.Module, prepare: Callable[[Call], None] = lambda call: None) -> None:
+        """Do so on every call of the view `network`; `prepare` is called before it runs."""
+        batch = batch_of(network)
+
+        def one(part: Run, inner: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+            x = batch(args, kwargs)
+            course, first = self._of(part, x)
+            with self.store.inside(course):
+                prepare(Call(part, x, first, kwargs))
+                return inner(*args, **kwargs)
+
+        def forward(inner: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+            if len(self.run.parts) == 1:
+                return one(self.run.parts[0], inner, args, kwargs)
+            count = len(batch(args, kwargs))
+            rows = self.run.rows(count)
+            if rows is None:
+                return one(Run(self.run.process), inner, args, kwargs)
+            answers = []
+            for part in self.run.parts:
+                which = [i for i, row in enumerate(rows) if row.part is part]
+                with self.run.holding([part]), self.run.narrowed([rows[i] for i in which]):
+                    alone = one(part, inner, picked(args, count, which), picked(kwargs, count, which))
+                answers.append((which, alone))
+            return _joined(answers, count)
+
+        wrap(network, forward)
+
+    def _of(self, part: Run, x: Tensor) -> tuple[str, bool]:
+        number = part.number if part.number and part.step < part.steps else None
+        if number is None or number != self._numbers.get(part):
+            self._courses[part], self._numbers[part] = {}, number
+            self.store.keep({name for courses in self._courses.values() for _, name in courses.values()})
+        courses = self._courses[part]
+        key = self.store.opened() or part.call
+        shape = (x.shape, x.dtype, x.device)
+        first = courses.get(key, (None, ""))[0] != shape
+        if first:
+            self._begun += 1
+            courses[key] = (shape, f"{key} {self._begun}")
+        return courses[key][1], first
+
+
+def _joined(answers: Sequence[tuple[Sequence[int], Any]], count: int) -> Any:
+    """One answer of `count` rows from answers for the rows at some positions each."""
+    found = [batched(answer, len(which)) for which, answer in answers]
+    whole = []
+    for parts in zip(*found, strict=True):
+        room = parts[0].new_empty(count, *parts[0].shape[1:])
+        for (which, _), x in zip(answers, parts, strict=True):
+            room[list(which)] = x
+        whole.append(room)
+    which, answer = answers[0]
+    return replaced(answer, len(which), whole)
+
+
+class Hooks(Store):
+    """The stateful hooks of diffusers on a view. Those that know no cache contexts get a state for each course."""
+
+    def __init__(self) -> None:
+        self.all: list[Any] = []
+        self._managers: list[Any] = []
+        self._plain: list[Any] = []
+        self._states: dict[str, list[Any]] = {}
+
+    def find(self, network: nn.Module) -> None:
+        """Look for the hooks on a view."""
+        from diffusers.hooks.hooks import StateManager
+
+        self.all = [
+            hook
+            for module in network.modules()
+            if "_diffusers_hook" in module.__dict__
+            for hook in module.__dict__["_diffusers_hook"].hooks.values()
+        ]
+        held = [value for hook in self.all for value in vars(hook).values() if isinstance(value, StateManager)]
+        self._managers = list({id(manager): manager for manager in held}.values())
+        self._plain = [hook for hook in self.all if hasattr(hook, "state")]
+
+    def named(self, name: str) -> list[Any]:
+        """The hooks of a class, by its name."""
+        return [hook for hook in self.all if type(hook).__name__ == name]
+
+    def opened(self) -> str | None:
+        return next((m._context.name for m in self._managers if m._context is not None), None)
+
+    @contextmanager
+    def inside(self, course: str) -> Iterator[None]:
+        from diffusers.hooks.hooks import CacheContext
+
+        told = [manager._context for manager in self._managers]
+        for manager, context in zip(self._managers, told, strict=True):
+            manager.set_context(dataclasses.replace(context, name=course) if context else CacheContext(course))
+        if self._plain:
+            states = self._states.setdefault(course, [type(hook.state)() for hook in self._plain])
+            for hook, state in zip(self._plain, states, strict=True):
+                hook.state = state
+        try:
+            yield
+        finally:
+            for manager, context in zip(self._managers, told, strict=True):
+                manager.set_context(context)
+
+    def keep(self, courses: Set[str]) -> None:
+        for states in (self._states, *(manager._state_cache for manager in self._managers)):
+            for name in set(states) - courses:
+                del states[name]
