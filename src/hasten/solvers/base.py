@@ -64,9 +64,10 @@ class Solver(ABC):
         """
 
     def learning(self, course: Any) -> Solver | None:
-        """A solver like this one that fits itself to its model while it runs, the result in `fitted[-1]`, if it can.
+        """A solver like this one that fits itself to its model while it runs, the result in `fitted[-1]`.
 
-        course: a `hasten.fitting.Course` of the start states it will run from.
+        None if it cannot, or is fitted already. course: a `hasten.fitting.Course` of the start states it will run
+        from; with None it only tells whether it can.
         """
         return None
 

@@ -16,7 +16,7 @@ from hasten.fitting.weights import least_squares
 from hasten.grids import GridLike, schedule, settling
 from hasten.predictions import Prediction
 from hasten.processes import Array, Process
-from hasten.solvers.base import SOLVERS, Noise, Query, Row, Tabular, Walk, program, told
+from hasten.solvers.base import SOLVERS, Noise, Query, Row, Solver, Tabular, Walk, program, told
 from hasten.solvers.exponential import DPMSolverPP, UniPC
 
 if TYPE_CHECKING:
@@ -66,8 +66,8 @@ class BNS(Tabular):
             for i, (row, weights) in enumerate(zip(rows, fitted))
         ]
 
-    def learning(self, course: Course, ridge: float = 1e-6) -> Learning:
-        return Learning(order=self.order, course=course, ridge=ridge)
+    def learning(self, course: Course | None) -> Solver | None:
+        return None if self.weights else Learning(order=self.order, course=course)
 
     @torch.no_grad()
     def fit(
@@ -80,7 +80,7 @@ class BNS(Tabular):
         noises, found here in 128 calls if None. ridge: see `Learning`. To fit inside a pipeline, let it run by a
         `Recording` and then by `learning`.
         """
-        learning = self.learning(course or self.course(denoiser, noises), ridge)
+        learning = Learning(order=self.order, course=course or self.course(denoiser, noises), ridge=ridge)
         solve(learning, denoiser, schedule(grid, denoiser.process, steps), noises)
         return learning.fitted[-1]
 

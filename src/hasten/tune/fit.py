@@ -26,7 +26,7 @@ class Fitter:
 
     def __call__(self, recipe: Recipe) -> Recipe:
         """Raises HastenError if the recipe does not suit the model."""
-        if recipe.solver is None or recipe.solver.learning(None) is None or getattr(recipe.solver, "weights", ()):
+        if recipe.solver is None or recipe.solver.learning(None) is None:
             return recipe
         learning = recipe.solver.learning(self.course)
         self.problem.solve(recipe.model_copy(update={"solver": learning}), self.problem.samples[SPLIT])
