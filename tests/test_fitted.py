@@ -17,7 +17,7 @@ from hasten.grids import GRIDS, FittedGrid, resolve, schedule
 from hasten.measure import drift
 from hasten.predictions import Prediction
 from hasten.processes import RectifiedFlow, VariancePreserving
-from hasten.solvers import DDIM, USF, DCSolver, DPMSolverPP, DPMSolverV3, UniPC
+from hasten.solvers import DDIM, USF, DCSolver, DPMSolverPP, DPMSolverV3, HeavyBall, UniPC
 from hasten.solvers.exponential import Frame, inner_nodes
 from hasten.solvers.searched import predicted
 
@@ -243,6 +243,21 @@ def test_ratio_1_is_unipc_bit_for_bit(fields):
     for ratios in ((), (1.0,) * 8):
         ours = sample(mixture(), x, DCSolver(ratios=ratios, **fields), grid=TIMES)
         assert torch.equal(ours, sample(mixture(), x, UniPC(**fields), grid=TIMES))
+
+
+RATIOS = (1.0, 1.0, 0.8, 1.1, 1.3, 0.9, 1.05, 1.4)
+
+
+@pytest.mark.parametrize("fields", [{}, {"order": 3}, {"expand": "noise"}, {"corrector": False}], ids=str)
+def test_momentum_around_compensation_keeps_it(fields):
+    """A filter around DC follows its compensated values: with beta 1 it is DC, and beta acts on them."""
+    x, dc = noise(30, 0), DCSolver(ratios=RATIOS, **fields)
+    run = lambda solver: sample(mixture(), x, solver, grid=TIMES)  # noqa: E731
+    close(run(HeavyBall(dc, beta=1.0)), run(dc))
+    plain = UniPC(**fields)
+    assert rms(run(HeavyBall(dc, beta=0.7)), run(HeavyBall(plain, beta=0.7))) > 0.3 * rms(run(dc), run(plain))
+    with pytest.raises(HastenError, match="fitted for 8 steps"):
+        HeavyBall(dc).query_times(LINEAR, TIMES[1:])
 
 
 def test_dc_on_noise_from_pure_noise_walks_as_it_was_fitted():

@@ -142,9 +142,9 @@ class _Exponential(Tabular):
     def _damping(self, h: float) -> float:
         return 1.0
 
-    def _kept(self, frame: Frame, times: Array, weights: Array) -> Array:
-        """A corrector's weights by node, given for values as answered, of values as they are kept."""
-        return weights
+    def _kept(self, frame: Frame, times: Array, i: int) -> tuple[float, ...]:
+        """What the value of node i is remembered as, see `Row`."""
+        return (1.0,)
 
     def _nodes(self, i: int, steps: int) -> list[int]:
         """The nodes that step i of a multistep run passes through, newest first."""
@@ -154,12 +154,13 @@ class _Exponential(Tabular):
         """rule: how steps bend their weights, see `apply_rule`; several rules are joined by a comma."""
         frame, path, steps = Frame.of(process, times, self.expand), Path(), len(times) - 1
         for i in range(steps):
+            kept = self._kept(frame, times, i)
             if self.corrector and i:
                 _, weights, _ = frame.update(i - 1, i, [*self._nodes(i - 1, steps), i], rule=rule, size=i + 1)
-                path.correct(self._kept(frame, times, weights))
+                path.correct(weights, kept)
             damping = self._damping(frame.lam[i + 1] - frame.lam[i])
             a, weights, noise = frame.update(i, i + 1, self._nodes(i, steps), rule=rule, damping=damping, size=i + 1)
-            path.advance(times[i], i, a, weights, step=i, noise=noise, value=frame.value(i))
+            path.advance(times[i], i, a, weights, step=i, noise=noise, value=frame.value(i), kept=kept)
         return self.expand, path.rows
 
     def _singlestep(

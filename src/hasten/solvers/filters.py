@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -106,7 +106,7 @@ class HeavyBall(_Around):
         def averaged(row: Row, x: Tensor, values: list[Tensor]) -> Tensor:
             nonlocal average
             total = sum(row.b)
-            slope = weighed(replace(row, a=0.0, b=tuple(weight / total for weight in row.b)), x, values)
+            slope = weighed(x, 0.0, values, [weight / total for weight in row.b])
             average = slope if average is None else torch.lerp(average, slope, self.beta)
             followed = torch.lerp(average, slope, self.beta) if self.nesterov else average
             return x * row.a + followed * total
