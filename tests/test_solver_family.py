@@ -439,7 +439,7 @@ def test_churn_is_edms_algorithm_2():
     for i, (s, t) in enumerate(pairwise(times)):
         gamma = min(6 / 10, math.sqrt(2) - 1) if 0.05 <= s <= 50 else 0
         hat = s * (1 + gamma)
-        raised = y + 1.003 * math.sqrt(hat**2 - s**2) * noise(i)
+        raised = y + 1.003 * math.sqrt(hat**2 - s**2) * noise(max(0, 2 * i - 1))  # with the update before
         slope = (raised - denoise(raised, hat).data) / hat
         y = raised + (t - hat) * slope
         if t > 0:
