@@ -405,6 +405,19 @@ def test_decision_lists_are_the_solvers_they_spell(solver, decision, end):
     close(ours, sample(mixture(), x, solver, grid=times))
 
 
+def test_decisions_on_noise_take_data_where_alpha_is_zero():
+    """Noise says nothing about data at the start of a flow; the values of two kinds are kept apart."""
+    x, times = noise(30, 0), np.linspace(1, 0.1, 8)
+    for fields in ({}, {"correct": True}):
+        solver = UniPC(expand="noise", variant="exact", corrector=bool(fields))
+        usf = USF(uniform(7, expand="noise", rule="exact", **fields))
+        close(sample(mixture(FLOW), x, usf, grid=times), sample(mixture(FLOW), x, solver, grid=times))
+    with pytest.raises(HastenError, match="no one kind of slope"):
+        sample(mixture(FLOW), x, HeavyBall(usf), grid=times)
+    two_m = HeavyBall(USF(uniform(7)), 0.7)
+    close(sample(mixture(FLOW), x, two_m, grid=times), sample(mixture(FLOW), x, HeavyBall("dpm++", 0.7), grid=times))
+
+
 def test_singlestep_methods_start_from_the_state_before():
     x = noise(30, 0)
     nodes, _ = inner_nodes(LINEAR, TIMES, (0.5,))

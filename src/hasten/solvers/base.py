@@ -11,7 +11,7 @@ import functools
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
@@ -129,44 +129,38 @@ class Path:
         kept: what the newest value, weighed here as it was answered, will be remembered as.
         """
         assert self._formula is not None
-        newest = weights[-1] / kept[0]
-        self._shift = np.append(weights[:-1] - self._formula[2], newest)
+        self._shift = weights - _padded(self._formula[2])
+        self._shift[..., -1] /= kept[0]
         for lag, share in enumerate(kept[1:], 2):
-            self._shift[-lag] -= newest * share
+            self._shift[..., -lag] -= self._shift[..., -1] * share
 
-    def advance(
-        self,
-        time: float,
-        anchor: int,
-        a: float,
-        weights: Array,
-        *,
-        step: int,
-        stage: int = 0,
-        noise: float = 0.0,
-        value: str = "",
-        kept: tuple[float, ...] = (1.0,),
-    ) -> None:
+    def advance(self, time: float, anchor: int, a: float, weights: Array, noise: float = 0.0, **marks: Any) -> None:
         """After node `len(rows)` at `time`: the next state is `a * state[anchor] + weights . values + noise`.
 
-        weights: one number a node, oldest first, the node just queried last. noise: all that came in since the
-        anchor; what the current state already carries of it is kept, and only the rest is fresh.
+        weights: one number a node, oldest first, the node just queried last; (kinds, nodes) where several kinds of
+        value are remembered. noise: all that came in since the anchor; what the current state already carries of
+        it is kept, and only the rest is fresh. marks: further fields of the row.
         """
         node = len(self.rows)
         row_a, row_weights, fresh = a, weights, noise
         if anchor != node:
             assert self._formula is not None and self._formula[0] == anchor, "steps may only re-use their own anchor"
             row_a = a / self._formula[1]
-            row_weights = weights - row_a * np.append(self._formula[2], 0.0)
+            row_weights = weights - row_a * _padded(self._formula[2])
             fresh = max(0.0, noise**2 - (row_a * self._formula[3]) ** 2) ** 0.5
         elif self._shift is not None:
             row_weights = weights + a * self._shift
         self._shift = None
         self._formula = (anchor, a, weights, noise)
-        newest_first = row_weights[::-1]
+        newest_first = row_weights.T[::-1].ravel()
         used = np.flatnonzero(newest_first)
         b = tuple(float(w) for w in newest_first[: used[-1] + 1]) if len(used) else (0.0,)
-        self.rows.append(Row(time, float(row_a), b, step, stage, float(fresh), value, kept))
+        self.rows.append(Row(time, float(row_a), b, noise=float(fresh), **marks))
+
+
+def _padded(weights: Array) -> Array:
+    """With a zero for one more node."""
+    return np.concatenate([weights, np.zeros((*weights.shape[:-1], 1))], -1)
 
 
 Update = Callable[[Row, Tensor, list[Tensor]], Tensor]  # row, state and values (newest first) -> the next state
@@ -186,7 +180,10 @@ class Tabular(Solver):
 
     @abstractmethod
     def table(self, process: Process, times: Array) -> tuple[str, list[Row]]:
-        """Which attribute of a Prediction is remembered ("data", "noise", "velocity"), and the rows."""
+        """Which attribute of a Prediction is remembered ("data", "noise", "velocity"), and the rows.
+
+        Of several, joined by spaces, each is: their values take turns in the rows' weights.
+        """
 
     def walk(self, process: Process, times: Array, x: Tensor, noise: Noise) -> Walk:
         return self.follow(process, times, x, noise, lambda row, x, values: weighed(x, row.a, values, row.b))
@@ -198,8 +195,10 @@ class Tabular(Solver):
         past: list[Tensor] = []
         for i, (row, keep) in enumerate(zip(rows, memory)):
             p = yield Query(x, row.time, row.step, steps, row.stage)
-            newest = getattr(p, row.value or value)
-            past.insert(0, newest if row.kept == (1.0,) else weighed(newest, row.kept[0], past, row.kept[1:]))
+            newest = [getattr(p, kind) for kind in (row.value or value).split()]
+            if len(row.kept) > 1:
+                newest = [weighed(newest[0], row.kept[0], past, row.kept[1:])]
+            past[:0] = newest
             x = update(row, p.state, past)
             if row.noise:
                 x = torch.add(x, noise(i), alpha=row.noise)
@@ -226,13 +225,14 @@ def program(solver: Tabular, process: Process, times: Array) -> Program:
 @functools.lru_cache(maxsize=64)
 def _compiled(solver: Tabular, process: Process, times: tuple[float, ...]) -> Program:
     value, rows = solver.table(process, np.array(times))
-    return value, rows, _memory(rows)
+    return value, rows, _memory(rows, len(value.split()))
 
 
-def _memory(rows: list[Row]) -> list[int]:
+def _memory(rows: list[Row], kinds: int) -> list[int]:
     """How many of the newest values each row must leave behind for the rows after it."""
     reach = [max(len(row.b), len(row.kept)) for row in rows]
-    return [max([0, *(of - k for k, of in enumerate(reach[i + 1 : i + max(reach)], 1))]) for i in range(len(rows))]
+    later = [reach[i + 1 : i + max(reach)] for i in range(len(rows))]
+    return [max([0, *(of - k * kinds for k, of in enumerate(after, 1))]) for after in later]
 
 
 SOLVERS: Family[Solver] = Family("solver", Solver)

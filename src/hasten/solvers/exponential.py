@@ -138,6 +138,7 @@ class _Exponential(Tabular):
     """What exponential solvers share: steps that re-use values of earlier steps, or look inside their own."""
 
     order, expand, lower_order_final, corrector = 1, "data", True, False  # of solvers without such a field
+    _rule = "exact"  # how steps bend their weights, see `apply_rule`; several rules are joined by a comma
 
     def _damping(self, h: float) -> float:
         return 1.0
@@ -150,16 +151,17 @@ class _Exponential(Tabular):
         """The nodes that step i of a multistep run passes through, newest first."""
         return [i - k for k in range(min(self.order, i + 1, steps - i if self.lower_order_final else self.order))]
 
-    def _multistep(self, process: Process, times: Array, rule: str = "exact") -> tuple[str, list[Row]]:
-        """rule: how steps bend their weights, see `apply_rule`; several rules are joined by a comma."""
+    def table(self, process: Process, times: Array) -> tuple[str, list[Row]]:
         frame, path, steps = Frame.of(process, times, self.expand), Path(), len(times) - 1
         for i in range(steps):
             kept = self._kept(frame, times, i)
             if self.corrector and i:
-                _, weights, _ = frame.update(i - 1, i, [*self._nodes(i - 1, steps), i], rule=rule, size=i + 1)
+                _, weights, _ = frame.update(i - 1, i, [*self._nodes(i - 1, steps), i], rule=self._rule, size=i + 1)
                 path.correct(weights, kept)
             damping = self._damping(frame.lam[i + 1] - frame.lam[i])
-            a, weights, noise = frame.update(i, i + 1, self._nodes(i, steps), rule=rule, damping=damping, size=i + 1)
+            a, weights, noise = frame.update(
+                i, i + 1, self._nodes(i, steps), rule=self._rule, damping=damping, size=i + 1
+            )
             path.advance(times[i], i, a, weights, step=i, noise=noise, value=frame.value(i), kept=kept)
         return self.expand, path.rows
 
@@ -232,9 +234,6 @@ class DDIM(_Exponential):
     def _damping(self, h: float) -> float:
         return math.sqrt(1 + self.eta**2 * math.expm1(-2 * h))
 
-    def table(self, process: Process, times: Array) -> tuple[str, list[Row]]:
-        return self._multistep(process, times)
-
 
 @SOLVERS.add
 @dataclass(frozen=True)
@@ -277,11 +276,15 @@ class DPMSolverPP(_Exponential):
     def _damping(self, h: float) -> float:
         return math.exp(-self.eta * h) if self.eta else 1.0
 
+    @property
+    def _rule(self) -> str:
+        return f"{self.rule},halved" if self.compat else self.rule
+
     def table(self, process: Process, times: Array) -> tuple[str, list[Row]]:
         if self.method == "singlestep":
             inner = {1: (), 2: (self.r,), 3: (1 / 3, 2 / 3)}[self.order] if self.schedule == "fixed" else None
             return self._singlestep(process, times, self.rule, inner)
-        return self._multistep(process, times, f"{self.rule},halved" if self.compat else self.rule)
+        return super().table(process, times)
 
 
 @SOLVERS.add
@@ -331,9 +334,6 @@ class UniPC(_Exponential):
     @property
     def _rule(self) -> str:
         return {"bh1": "linear", "bh2": "midpoint", "exact": "exact"}[self.variant]
-
-    def table(self, process: Process, times: Array) -> tuple[str, list[Row]]:
-        return self._multistep(process, times, self._rule)
 
 
 def inner_nodes(process: Process, times: Array, fractions: Sequence[float]) -> tuple[Array, list[int]]:

@@ -97,9 +97,9 @@ class HeavyBall(_Around):
         inner = SOLVERS.build(self.solver)
         assert isinstance(inner, Tabular)
         value, rows, _ = program(inner, process, times)
-        if any(row.stage or row.value not in ("", value) for row in rows):
+        if " " in value or any(row.stage or row.value not in ("", value) for row in rows):
             raise HastenError(
-                f"solver: momentum has no slope to average in the first step of {inner.name!r} here; choose 'ipndm'"
+                f"solver: the steps of {inner.name!r} here have no one kind of slope to average; choose 'ipndm'"
             )
         average: Tensor | None = None
 
