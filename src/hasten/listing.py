@@ -53,10 +53,11 @@ def calls(method: Mapping[str, Any]) -> str:
 
 
 def about(method: Mapping[str, Any]) -> str:
-    """What a method is, whether it needs to be fitted, and what is known to go wrong."""
+    """What a method is, whether it needs to be fitted, its other names, and what is known to go wrong."""
     needs = " Needs fit()." if method.get("needs_fit") else ""
+    also = f" Also: {', '.join(method['aliases'])}." if method.get("aliases") else ""
     caution = f" Caution: {method['caution']}." if method.get("caution") else ""
-    return method["about"] + needs + caution
+    return method["about"] + needs + also + caution
 
 
 def link(method: Mapping[str, Any]) -> str:
@@ -70,6 +71,7 @@ def _of(family: str, classes: Any) -> Iterator[dict[str, Any]]:
         found = {"name": cls.name, "family": family, "about": said, "paper": cls.paper.title}
         found |= {"year": cls.paper.year, "arxiv": cls.paper.arxiv}
         made = cls()
+        found["aliases"] = classes.aliases(cls.name)
         found["settings"] = {field.name: getattr(made, field.name) for field in dataclasses.fields(cls)}
         if family == "solver":
             found |= {"evaluations": made.evaluations, "order": made.convergence, "stochastic": made.stochastic}

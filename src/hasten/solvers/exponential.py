@@ -306,6 +306,13 @@ class DPMSolver(DPMSolverPP):
     paper = Paper("DPM-Solver: A Fast ODE Solver for Diffusion Probabilistic Model Sampling", 2022, "2206.00927")
 
 
+# MR sampler (Li et al. 2025, arXiv 2502.07856): the same on what is around the mean, see `denoisers.AroundMean`
+SOLVERS.alias("mr-sampler", "dpm++", rule="exact")
+SOLVERS.alias("mr-sampler-sde", "dpm++", rule="exact", eta=1.0)
+SOLVERS.alias("mr-sampler-noise", "dpm", order=2, method="multistep", rule="exact")
+SOLVERS.alias("mr-sampler-noise-sde", "dpm", order=2, method="multistep", rule="exact", eta=1.0)
+
+
 @SOLVERS.add
 @dataclass(frozen=True)
 class UniPC(_Exponential):

@@ -38,6 +38,7 @@ class USF(Tabular):
         "A Unified Sampling Framework for Solver Searching of Diffusion Probabilistic Models", 2023, "2312.07243"
     )
     needs_fit: ClassVar[bool] = True
+    convergence = 2  # unfitted
 
     def __post_init__(self) -> None:
         decisions = tuple(Decision(*decision) for decision in self.decisions)  # type: ignore[arg-type]

@@ -37,9 +37,10 @@ class DPMSolverV3(Solver):
 
     order: 1 to 3 (2 for guided, 3 for unconditional sampling). corrector: "pseudo" (one order above the
     predictor's, derivatives by divided differences alone), "plain" (the predictor's order), "none".
-    pseudo_predictor: divided differences there too. statistics: (3, points, ...) tables of l, s, b, uniform in
-    lam over `span`; elementwise, or (3, points) numbers. Times need not lie on the tables' grid, and integrals
-    are exact for constant tables. Source: Zheng et al. 2023, section 3.
+    pseudo_predictor: divided differences there too. What is pseudo is second order at most.
+    statistics: (3, points, ...) tables of l, s, b, uniform in lam over `span`; elementwise, or (3, points) numbers.
+    Times need not lie on the tables' grid, and integrals are exact for constant tables.
+    Source: Zheng et al. 2023, section 3.
     """
 
     order: int = 3
@@ -56,6 +57,9 @@ class DPMSolverV3(Solver):
     def __post_init__(self) -> None:
         one_of("order", self.order, (1, 2, 3))
         one_of("corrector", self.corrector, ("pseudo", "plain", "none"))
+        alone = min(self.order, 2) if self.pseudo_predictor else self.order
+        corrected = {"none": alone, "plain": self.order, "pseudo": 2}[self.corrector]
+        object.__setattr__(self, "convergence", corrected)
         if self.statistics is None:
             return
         shape = tuple(self.statistics.shape)
