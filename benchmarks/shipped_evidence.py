@@ -45,7 +45,7 @@ def teleport() -> dict[str, Any]:
         for i in range(0, 160, 16)
     ]
     gaussian = GaussianTeleport().fit(torch.cat(own))
-    noise, denoiser = draw(16, 4, 16, 16, seed=999), denoiser_of(pipe, zoo.captions("emoji-sd", "report")[:16])
+    noise, denoiser = draw(16, 4, 16, 16, seed=999), denoiser_of(pipe, zoo.captions("emoji-sd", "confirm")[:16])
     process = denoiser.process
     truth = sample(denoiser, noise, steps=80, grid="karras")
     found: dict[str, Any] = {
@@ -119,7 +119,7 @@ def edits() -> dict[str, Any]:
     the first prompt itself.
     """
     pipe = hasten.load("emoji-sd")
-    known = set(zoo.captions("emoji-sd")) | set(zoo.captions("emoji-sd", "report"))
+    known = set(zoo.captions("emoji-sd")) | set(zoo.captions("emoji-sd", "confirm"))
     found: dict[str, Any] = {"steps": 30, "guidance": 3.0, "pictures": 8, "captions": {}, "results": {}}
     sources = [pair[0] for pair in SWAPS for _ in range(2)]
     wanted = [pair[1] for pair in SWAPS for _ in range(2)]

@@ -105,7 +105,7 @@ def gap() -> dict[str, Any]:
             second = sum(torch.autograd.grad(slope[:, k].sum(), y, create_graph=True)[0][:, k] for k in range(2))
             return plain + weight * (rise - r[:, 0] ** 2 * (second + slope.square().sum(1))).square().mean()
 
-        denoiser = Learnt(fitted(Potential(), loss, 2500, 3e-3), process)
+        denoiser = Learnt(fitted(Potential(), loss, 1500, 3e-3), process)
         start, grid = 6.0 * torch.randn(1000, 2, generator=generator), np.geomspace(6.0, 0.05, 101)
         ends = [sample(denoiser, start, DDIM(eta=eta), grid=grid) for eta in (0.0, 1.0)]
         x = checker(300, generator) + 0.5 * torch.randn(300, 2, generator=generator)
@@ -140,7 +140,7 @@ def search() -> dict[str, Any]:
 
     found: dict[str, Any] = {"lists run": 120, "best hand-made": min(judged(d)[1] for d in known(steps))}
     ways: dict[str, list[tuple[float, float]]] = {"predictor": [], "evolution": [], "random": []}
-    for seed in range(12):
+    for seed in range(6):
         blind = np.random.default_rng(100 + seed)
         guesses = {
             "predictor": lambda scores, fresh: predicted(scores, fresh, process, times),

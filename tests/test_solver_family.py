@@ -511,6 +511,26 @@ def test_churn_is_edms_algorithm_2():
     close(sample(denoise, x, EDM(churn=6.0, s_noise=1.003), grid=times, seed=3), y)
 
 
+def test_churn_on_any_process_is_algorithm_2_in_sigma_over_alpha():
+    r = np.append(np.geomspace(4, 0.1, 7), 0)
+    with np.errstate(divide="ignore"):
+        times = VP.time(-np.log(r))
+    x = normal(5, 2)
+    noise, denoise, y = seeded_noise(x, 3), mixture(VP), x / float(VP.alpha(times[0]))
+
+    def slope(y, level):  # dy/dr of y = x / alpha
+        t = float(VP.time(-math.log(level)))
+        return denoise(y * float(VP.alpha(t)), t).noise
+
+    for i, (s, t) in enumerate(pairwise(r)):
+        hat = s * (1 + (min(2 / 7, math.sqrt(2) - 1) if i else 0))  # the start stays as it is
+        y = y + math.sqrt(hat**2 - s**2) * noise(max(0, 2 * i - 1))
+        first = slope(y, hat)
+        ahead = y + (t - hat) * first
+        y = y + (t - hat) * (first + slope(ahead, t)) / 2 if t > 0 else ahead
+    close(sample(denoise, x, EDM(churn=2.0), grid=times, seed=3), y, 1e-9)
+
+
 def variance(solver, steps, data=0.5):
     """Of the result for N(0, data^2), exactly: every walk is linear, so its responses to each noise add up."""
     gaussian, times = GaussianMixture([[0.0]], data, None, VP), VP.time(np.linspace(-2.0, 3.0, steps + 1))

@@ -118,7 +118,7 @@ def _rows(decisions: Decisions, process: Process, times: tuple[float, ...], kind
     path, made = Path(), (decisions[0], 0, [0])  # how the current state came about
     for i, decision in enumerate(decisions):
         before, anchor, passed = made
-        if i and before.correct and not decision.start:
+        if i and before.correct:  # which a step from the state before leaves out
             path.correct(update(before, anchor, i, [*passed, i], i + 1)[1])
         s = i - decision.start
         nodes = [s, *(n for n in range(i, -1, -1) if n != s)][: min(decision.order, i + 1)]
