@@ -23,7 +23,7 @@ from hasten.catalog import Paper
 from hasten.denoisers import DenoiserLike
 from hasten.errors import HastenError, one_of
 from hasten.fitting import Probe
-from hasten.fitting.statistics import Statistics
+from hasten.fitting.statistics import Statistics, powers_through
 from hasten.processes import Array, Process
 from hasten.solvers.base import SOLVERS, Noise, Query, Solver, Walk
 
@@ -140,17 +140,13 @@ def _plan(
     count, first = len(times) - 1, 0 if np.isfinite(lam[0]) else 1
     last = count if np.isfinite(lam[-1]) else count - 1
     statistics = Statistics(solver.statistics, solver.span)
-    parts = [statistics.integrals(lam[i], lam[i + 1]) for i in range(first, last)]
-    S, B = [torch.zeros((), dtype=torch.float64)], [torch.zeros((), dtype=torch.float64)]
-    for part in parts:
-        B.append(B[-1] + torch.exp(-S[-1]) * part.B)
-        S.append(S[-1] + part.S)
+    parts, S, B = statistics.along(lam[first : last + 1])
 
     def update(i: int, nodes: Sequence[int], pseudo: bool, newest: int) -> Tensor:
         """Of step i: the constant and the weights of the values of node `newest` and those before."""
         part, table = parts[i - first], torch.zeros(1 + DEPTH, *parts[0].C.shape, dtype=torch.float64)
         scale, table[0] = alpha[i + 1] * torch.exp(-part.L), -part.C
-        for column, n in zip(_powers_through(np.array([lam[n] - lam[i] for n in nodes]), pseudo).T, nodes):
+        for column, n in zip(powers_through(np.array([lam[n] - lam[i] for n in nodes]), pseudo).T, nodes):
             weight = sum(float(c) * moment for c, moment in zip(column, part.moments))
             table[1 + newest - n] = -weight * torch.exp(S[i - first] - S[n - first])
             table[0] += weight * torch.exp(S[i - first]) * (B[n - first] - B[i - first])
@@ -176,16 +172,3 @@ def _plan(
         plan[i] = _Step(float(sigma[i] / alpha[i]), used(of_state), used(a), found[0].to(device, dtype), weights)
         before = nodes
     return plan
-
-
-def _powers_through(at: Array, pseudo: bool) -> Array:
-    """(k, node): the coefficient of u^k in the polynomial through values at `at`.
-
-    pseudo: the k-th divided difference over the first k + 1 nodes instead.
-    """
-    if not pseudo:
-        return np.linalg.inv(np.vander(at, increasing=True))
-    rows = np.zeros((len(at), len(at)))
-    for k in range(1, len(at) + 1):
-        rows[k - 1, :k] = 1 / (at[:k, None] - at[:k] + np.eye(k)).prod(1)
-    return rows
