@@ -150,7 +150,7 @@ def edits() -> dict[str, Any]:
             found["results"][f"{way}, {strength:g}"] = row
             print(strength, way, row, flush=True)
 
-    pipe.unet.double()
+    pipe.to(torch.float64)
     exact = denoiser_of(pipe, sources[:1])
     found["mean squared error there and back in float64, 30 steps, no guidance"] = trips = {}
     for solver in (EDICT(), DDIM()):
