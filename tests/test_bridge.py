@@ -23,7 +23,7 @@ from hasten.grids import Explicit, Karras
 from hasten.predictions import Prediction
 from hasten.processes import RectifiedFlow
 from hasten.sampling import sample, seeded_noise
-from hasten.solvers import DDIM, DPMSolverPP, Heun
+from hasten.solvers import DDIM, USF, DCSolver, DPMSolverPP, DPMSolverV3, HeavyBall, Heun
 
 SD = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
 SHAPE = (2, 3, 4, 4)
@@ -317,6 +317,31 @@ def test_every_solver_in_every_pipeline_is_sample(kind: str, solver: Any, pipe_o
         mask[:4] = 1  # the pipeline puts the original back into the other half
         result, latents = result * mask, latents * mask
     close(latents.reshape(result.shape), result)
+
+
+FITTED = [
+    DCSolver(ratios=(1.0, 1.0, 0.9, 1.1)), HeavyBall(DCSolver(ratios=(1.0, 1.0, 0.9, 1.1))),
+    USF(((1,), (2, "noise", "exact", True), (2, "data", "midpoint", True), (1,))),
+    *(DPMSolverV3(statistics=0.5 + 0.1 * torch.rand(3, 9, *shape, dtype=torch.float64), span=(-4.0, 3.0))
+      for shape in ((), (4, 8, 8))),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("solver", FITTED, ids=lambda solver: solver.name)
+def test_fitted_solvers_in_a_pipeline_are_sample_and_refuse_other_runs(solver: Any, pipe_of: Any) -> None:
+    pipe = with_solver(pipe_of("sd"), solver)
+    spy = Spy(pipe.scheduler)
+    latents = pipelines.call(pipe, steps=4)
+    answers, scheduler = iter(spy.outputs), pipe.scheduler
+
+    def denoiser(x: Tensor, t: float) -> Prediction:
+        return Prediction(x, float(scheduler.process.alpha(t)), float(scheduler.process.sigma(t)), next(answers))
+
+    denoiser.process = scheduler.process  # type: ignore[attr-defined]
+    close(latents, sample(denoiser, spy.samples[0], solver, grid=scheduler._run_times))  # type: ignore[arg-type]
+    if not isinstance(solver, DPMSolverV3):
+        with pytest.raises(HastenError, match="4 steps, the run has 5; fit again"):
+            pipelines.call(pipe, steps=5)
 
 
 @pytest.mark.parametrize("solver", [s() for s in hasten.solvers.all() if s.adaptive], ids=lambda s: s.name)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from hasten import zoo
+from hasten import sample, zoo
 from hasten.denoisers import Denoiser, GaussianMixture, coefficients
 from hasten.errors import HastenError
 from hasten.measure.fields import (
@@ -20,7 +20,7 @@ from hasten.measure.fields import (
 from hasten.measure.paths import bits_per_dimension, intrinsic_dimension, log_likelihood, tangent_spectrum
 from hasten.predictions import Prediction
 from hasten.processes import Process, RectifiedFlow, VarianceExploding, VariancePreserving
-from hasten.solvers import DDIM
+from hasten.solvers import DDIM, Heun
 
 PROCESSES = {"vp": VariancePreserving(), "flow": RectifiedFlow(), "edm": VarianceExploding()}
 each = pytest.mark.parametrize("process", PROCESSES.values(), ids=PROCESSES)
@@ -260,6 +260,11 @@ def test_a_turned_score_is_a_gauge_and_a_turned_state_is_not():
         field, data, 150, prior=lambda z: log_density(exact, z, process.t_max)
     )
     assert (density(gauge) - true).square().mean().sqrt() < 1.4e-5
+    start = states(exact, process.t_max, 1000, seed=3)
+    grid = process.time(np.linspace(process.lam(process.t_max), process.lam(process.t_min), 320))
+    plain, moved = (sample(field, start, Heun(), grid=grid) for field in (exact, gauge))
+    assert (plain - moved).square().mean().sqrt() == pytest.approx(1.29, rel=0.1)  # card: 1.16
+    torch.testing.assert_close(plain.T.cov(), moved.T.cov(), rtol=0, atol=0.06)  # 2.5 times the sampling error
     assert (density(other) - true).square().mean().sqrt() > 0.05
 
 

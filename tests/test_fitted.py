@@ -14,10 +14,21 @@ from hasten.errors import HastenError
 from hasten.fitting import Aim, Course, Probe, integrate, solve
 from hasten.fitting.decisions import Decision, breed, known, uniform
 from hasten.grids import GRIDS, FittedGrid, resolve, schedule
-from hasten.measure import drift
+from hasten.measure import bootstrap, drift
 from hasten.predictions import Prediction
 from hasten.processes import RectifiedFlow, VariancePreserving
-from hasten.solvers import BNS, DDIM, USF, DCSolver, DPMSolverPP, DPMSolverV3, UniPC
+from hasten.solvers import (
+    BNS,
+    DDIM,
+    DEIS,
+    USF,
+    DCSolver,
+    DPMSolver,
+    DPMSolverPP,
+    DPMSolverV3,
+    HeavyBall,
+    UniPC,
+)
 from hasten.solvers.exponential import Frame, inner_nodes
 from hasten.solvers.searched import predicted
 
@@ -116,7 +127,7 @@ def test_v3_converges_in_its_order_whatever_the_statistics(order, corrector, exp
     rng = torch.Generator().manual_seed(4)
     statistics = torch.rand(3, 2, 2, dtype=torch.float64, generator=rng) * 2 - 1
     solver = DPMSolverV3(order, corrector, lower_order_final=False, statistics=statistics, span=SPAN)
-    soft, x, counts, errors = mixture(stds=(0.5, 0.6)), noise(20, 1), (40, 80, 160), []
+    soft, x, counts, errors = mixture(stds=(0.5, 0.6)), noise(20, 1), (100, 200, 400), []
     exact = integrate(soft, x, LINEAR.time(np.array(SPAN)), 200)[-1]
     for steps in counts:
         h = (SPAN[1] - SPAN[0]) / steps
@@ -125,7 +136,7 @@ def test_v3_converges_in_its_order_whatever_the_statistics(order, corrector, exp
             lam = np.concatenate([lam[:1], SPAN[0] + h * np.array([h**2 / 2, h**1.5]), lam[1:]])
         times = LINEAR.time(lam)
         errors.append(rms(sample(soft, x, solver, grid=times), exact))
-    assert np.polyfit(np.log(counts), -np.log(errors), 1)[0] == pytest.approx(expected, abs=0.22)
+    assert np.polyfit(np.log(counts), -np.log(errors), 1)[0] == pytest.approx(expected, abs=0.15)
 
 
 def test_v3_fitted_to_a_gaussian_solves_it_in_two_steps():
@@ -160,6 +171,53 @@ def test_affine_model_of_the_derivative_on_a_gaussian():
         assert b.abs().max() < 1e-4
 
 
+def test_the_derivative_along_the_ode_is_the_one_of_differences():
+    """For one row s is 0 and b the derivative itself, sigma / alpha ((l - 1) e + e') - l' x / alpha."""
+    denoiser, lam, h = mixture(), 0.3, 1e-4
+    datum = denoiser.sample(1, torch.Generator().manual_seed(3))
+    l, turn = torch.tensor([0.6, 0.3]).double(), torch.tensor([-0.4, 0.2]).double()  # noqa: E741
+    probe = Probe(denoiser, datum, 1e-5, 0, 64, (0,))
+    x, *_ = next(iter(probe._noised(lam)))
+
+    def f(at):
+        t = float(LINEAR.time(at))
+        y = integrate(denoiser, x, LINEAR.time(np.array([lam, at])), 8)[-1] if at > lam else x
+        y = x + _back(at) if at < lam else y
+        e = denoiser(y, t).noise
+        return (float(LINEAR.sigma(t)) * e - (l + turn * (at - lam)) * y) / float(LINEAR.alpha(t))
+
+    def _back(at):  # Runge-Kutta from a noisier state that leads to x, to first order in its error
+        start = x
+        for _ in range(4):
+            start = start + x - integrate(denoiser, start, LINEAR.time(np.array([at, lam])), 8)[-1]
+        return start - x
+
+    s, b = probe.affine(lam, l, turn)
+    change = (f(lam + h) - f(lam - h)) / (2 * h)
+    assert s.abs().max() < 1e-6
+    torch.testing.assert_close(b[None], change, rtol=1e-5, atol=1e-6)
+
+
+def test_a_first_order_step_with_statistics_is_right_on_average():
+    """The mean error of one step of 0.5 from 4,000 of the model's own states, in standard errors.
+
+    b is what makes it 0. So it is without any statistics, which the card denies: the mean of the data prediction
+    is that of the data at every noise level. It is not where l alone is taken.
+    """
+    denoiser = mixture()
+    fitted = DPMSolverV3(1, "none").fit(denoiser, denoiser.sample(4096, torch.Generator().manual_seed(1)), points=60)
+    only_l = replace(fitted, statistics=fitted.statistics * torch.tensor([1.0, 0.0, 0.0])[:, None, None])
+    data, z = denoiser.sample(4000, torch.Generator().manual_seed(2)), noise(4000, 3)
+    for lam in (-1.0, 0.5):
+        times = LINEAR.time(np.array([lam, lam + 0.5]))
+        x = float(LINEAR.alpha(times[0])) * data + float(LINEAR.sigma(times[0])) * z
+        true = integrate(denoiser, x, times, 10)[-1]
+        errors = [sample(denoiser, x, solver, grid=times) - true for solver in (fitted, only_l, DDIM())]
+        bias = [(e.mean(0) / e.std(0) * 4000**0.5).abs().max().item() for e in errors]
+        assert bias[0] < 5 and bias[1] > 15 and bias[2] < 4
+        assert errors[0].std() < 0.4 * errors[2].std()
+
+
 @pytest.fixture(scope="module")
 def v3():
     data = mixture().sample(512, torch.Generator().manual_seed(1))
@@ -178,6 +236,12 @@ def test_v3_with_statistics_is_several_times_closer_than_2m(v3, steps, gain):
         sample(mixture(), x, with_statistics, grid=times), exact
     )
     assert ratio > 2
+
+
+def test_the_linear_part_falls_from_noise_to_data(v3):
+    """The card has a mean l from 0.998 to 0.05: near noise sigma e is x, near data it does not depend on it."""
+    l = v3.statistics[0].mean(1)  # noqa: E741
+    assert l[0] > 0.99 and l[-1] < 0.05 and (l.diff() < 0.02).all()
 
 
 def test_statistics_travel_with_the_recipe(v3, tmp_path):
@@ -245,6 +309,21 @@ def test_ratio_1_is_unipc_bit_for_bit(fields):
         assert torch.equal(ours, sample(mixture(), x, UniPC(**fields), grid=TIMES))
 
 
+RATIOS = (1.0, 1.0, 0.8, 1.1, 1.3, 0.9, 1.05, 1.4)
+
+
+@pytest.mark.parametrize("fields", [{}, {"order": 3}, {"expand": "noise"}, {"corrector": False}], ids=str)
+def test_momentum_around_compensation_keeps_it(fields):
+    """A filter around DC follows its compensated values: with beta 1 it is DC, and beta acts on them."""
+    x, dc = noise(30, 0), DCSolver(ratios=RATIOS, **fields)
+    run = lambda solver: sample(mixture(), x, solver, grid=TIMES)  # noqa: E731
+    close(run(HeavyBall(dc, beta=1.0)), run(dc))
+    plain = UniPC(**fields)
+    assert rms(run(HeavyBall(dc, beta=0.7)), run(HeavyBall(plain, beta=0.7))) > 0.3 * rms(run(dc), run(plain))
+    with pytest.raises(HastenError, match="fitted for 8 steps"):
+        HeavyBall(dc).query_times(LINEAR, TIMES[1:])
+
+
 def test_dc_on_noise_from_pure_noise_walks_as_it_was_fitted():
     """Where alpha starts at 0 the first value is data, which noises must not be mixed with."""
     denoiser, x, times, ratios = mixture(FLOW), noise(20, 0), np.linspace(1, 0.1, 7), (1.0, 1.0, 0.9, 1.1, 0.95, 1.05)
@@ -285,6 +364,26 @@ def test_dc_gains_what_the_card_saw(steps):
     exact = integrate(denoiser, x, times, 40)[-1]
     before, after = (rms(sample(denoiser, x, s, grid=times), exact) ** 2 for s in (UniPC(), fitted))
     assert after * 3 < before
+
+
+def test_dc_makes_up_for_what_is_asked_at_the_wrong_state():
+    """The card's reference for that, UniPC that asks again at the corrected state, at twice the calls a step.
+
+    Without guidance that alone gains 4 %: what DC gains (7 times less error) is not only that misalignment.
+    """
+    times = np.linspace(float(LINEAR.time(-5)), float(LINEAR.time(3)), 9)
+    denoiser, x = mixture(stds=(0.4, 0.6)), noise(300, 1)
+    frame, unipc, again, values = Frame.of(LINEAR, times), DCSolver(), x, [denoiser(x, times[0]).data]
+    for i in range(8):
+        ahead = unipc._step(frame, again, values, i)
+        if i < 7:
+            ahead = unipc._step(frame, again, [*values, denoiser(ahead, times[i + 1]).data], i)
+            values.append(denoiser(ahead, times[i + 1]).data)
+        again = ahead
+    exact = integrate(denoiser, x, times, 40)[-1]
+    fitted = DCSolver().fit(denoiser, noise(10, 0), grid=times)
+    plain, compensated = (rms(sample(denoiser, x, s, grid=times), exact) for s in (UniPC(), fitted))
+    assert 0.85 * plain < rms(again, exact) < plain and compensated < 0.2 * plain
 
 
 class Guided:
@@ -381,6 +480,7 @@ def test_align_your_steps_are_the_published_labels():
         (UniPC(), {"correct": True}),
         (UniPC(order=3, variant="bh1"), {"order": 3, "rule": "linear", "correct": True}),
         (UniPC(expand="noise", variant="exact"), {"expand": "noise", "rule": "exact", "correct": True}),
+        (DPMSolver(3, "multistep", "exact"), {"order": 3, "expand": "noise", "rule": "exact"}),
     ],
     ids=lambda value: getattr(value, "name", ""),
 )  # fmt: skip
@@ -388,6 +488,24 @@ def test_decision_lists_are_the_solvers_they_spell(solver, decision, end):
     x, times = noise(30, 0), np.append(TIMES, end)
     ours = sample(mixture(), x, USF(uniform(len(times) - 1, **decision)), grid=times)
     close(ours, sample(mixture(), x, solver, grid=times))
+
+
+def test_equal_decisions_without_a_lower_end_are_deis():
+    x, decisions = noise(30, 0), (Decision(3, "noise", "exact"),) * 8
+    close(*(sample(mixture(), x, s, grid=TIMES) for s in (USF(decisions), DEIS(3, "log-rho"))))
+
+
+def test_decisions_on_noise_take_data_where_alpha_is_zero():
+    """Noise says nothing about data at the start of a flow; the values of two kinds are kept apart."""
+    x, times = noise(30, 0), np.linspace(1, 0.1, 8)
+    for fields in ({}, {"correct": True}):
+        solver = UniPC(expand="noise", variant="exact", corrector=bool(fields))
+        usf = USF(uniform(7, expand="noise", rule="exact", **fields))
+        close(sample(mixture(FLOW), x, usf, grid=times), sample(mixture(FLOW), x, solver, grid=times))
+    with pytest.raises(HastenError, match="no one kind of slope"):
+        sample(mixture(FLOW), x, HeavyBall(usf), grid=times)
+    two_m = HeavyBall(USF(uniform(7)), 0.7)
+    close(sample(mixture(FLOW), x, two_m, grid=times), sample(mixture(FLOW), x, HeavyBall("dpm++", 0.7), grid=times))
 
 
 def test_singlestep_methods_start_from_the_state_before():
@@ -424,6 +542,9 @@ def test_s3_beats_every_solver_it_starts_from(search):
     found = [drift(sample(denoiser, x, USF(d), 6), exact) for d in (*known(6), fitted.decisions)]
     errors = [float(np.log(d.samples["rmse"]).mean()) for d in found]
     assert errors[-1] < min(errors[:-1]) - 0.4  # a third nearer than the best of them, in the geometric mean
+    best = found[int(np.argmin(errors[:-1]))]
+    gain = bootstrap(np.log(best.samples["rmse"] / found[-1].samples["rmse"]), "mean")  # noise by noise
+    assert gain.low > 0.3
     assert found[-1].flipped.sum() <= found[0].flipped.sum()
     assert USF(fitted.decisions).query_times(VP, schedule("logsnr", VP, 6))[-1].step == 5
 

@@ -128,42 +128,48 @@ def test_every_kind_of_network_is_read_as_the_card_converts_it(kind):
     torch.testing.assert_close(p.noise, eps)
 
 
-def paper_step(expand, order, sde, x, mu, s, t, m, lams, z):
-    """One step of the paper's eight updates, literally. m: newest predictions first; lams: of s and before it."""
+def paper_step(expand, order, sde, x, mu, s, t, m, lams, z, full=2.0):
+    """One step of the paper's updates, literally. m: newest predictions first; lams: of s and before it.
+
+    full: the weight of the second derivative, which the official code takes to be 1.
+    """
     (a_s, s_s), (a_t, s_t) = ((float(PROCESS.alpha(u)), float(PROCESS.sigma(u))) for u in (s, t))
     h = math.log(a_t / s_t) - math.log(a_s / s_s)
-    d1 = (m[0] - m[1]) / ((lams[0] - lams[1]) / h) if order == 2 else 0 * m[0]
-    if expand == "noise" and not sde:
-        out = a_t / a_s * x + (1 - a_t / a_s) * mu - s_t * math.expm1(h) * m[0]
-        return out - s_t * (math.expm1(h) / h - 1) * d1
+    d1 = d2 = 0 * m[0]
+    if order >= 2:
+        r0 = (lams[0] - lams[1]) / h
+        d1 = (m[0] - m[1]) / r0
+    if order == 3:
+        r1 = (lams[1] - lams[2]) / h
+        older = (m[1] - m[2]) / r1
+        d2 = full * (d1 - older) / (r0 + r1)
+        d1 = d1 + r0 / (r0 + r1) * (d1 - older)
     if expand == "noise":
-        out = a_t / a_s * x + (1 - a_t / a_s) * mu - 2 * s_t * math.expm1(h) * m[0]
-        return out - 2 * s_t * (math.expm1(h) / h - 1) * d1 + s_t * math.sqrt(math.expm1(2 * h)) * z
+        twice, second = 2 if sde else 1, math.expm1(h) / h - 1
+        out = a_t / a_s * x + (1 - a_t / a_s) * mu - twice * s_t * math.expm1(h) * m[0]
+        out = out - twice * s_t * (second * d1 + (second / h - 1 / 2) * d2)
+        return out + s_t * math.sqrt(math.expm1(2 * h)) * z if sde else out
     if not sde:
         out = s_t / s_s * x + (1 - s_t / s_s + s_t / s_s * a_s - a_t) * mu - a_t * math.expm1(-h) * m[0]
-        return out + a_t * (math.expm1(-h) / h + 1) * d1
+        second = math.expm1(-h) / h + 1
+        return out + a_t * (second * d1 - (second / h - 1 / 2) * d2)
     gone = -math.expm1(-2 * h)
     out = s_t / s_s * math.exp(-h) * x + (1 - a_t / a_s * math.exp(-2 * h) - a_t * gone) * mu + a_t * gone * m[0]
-    return out + a_t * (1 - gone / (2 * h)) * d1 + s_t * math.sqrt(gone) * z
+    second = 1 - gone / (2 * h)
+    return out + a_t * (second * d1 - (second / (2 * h) - 1 / 2) * d2) + s_t * math.sqrt(gone) * z
 
 
-no_dpm = pytest.mark.skipif("dpm" not in SOLVERS.names(), reason="the solver family of the noise prediction")
+MR = {"data": "mr-sampler", "noise": "mr-sampler-noise"}
 
 
-@pytest.mark.parametrize("order", [1, 2])
-@pytest.mark.parametrize(
-    ("expand", "sde", "name", "fields"),
-    [
-        ("data", False, "dpm++", {"rule": "exact"}),
-        ("data", True, "dpm++", {"rule": "exact", "eta": 1.0}),
-        ("noise", False, "unipc", {"variant": "exact", "corrector": False, "expand": "noise"}),
-        pytest.param("noise", True, "dpm", {"method": "multistep", "rule": "exact", "eta": 1.0}, marks=no_dpm),
-    ],
-    ids=["data-ode", "data-sde", "noise-ode", "noise-sde"],
-)
-def test_the_papers_eight_updates_are_the_engines_on_the_shifted_state(order, expand, sde, name, fields):
-    """Evidence 1 of the card: to rounding."""
-    solver = SOLVERS.build({"name": name, "order": order, "lower_order_final": False, **fields})
+@pytest.mark.parametrize("compat", [False, True])
+@pytest.mark.parametrize("order", [1, 2, 3])
+@pytest.mark.parametrize("sde", [False, True], ids=["ode", "sde"])
+@pytest.mark.parametrize("expand", ["data", "noise"])
+def test_the_papers_updates_are_the_engines_on_the_shifted_state(order, expand, sde, compat):
+    """Evidence 1 of the card, to rounding, and order 3 too, exact or with the official code's half a term."""
+    fields = {"eta": float(sde), "order": order, "compat": compat, "lower_order_final": False}
+    solver = SOLVERS.build({"name": MR[expand], **fields})
     generator = torch.Generator().manual_seed(0)
     draw = lambda: torch.randn(4, 3, dtype=torch.float64, generator=generator)  # noqa: E731
     mu, start, draws = draw(), draw(), [draw() for _ in range(6)]
@@ -177,24 +183,47 @@ def test_the_papers_eight_updates_are_the_engines_on_the_shifted_state(order, ex
         p = exact(query.x, s)
         past.insert(0, p.data + mu if expand == "data" else p.noise)
         at.insert(0, float(PROCESS.lam(s)))
-        x = paper_step(expand, min(order, i + 1), sde, query.x + mu, mu, s, t, past, at, draws[i])
+        x = paper_step(expand, min(order, i + 1), sde, query.x + mu, mu, s, t, past, at, draws[i], 2.0 - compat)
         try:
             query = run.send(p)
         except StopIteration as done:
             torch.testing.assert_close(done.value + mu, x, rtol=1e-10, atol=1e-11)
 
 
+@pytest.mark.parametrize("name", [*MR.values(), "mr-sampler-sde", "mr-sampler-noise-sde"])
+def test_the_names_of_the_mean_reverting_samplers_restore(name):
+    """By name, through `sample`: mean + result is a draw of the clean images, whatever the mean is."""
+    exact = GaussianMixture([[0.4, 0.1], [-0.2, 0.3]], 0.05, None, PROCESS)
+    mean = torch.rand(2000, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    network = lambda x, mu, n: exact(x - mu, PROCESS.from_network_time(n[0].item())).noise  # noqa: E731
+    noise = torch.randn(2000, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    restored = mean + sample(AroundMean(network, mean, PROCESS), PROCESS.start_scale * noise, name, 60)
+    clean = restored - mean
+    nearest = torch.cdist(clean, exact.means).min(1)
+    assert (nearest.values < 0.25).float().mean() > 0.97
+    assert nearest.indices.double().mean().item() == pytest.approx(0.5, abs=0.05)
+    assert SOLVERS.build(name).stochastic == name.endswith("sde") and SOLVERS.build(name).convergence == 2
+
+
 @pytest.mark.parametrize(
-    ("solver", "order"), [(DPMSolverPP(order=1), 1), (DPMSolverPP(order=2, rule="exact"), 2)], ids=str
-)
+    ("solver", "order"),
+    [*((SOLVERS.build({"name": name, "order": p}), p) for name in MR.values() for p in (1, 2)),
+     *((SOLVERS.build({"name": name, "order": 3, "lower_order_final": False}), 3) for name in MR.values())],
+    ids=str,
+)  # fmt: skip
 def test_order_of_convergence_around_the_mean(solver, order):
     """Evidence 2 of the card, on a mixture of clean minus degraded images."""
     process = MeanReverting(speed="constant")
     exact = GaussianMixture(np.random.default_rng(0).normal(size=(3, 2)) * 0.3, [0.1, 0.15, 0.2], None, process)
     start = process.start_scale * torch.randn(50, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    grid = lambda n: process.time(np.linspace(process.lam(101), 3.0, n + 1))  # noqa: E731
-    truth = sample(exact, start, UniPC(order=3), grid=grid(1000))
-    counts = (50, 100, 200)
+
+    def grid(n):
+        lam = np.linspace(process.lam(101), 3.0, n + 1)
+        early = lam[0] + (lam[1] - lam[0]) * np.array([0.5, 1]) * (lam[1] - lam[0]) ** np.array([2, 0.5])
+        return process.time(np.insert(lam, 1, early if order == 3 else []))  # else the first steps set a floor
+
+    counts = (200, 400, 800) if order == 3 else (50, 100, 200)
+    truth = sample(exact, start, UniPC(order=3, lower_order_final=False), grid=grid(2 * counts[-1]))
     errors = [(sample(exact, start, solver, grid=grid(n)) - truth).square().mean().sqrt().item() for n in counts]
     assert np.polyfit(np.log(counts), -np.log(errors), 1)[0] == pytest.approx(order, abs=0.15)
 

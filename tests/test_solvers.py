@@ -14,8 +14,9 @@ from hasten.denoisers import GaussianMixture
 from hasten.errors import HastenError
 from hasten.grids import schedule
 from hasten.predictions import Prediction
-from hasten.processes import RectifiedFlow, VarianceExploding, VariancePreserving
+from hasten.processes import Cosine, MeanReverting, OneSided, RectifiedFlow, VarianceExploding, VariancePreserving
 from hasten.solvers import (
+    BDIA,
     DDIM,
     DEIS,
     EDICT,
@@ -23,8 +24,13 @@ from hasten.solvers import (
     IPNDM,
     PNDM,
     SOLVERS,
+    USF,
+    BDIAHeun,
+    DCSolver,
+    DPMAdaptive,
     DPMSolver,
     DPMSolverPP,
+    DPMSolverV3,
     Euler,
     EulerAncestral,
     HeavyBall,
@@ -41,7 +47,10 @@ from hasten.solvers.base import drain
 from hasten.solvers.exponential import unit_moments
 
 VP, FLOW, EDM = VariancePreserving(), RectifiedFlow(), VarianceExploding()
-PROCESSES = {"vp": VP, "flow": FLOW, "edm": EDM}
+PROCESSES = {
+    "vp": VP, "flow": FLOW, "edm": EDM, "cosine": Cosine(), "mean-reverting": MeanReverting(),
+    "one-sided": OneSided("vp"),
+}  # fmt: skip
 # from and to which lam the mixtures are solved: where their posterior is neither trivial nor all decided
 RANGES = {VP: (-2.6, 3.0), FLOW: (-3.5, 3.0), EDM: (-1.5, 3.0)}
 
@@ -130,6 +139,14 @@ ORDERS = [
     *((GHVB(order=p), 2) for p in (2, 4)),
     *((HeavyBall(s), 1) for s in ("ipndm", "dpm++")),
     (Churn(churn=0), 2),
+    *((UniPC(**final(order=p, corrector=False, expand="noise")), p) for p in (1, 2, 3)),
+    (UniPC(**final(order=1, expand="noise")), 2),
+    (USF(), 2),
+    (DCSolver(**final()), 3),
+    *((DPMSolverV3(**final(order=p, corrector="none")), p) for p in (1, 2, 3)),
+    *((DPMSolverV3(**final(order=p)), 2) for p in (1, 3)),  # pseudo: a higher order in name only
+    (DPMSolverV3(**final(order=3, corrector="none", pseudo_predictor=True)), 2),
+    (DPMSolverV3(**final(order=3, corrector="plain", pseudo_predictor=True)), 3),
 ]  # fmt: skip
 
 
@@ -146,9 +163,44 @@ def test_unipc_3_has_fourth_order(process):
     assert slope(UniPC(**final(order=3)), process, 4, (40, 80)) == pytest.approx(4, abs=0.4)
 
 
+@pytest.mark.parametrize("variable", ["time", "rho", "log-rho"])
+@pytest.mark.parametrize("process", [VP, FLOW], ids=["vp", "flow"])
+def test_deis_4_has_fourth_order(process, variable):
+    assert slope(DEIS(4, variable), process, 4, (80, 160)) == pytest.approx(4, abs=0.2)
+
+
+@pytest.mark.parametrize(
+    ("solver", "order"),
+    [
+        (DPMSolverPP(**final(order=2)), 2), (DPMSolverPP(**final(order=2, rule="exact")), 2), (UniPC(**final()), 3),
+        (DPMSolverPP(**final(order=3)), 3), (DPMSolver(**final(order=3, method="multistep")), 3),
+        (DPMSolverPP(**final(order=3, compat=True)), 2),
+    ],
+    ids=words,
+)  # fmt: skip
+def test_orders_hold_where_steps_change_smoothly(solver, order):
+    """Steps of lam from 1.6 to 0.4 and back to 1.6 of their mean: nothing cancels because they are alike."""
+    first, last = RANGES[VP]
+
+    def warped(steps):
+        u = np.linspace(0, 1, steps + 1)
+        lam = first + (last - first) * (u + 0.3 / np.pi * np.sin(2 * np.pi * u))
+        early = first + (lam[1] - first) * np.array([0.5, 1]) * (lam[1] - first) ** np.array([2, 0.5])
+        return VP.time(np.insert(lam, 1, early if solver.order == 3 else []))
+
+    counts = (81, 162, 324)
+    runs = [sample(mixture(VP), start(VP), solver, grid=warped(steps)) - reference(VP) for steps in counts]
+    errors = [run.square().mean().sqrt().item() for run in runs]
+    found = np.polyfit(np.log(counts), -np.log(errors), 1)[0]
+    # a missing half of a term is worth an order, reached from below as the first steps shrink
+    assert 1.5 < found < 2.2 if getattr(solver, "compat", False) else found == pytest.approx(order, abs=0.15)
+
+
 def test_the_order_that_is_listed_is_the_one_measured():
     for solver, order in ORDERS:
         assert solver.convergence == order, solver
+    elsewhere = {EDICT, BDIA, BDIAHeun, DPMAdaptive, EulerAncestral, Thresholded}  # weakly, by tolerance, or as inside
+    assert {type(solver) for solver, _ in ORDERS} | elsewhere == set(all_solvers())
 
 
 @pytest.mark.parametrize("solver", all_solvers(), ids=lambda cls: cls.name)
@@ -251,10 +303,11 @@ FAMILY = [
 ]  # fmt: skip
 
 
-@settings(max_examples=300, deadline=None)
+@pytest.mark.parametrize("solver", [*STOCHASTIC, *FAMILY], ids=words)
+@settings(max_examples=12, deadline=None)
 @given(
-    solver=st.sampled_from([*STOCHASTIC, *FAMILY]), process=st.sampled_from(list(PROCESSES)),
-    steps=st.integers(2, 12), name=st.sampled_from(["logsnr", "karras", "trailing"]),
+    process=st.sampled_from(list(PROCESSES)), steps=st.integers(2, 12),
+    name=st.sampled_from(["logsnr", "karras", "trailing"]),
 )  # fmt: skip
 def test_the_true_data_keeps_every_marginal(solver, process, steps, name):
     """With D = x0 for good, x_t must have mean alpha_t x0 and, for SDEs, variance sigma_t^2 at every query."""
@@ -396,8 +449,8 @@ def test_memory_is_bounded_by_the_order():
         (lambda: GHVB(beta=0.0), "beta: 0.0"),
         (lambda: HeavyBall("heun"), "'heun' has no slope"),
         (lambda: HeavyBall("dpm"), "'dpm' has no slope"),
-        (lambda: sample(mixture(VP), torch.randn(2, 2), HeavyBall("pndm"), 5), "first step of 'pndm'"),
-        (lambda: sample(mixture(FLOW), torch.randn(2, 2), HeavyBall(UniPC(expand="noise"))), "first step of 'unipc'"),
+        (lambda: sample(mixture(VP), torch.randn(2, 2), HeavyBall("pndm"), 5), "'pndm' here have no one kind"),
+        (lambda: sample(mixture(FLOW), torch.randn(2, 2), HeavyBall(UniPC(expand="noise"))), "'unipc' here have no"),
         (lambda: HeavyBall("dmp++"), "did you mean 'dpm\\+\\+'"),
         (lambda: Thresholded(quantile=1.5), "quantile"),
         (lambda: Churn(churn=-1.0), "churn: -1.0"),

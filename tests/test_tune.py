@@ -22,6 +22,7 @@ import hasten
 from hasten.errors import HastenError
 from hasten.measure import Estimate, count_calls
 from hasten.recipe import Recipe
+from hasten.solvers import SOLVERS
 from hasten.tune import Budget, Score, judge, reference, tuning
 from hasten.tune.problem import Problem
 from hasten.tune.reference import Yardstick
@@ -275,6 +276,13 @@ def test_a_unet_with_guidance_may_have_everything_and_a_dit_no_cache() -> None:
     assert not dit.suggest(trial).accelerations and not {"guide", "cache"} & trial.asked
     assert all("guide" not in s or s["guide"] == "always" for s in dit.starts())
     assert all(s["cache"] == "none" for s in dit.starts())
+
+
+def test_the_space_avoids_what_is_known_to_go_wrong() -> None:
+    """Heun, singlestep DPM-Solver and PNDM blow up at few evaluations under guidance, and say so."""
+    choices = [SOLVERS.build(solver) for solver in Space.of(problem()).solvers.values()]
+    assert choices and not any(solver.caution or solver.stochastic or solver.adaptive for solver in choices)
+    assert not {"heun", "dpm", "pndm", "edm"} & {solver.name for solver in choices}
 
 
 def test_every_choice_of_the_space_is_a_recipe_the_model_runs() -> None:

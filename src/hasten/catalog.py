@@ -43,6 +43,10 @@ class Family(Generic[T]):
         """A second name for method `of` with some fields set."""
         self._aliases[name] = (of, fields)
 
+    def aliases(self, of: str) -> dict[str, dict[str, Any]]:
+        """The other names of a method, each with the fields it sets."""
+        return {name: fields for name, (method, fields) in self._aliases.items() if method == of}
+
     def __iter__(self) -> Iterator[type[T]]:
         return iter(self._classes.values())
 

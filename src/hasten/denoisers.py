@@ -113,7 +113,9 @@ class AroundMean:
     network: called as `network(x, mean, number)`. mean: the degraded images, (rows, ...), one a row of the
     states. kind: what it predicts, "epsilon", "sample" (clean images) or "v_prediction" (of unit noise: alpha
     times stationary noise minus sqrt(1 - alpha^2) times (clean - mean)). A restored image is
-    `mean + sample(AroundMean(...), process.start_scale * noise, ...)`. Thresholds meant for images do not suit y.
+    `mean + sample(AroundMean(...), process.start_scale * noise, "mr-sampler", steps)`; "mr-sampler-sde" draws noise
+    on the way, both have variants that expand the noise prediction, and the paper's baseline, the posterior step, is
+    `DDIM(eta=1.0)`. Thresholds meant for images do not suit y.
     Source: Li et al. 2025, arXiv 2502.07856.
     """
 

@@ -54,10 +54,11 @@ def calls(method: Mapping[str, Any]) -> str:
 
 
 def about(method: Mapping[str, Any]) -> str:
-    """What a method is, whether it needs to be fitted, and what is known to go wrong."""
+    """What a method is, whether it needs to be fitted, its other names, and what is known to go wrong."""
     needs = " Needs fit()." if method.get("needs_fit") else ""
+    also = f" Also: {', '.join(method['aliases'])}." if method.get("aliases") else ""
     caution = f" Caution: {method['caution']}." if method.get("caution") else ""
-    return method["about"] + needs + caution
+    return method["about"] + needs + also + caution
 
 
 def link(method: Mapping[str, Any]) -> str:
@@ -72,6 +73,7 @@ def _of(family: str, classes: Any) -> Iterator[dict[str, Any]]:
         found |= {"year": cls.paper.year, "arxiv": cls.paper.arxiv}
         made = cls()
         found["settings"] = {field.name: plain(getattr(made, field.name)) for field in dataclasses.fields(cls)}
+        found["aliases"] = classes.aliases(cls.name)
         if family == "solver":
             found |= {"evaluations": made.evaluations, "order": made.convergence, "stochastic": made.stochastic}
             found |= {"adaptive": made.adaptive, "needs_fit": made.needs_fit, "caution": made.caution}

@@ -195,3 +195,15 @@ def _common(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
         return a, b
     both = tuple(slice(0, min(n, m)) for n, m in zip(a.shape, b.shape))
     return a[both], b[both]
+
+
+def thresholded(data: Tensor, quantile: float) -> Tensor:
+    """Every row clipped to [-s, s] and divided by s, where s is its quantile of absolute values, at least 1.
+
+    The quantile is interpolated as torch.quantile does, which refuses large tensors and half precision.
+    """
+    ordered = data.flatten(1).abs().float().sort(1).values
+    at = quantile * (ordered.shape[1] - 1)
+    below, above = ordered[:, int(at)], ordered[:, min(int(at) + 1, ordered.shape[1] - 1)]
+    s = torch.lerp(below, above, at % 1).clamp(min=1).to(data.dtype).reshape(-1, *(1,) * (data.ndim - 1))
+    return data.clamp(-s, s) / s

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -83,3 +84,25 @@ class Statistics:
         B, growth = cumulated(inner), torch.exp(L + S)
         u = torch.as_tensor(offsets).reshape(cells, 4, *[1] * (l.ndim - 2))
         return Integrals(total(l), total(s), total(inner), [total(growth * u**k) for k in range(4)], total(growth * B))
+
+    def along(self, lam: Array) -> tuple[list[Integrals], list[Tensor], list[Tensor]]:
+        """The integrals of every step between these lams, and S and B from the first to each of them."""
+        parts = [self.integrals(start, end) for start, end in pairwise(lam)]
+        S, B = [torch.zeros((), dtype=torch.float64)], [torch.zeros((), dtype=torch.float64)]
+        for part in parts:
+            B.append(B[-1] + torch.exp(-S[-1]) * part.B)
+            S.append(S[-1] + part.S)
+        return parts, S, B
+
+
+def powers_through(at: Array, pseudo: bool) -> Array:
+    """(k, node): the coefficient of u^k in the polynomial through values at `at`.
+
+    pseudo: the k-th divided difference over the first k + 1 nodes instead.
+    """
+    if not pseudo:
+        return np.linalg.inv(np.vander(at, increasing=True))
+    rows = np.zeros((len(at), len(at)))
+    for k in range(1, len(at) + 1):
+        rows[k - 1, :k] = 1 / (at[:k, None] - at[:k] + np.eye(k)).prod(1)
+    return rows

@@ -21,7 +21,8 @@ class MeanReverting(Process):
     speed: how theta varies, "cosine", "linear" or "constant". As in VariancePreserving, table index n is at
     time n + 1, log alpha is linear in between (the official code interpolates alpha, sigma and lam each on its
     own), and time 0 is clean data. The network is shown the index; it is trained on 1 .. steps.
-    stationary: in units of the images; the paper's 50/255 is for images in [0, 1].
+    stationary: in units of the images; the paper's 50/255 is for images in [0, 1]. `denoisers.AroundMean` wraps a
+    network for it, and says which solvers are the paper's.
     Source: Luo et al. 2023, arXiv 2301.11699, section 3; Li et al. 2025, arXiv 2502.07856.
     """
 

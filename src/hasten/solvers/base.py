@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, NamedTuple
 
@@ -104,7 +104,8 @@ class Row:
     """One update: after the query at `time`, x <- a x + sum_j b[j] value_j + noise z.
 
     b[0] weighs the newest value (of the query just answered), b[1] the one before, and so on. value: which
-    attribute of this query's prediction is remembered, if not the one that the table names.
+    attribute of this query's prediction is remembered, if not the one that the table names. kept: what it is
+    remembered as, before the update: weights of itself and of the values before, newest first.
     """
 
     time: float
@@ -114,6 +115,7 @@ class Row:
     stage: int = 0
     noise: float = 0.0
     value: str = ""
+    kept: tuple[float, ...] = (1.0,)
 
 
 @dataclass
@@ -129,81 +131,82 @@ class Path:
     _formula: tuple[int, float, Array, float] | None = None  # of the current state: anchor, a, weights, noise
     _shift: Array | None = None  # a correction of the current state, as weights by node
 
-    def correct(self, weights: Array) -> None:
-        """The current state had better been made with these weights (same anchor, newest node included)."""
-        assert self._formula is not None
-        self._shift = weights - np.append(self._formula[2], 0.0)
+    def correct(self, weights: Array, kept: tuple[float, ...] = (1.0,)) -> None:
+        """The current state had better been made with these weights (same anchor, newest node included).
 
-    def advance(
-        self,
-        time: float,
-        anchor: int,
-        a: float,
-        weights: Array,
-        *,
-        step: int,
-        stage: int = 0,
-        noise: float = 0.0,
-        value: str = "",
-    ) -> None:
+        kept: what the newest value, weighed here as it was answered, will be remembered as.
+        """
+        assert self._formula is not None
+        self._shift = weights - _padded(self._formula[2])
+        self._shift[..., -1] /= kept[0]
+        for lag, share in enumerate(kept[1:], 2):
+            self._shift[..., -lag] -= self._shift[..., -1] * share
+
+    def advance(self, time: float, anchor: int, a: float, weights: Array, noise: float = 0.0, **marks: Any) -> None:
         """After node `len(rows)` at `time`: the next state is `a * state[anchor] + weights . values + noise`.
 
-        weights: one number a node, oldest first, the node just queried last. noise: all that came in since the
-        anchor; what the current state already carries of it is kept, and only the rest is fresh.
+        weights: one number a node, oldest first, the node just queried last; (kinds, nodes) where several kinds of
+        value are remembered. noise: all that came in since the anchor; what the current state already carries of
+        it is kept, and only the rest is fresh. marks: further fields of the row.
         """
         node = len(self.rows)
         row_a, row_weights, fresh = a, weights, noise
         if anchor != node:
             assert self._formula is not None and self._formula[0] == anchor, "steps may only re-use their own anchor"
             row_a = a / self._formula[1]
-            row_weights = weights - row_a * np.append(self._formula[2], 0.0)
+            row_weights = weights - row_a * _padded(self._formula[2])
             fresh = max(0.0, noise**2 - (row_a * self._formula[3]) ** 2) ** 0.5
         elif self._shift is not None:
             row_weights = weights + a * self._shift
         self._shift = None
         self._formula = (anchor, a, weights, noise)
-        newest_first = row_weights[::-1]
+        newest_first = row_weights.T[::-1].ravel()
         used = np.flatnonzero(newest_first)
         b = tuple(float(w) for w in newest_first[: used[-1] + 1]) if len(used) else (0.0,)
-        self.rows.append(Row(time, float(row_a), b, step, stage, float(fresh), value))
+        self.rows.append(Row(time, float(row_a), b, noise=float(fresh), **marks))
+
+
+def _padded(weights: Array) -> Array:
+    """With a zero for one more node."""
+    return np.concatenate([weights, np.zeros((*weights.shape[:-1], 1))], -1)
 
 
 Update = Callable[[Row, Tensor, list[Tensor]], Tensor]  # row, state and values (newest first) -> the next state
 
 
-def weighed(row: Row, x: Tensor, values: list[Tensor]) -> Tensor:
-    """The weighted sum that the row stands for, without its noise. The values are left as they are."""
-    x = combine(x, row.a, values[0], row.b[0])
-    for weight, old in zip(row.b[1:], values[1:]):
+def weighed(x: Tensor, a: float, values: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
+    """a x + the sum of weights times values. What is given is left as it is, and may be what is returned."""
+    total = combine(x, a, values[0], weights[0])
+    for weight, value in zip(weights[1:], values[1:]):
         if weight:
-            x = torch.add(x, old, alpha=weight) if x is values[0] else x.add_(old, alpha=weight)
-    return x
+            total = (torch.add if total is values[0] else Tensor.add_)(total, value, alpha=weight)
+    return total
 
 
 class Tabular(Solver):
     """A solver whose updates are rows of weights over the state and past values of one prediction."""
 
-    reach: ClassVar[int] = 0  # how many past values `remembered` reads
-
     @abstractmethod
     def table(self, process: Process, times: Array) -> tuple[str, list[Row]]:
-        """Which attribute of a Prediction is remembered ("data", "noise", "velocity"), and the rows."""
+        """Which attribute of a Prediction is remembered ("data", "noise", "velocity"), and the rows.
 
-    def remembered(self, value: Tensor, past: list[Tensor]) -> list[Tensor]:
-        """The values a row weighs, newest first: a history filter overrides this."""
-        return [value, *past]
+        Of several, joined by spaces, each is: their values take turns in the rows' weights.
+        """
 
     def walk(self, process: Process, times: Array, x: Tensor, noise: Noise) -> Walk:
-        return self.follow(process, times, x, noise, weighed)
+        return self.follow(process, times, x, noise, lambda row, x, values: weighed(x, row.a, values, row.b))
 
     def follow(self, process: Process, times: Array, x: Tensor, noise: Noise, update: Update) -> Walk:
-        """The walk, with `update` making the next state, but for its noise."""
+        """The walk, with `update` making the next state, but for its noise, from values as they are kept."""
         value, rows, memory = program(self, process, times)
         steps = len(times) - 1
         past: list[Tensor] = []
         for i, (row, keep) in enumerate(zip(rows, memory)):
             p = yield Query(x, row.time, row.step, steps, row.stage)
-            past = self.remembered(getattr(p, row.value or value), past)
+            newest = [getattr(p, kind) for kind in (row.value or value).split()]
+            if len(row.kept) > 1:
+                newest = [weighed(newest[0], row.kept[0], past, row.kept[1:])]
+            past[:0] = newest
             x = update(row, p.state, past)
             if row.noise:
                 x = torch.add(x, noise(i), alpha=row.noise)
@@ -230,16 +233,14 @@ def program(solver: Tabular, process: Process, times: Array) -> Program:
 @functools.lru_cache(maxsize=64)
 def _compiled(solver: Tabular, process: Process, times: tuple[float, ...]) -> Program:
     value, rows = solver.table(process, np.array(times))
-    return value, rows, _memory(rows, solver.reach)
+    return value, rows, _memory(rows, len(value.split()))
 
 
-def _memory(rows: list[Row], reach: int) -> list[int]:
+def _memory(rows: list[Row], kinds: int) -> list[int]:
     """How many of the newest values each row must leave behind for the rows after it."""
-    longest = max(len(row.b) for row in rows)
-    return [
-        max([reach, *(len(later.b) - k for k, later in enumerate(rows[i + 1 : i + longest], 1))])
-        for i in range(len(rows))
-    ]
+    reach = [max(len(row.b), len(row.kept)) for row in rows]
+    later = [reach[i + 1 : i + max(reach)] for i in range(len(rows))]
+    return [max([0, *(of - k * kinds for k, of in enumerate(after, 1))]) for after in later]
 
 
 SOLVERS: Family[Solver] = Family("solver", Solver)

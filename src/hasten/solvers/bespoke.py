@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import InitVar, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
@@ -12,12 +12,10 @@ from torch import Tensor
 from hasten.catalog import Paper
 from hasten.errors import HastenError, positive_int
 from hasten.fitting import Course, solve
-from hasten.fitting.weights import least_squares
 from hasten.grids import GridLike, schedule, settling
-from hasten.predictions import Prediction
 from hasten.processes import Array, Process
-from hasten.solvers.base import SOLVERS, Noise, Query, Row, Solver, Tabular, Walk, program, told
-from hasten.solvers.exponential import DPMSolverPP, UniPC
+from hasten.solvers.base import SOLVERS, Row, Solver, Tabular, program
+from hasten.solvers.exponential import DPMSolverPP
 
 if TYPE_CHECKING:
     from hasten.denoisers import DenoiserLike
@@ -52,7 +50,7 @@ class BNS(Tabular):
             )
 
     def table(self, process: Process, times: Array) -> tuple[str, list[Row]]:
-        value, rows, _ = program(_BASE, process, times)
+        value, rows, _ = program(BASE, process, times)
         if not self.weights:
             return value, rows
         first = len(self.at) - len(times)
@@ -67,6 +65,8 @@ class BNS(Tabular):
         ]
 
     def learning(self, course: Course | None) -> Solver | None:
+        from hasten.learning import Learning
+
         return None if self.weights else Learning(order=self.order, course=course)
 
     @torch.no_grad()
@@ -77,9 +77,11 @@ class BNS(Tabular):
         """The solver with weights that lead along the converged course of this model, at these times.
 
         noises: start states, (rows, ...), 10 or more (with their prompts bound in the denoiser). course: of the
-        noises, found here in 128 calls if None. ridge: see `Learning`. To fit inside a pipeline, let it run by a
-        `Recording` and then by `learning`.
+        noises, found here in 128 calls if None. ridge: see `learning.Learning`. To fit inside a pipeline, let it
+        run by a `learning.Recording` and then by what `learning` gives.
         """
+        from hasten.learning import Learning
+
         learning = Learning(order=self.order, course=course or self.course(denoiser, noises), ridge=ridge)
         solve(learning, denoiser, schedule(grid, denoiser.process, steps), noises)
         return learning.fitted[-1]
@@ -88,67 +90,11 @@ class BNS(Tabular):
     @torch.no_grad()
     def course(denoiser: DenoiserLike, noises: Tensor, steps: int = 128) -> Course:
         """The converged course of start states: what `fit` leads along, to be shared by several fits."""
+        from hasten.learning import Recording
+
         recording = Recording()
         solve(recording, denoiser, schedule(settling(denoiser.process), denoiser.process, steps), noises)
         return recording.courses[-1]
 
 
-@dataclass(frozen=True)
-class Recording(UniPC):
-    """UniPC whose runs are kept in `courses`, for runs on fine times that end on data."""
-
-    courses: ClassVar[list[Course]]  # of each instance, but no setting of it
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        object.__setattr__(self, "courses", [])
-
-    def walk(self, process: Process, times: Array, x: Tensor, noise: Noise) -> Walk:
-        states: list[Tensor] = []
-        slopes: list[Tensor] = []
-
-        def keep(_: Query, p: Prediction) -> Prediction:
-            states.append(p.state.clone())
-            slopes.append(p.velocity)
-            return p
-
-        end = yield from told(super().walk(process, times, x, noise), keep)
-        self.courses.append(Course(process, times[:-1], states, slopes, end.clone()))
-        return end
-
-
-@dataclass(frozen=True)
-class Learning(BNS):
-    """A run that fits the weights of each step once it is there, in `fitted`, and goes on with them.
-
-    Every step is fitted from where the steps before it really lead, so it makes up for their errors. course: of
-    the states it will start from. ridge: how strongly weights stay near those of DPM-Solver++ 2M, above 0.
-    """
-
-    course: InitVar[Course | None] = None
-    ridge: InitVar[float] = 1e-6
-    fitted: ClassVar[list[BNS]]
-    _course: ClassVar[Course]
-    _ridge: ClassVar[float]
-
-    def __post_init__(self, course: Course | None, ridge: float) -> None:
-        super().__post_init__()
-        for name, value in {"_course": course, "_ridge": ridge, "fitted": []}.items():
-            object.__setattr__(self, name, value)
-
-    def walk(self, process: Process, times: Array, x: Tensor, noise: Noise) -> Walk:
-        _, rows, _ = program(_BASE, process, times)
-        weights: list[float] = []
-        past: list[Tensor] = []
-        for i, row in enumerate(rows):
-            p = yield Query(x, row.time, row.step, len(rows))
-            past = [p.data, *past][: self.order]
-            terms = [p.state, *past]
-            found = least_squares(terms, self._course.at(times[i + 1]).to(x), (row.a, *row.b), self._ridge)
-            x = sum((weight * term for weight, term in zip(found, terms)), torch.zeros_like(x))
-            weights += found + [0.0] * (self.order - len(past))
-        self.fitted.append(BNS(self.order, tuple(weights), tuple(times.tolist())))
-        return x
-
-
-_BASE = DPMSolverPP(order=2)
+BASE = DPMSolverPP(order=2)

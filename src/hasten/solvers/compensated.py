@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -18,9 +17,8 @@ from hasten.errors import HastenError
 from hasten.fitting import integrate, shown
 from hasten.fitting.ratios import COEFFICIENTS, best_ratio, cascade_of, cascaded
 from hasten.grids import GridLike, schedule
-from hasten.predictions import Prediction
-from hasten.processes import Array, Process
-from hasten.solvers.base import SOLVERS, Noise, Query, Walk, told
+from hasten.processes import Array
+from hasten.solvers.base import SOLVERS, weighed
 from hasten.solvers.exponential import Frame, UniPC
 
 NODES = 3  # how many values the compensation passes its parabola through
@@ -63,26 +61,8 @@ class DCSolver(UniPC):
             return cascaded(self.cascade, steps, self.guidance)
         return self.ratios or (1.0,) * steps
 
-    def walk(self, process: Process, times: Array, x: Tensor, noise: Noise) -> Walk:
-        """UniPC's walk, told compensated values: the buffer it keeps is the compensated one."""
-        frame, ratios, past = Frame.of(process, times, self.expand), self.ratios_for(len(times) - 1), []
-
-        def compensated(query: Query, p: Prediction) -> Prediction:
-            mix = _mix(frame, times, query.step, ratios[query.step])
-            past[:] = [_mixed(mix, [getattr(p, self.expand), *past]), *past][:NODES]
-            kind = "sample" if self.expand == "data" else "epsilon"
-            return Prediction(p.state, p.alpha, p.sigma, past[0], kind) if len(mix) > 1 else p
-
-        return told(super().walk(process, times, x, noise), compensated)
-
-    def _kept(self, frame: Frame, times: Array, weights: Array) -> Array:
-        """The newest value is kept as an affine mix of what was answered and the values before."""
-        i = len(weights) - 1
-        mix, rewritten = _mix(frame, times, i, self.ratios_for(len(times) - 1)[i]), weights.copy()
-        rewritten[-1] /= mix[0]
-        for k in range(1, len(mix)):
-            rewritten[-1 - k] -= rewritten[-1] * mix[k]
-        return rewritten
+    def _kept(self, frame: Frame, times: Array, i: int) -> tuple[float, ...]:
+        return _mix(frame, times, i, self.ratios_for(len(times) - 1)[i])
 
     @torch.no_grad()
     def fit(
@@ -125,7 +105,8 @@ class DCSolver(UniPC):
     ) -> tuple[Tensor, list[Tensor]]:
         """The next state, corrected, and the values with its own, from a state x and values, the last as asked."""
         i, steps = len(values) - 1, len(times) - 1
-        kept = [*values[:-1], _mixed(_mix(frame, times, i, ratio), values[::-1])]
+        share, *rest = _mix(frame, times, i, ratio)
+        kept = [*values[:-1], weighed(values[-1], share, values[-2::-1], rest)] if rest else values
         following = self._step(frame, x, kept, i)
         if i + 1 == steps:
             return following, kept
@@ -138,16 +119,10 @@ class DCSolver(UniPC):
         return frame.step(x, i, i + 1, nodes, values, self._rule)
 
 
-def _mix(frame: Frame, times: Array, i: int, ratio: float) -> Array:
+def _mix(frame: Frame, times: Array, i: int, ratio: float) -> tuple[float, ...]:
     """Weights of the newest values (newest first) in the compensated value of node i; [1] for none, as at first."""
     if ratio == 1 or i + 1 < NODES or frame.value(i + 1 - NODES) != frame.expand:
-        return np.ones(1)
+        return (1.0,)
     nodes = times[i : i - NODES if i >= NODES else None : -1]
     at = ratio * nodes[0] + (1 - ratio) * nodes[1]
-    return np.array([math.prod((at - b) / (a - b) for b in nodes if b != a) for a in nodes], float)
-
-
-def _mixed(mix: Array, values: Sequence[Tensor]) -> Tensor:
-    """The sum of weights times values, both newest first; the newest value itself for weight 1 alone."""
-    rest = zip(mix[1:], values[1:])
-    return sum((float(w) * v for w, v in rest), float(mix[0]) * values[0]) if len(mix) > 1 else values[0]
+    return tuple(float(math.prod((at - b) / (a - b) for b in nodes if b != a)) for a in nodes)

@@ -138,28 +138,31 @@ class _Exponential(Tabular):
     """What exponential solvers share: steps that re-use values of earlier steps, or look inside their own."""
 
     order, expand, lower_order_final, corrector = 1, "data", True, False  # of solvers without such a field
+    _rule = "exact"  # how steps bend their weights, see `apply_rule`; several rules are joined by a comma
 
     def _damping(self, h: float) -> float:
         return 1.0
 
-    def _kept(self, frame: Frame, times: Array, weights: Array) -> Array:
-        """A corrector's weights by node, given for values as answered, of values as they are kept."""
-        return weights
+    def _kept(self, frame: Frame, times: Array, i: int) -> tuple[float, ...]:
+        """What the value of node i is remembered as, see `Row`."""
+        return (1.0,)
 
     def _nodes(self, i: int, steps: int) -> list[int]:
         """The nodes that step i of a multistep run passes through, newest first."""
         return [i - k for k in range(min(self.order, i + 1, steps - i if self.lower_order_final else self.order))]
 
-    def _multistep(self, process: Process, times: Array, rule: str = "exact") -> tuple[str, list[Row]]:
-        """rule: how steps bend their weights, see `apply_rule`; several rules are joined by a comma."""
+    def table(self, process: Process, times: Array) -> tuple[str, list[Row]]:
         frame, path, steps = Frame.of(process, times, self.expand), Path(), len(times) - 1
         for i in range(steps):
+            kept = self._kept(frame, times, i)
             if self.corrector and i:
-                _, weights, _ = frame.update(i - 1, i, [*self._nodes(i - 1, steps), i], rule=rule, size=i + 1)
-                path.correct(self._kept(frame, times, weights))
+                _, weights, _ = frame.update(i - 1, i, [*self._nodes(i - 1, steps), i], rule=self._rule, size=i + 1)
+                path.correct(weights, kept)
             damping = self._damping(frame.lam[i + 1] - frame.lam[i])
-            a, weights, noise = frame.update(i, i + 1, self._nodes(i, steps), rule=rule, damping=damping, size=i + 1)
-            path.advance(times[i], i, a, weights, step=i, noise=noise, value=frame.value(i))
+            a, weights, noise = frame.update(
+                i, i + 1, self._nodes(i, steps), rule=self._rule, damping=damping, size=i + 1
+            )
+            path.advance(times[i], i, a, weights, step=i, noise=noise, value=frame.value(i), kept=kept)
         return self.expand, path.rows
 
     def _singlestep(
@@ -231,9 +234,6 @@ class DDIM(_Exponential):
     def _damping(self, h: float) -> float:
         return math.sqrt(1 + self.eta**2 * math.expm1(-2 * h))
 
-    def table(self, process: Process, times: Array) -> tuple[str, list[Row]]:
-        return self._multistep(process, times)
-
 
 @SOLVERS.add
 @dataclass(frozen=True)
@@ -276,11 +276,15 @@ class DPMSolverPP(_Exponential):
     def _damping(self, h: float) -> float:
         return math.exp(-self.eta * h) if self.eta else 1.0
 
+    @property
+    def _rule(self) -> str:
+        return f"{self.rule},halved" if self.compat else self.rule
+
     def table(self, process: Process, times: Array) -> tuple[str, list[Row]]:
         if self.method == "singlestep":
             inner = {1: (), 2: (self.r,), 3: (1 / 3, 2 / 3)}[self.order] if self.schedule == "fixed" else None
             return self._singlestep(process, times, self.rule, inner)
-        return self._multistep(process, times, f"{self.rule},halved" if self.compat else self.rule)
+        return super().table(process, times)
 
 
 @SOLVERS.add
@@ -300,6 +304,13 @@ class DPMSolver(DPMSolverPP):
     caution = "unstable under guidance: at 8 evaluations and guidance 7.5, 16 times DDIM's error on a mixture"
     expand = "noise"
     paper = Paper("DPM-Solver: A Fast ODE Solver for Diffusion Probabilistic Model Sampling", 2022, "2206.00927")
+
+
+# MR sampler (Li et al. 2025, arXiv 2502.07856): the same on what is around the mean, see `denoisers.AroundMean`
+SOLVERS.alias("mr-sampler", "dpm++", rule="exact")
+SOLVERS.alias("mr-sampler-sde", "dpm++", rule="exact", eta=1.0)
+SOLVERS.alias("mr-sampler-noise", "dpm", order=2, method="multistep", rule="exact")
+SOLVERS.alias("mr-sampler-noise-sde", "dpm", order=2, method="multistep", rule="exact", eta=1.0)
 
 
 @SOLVERS.add
@@ -330,9 +341,6 @@ class UniPC(_Exponential):
     @property
     def _rule(self) -> str:
         return {"bh1": "linear", "bh2": "midpoint", "exact": "exact"}[self.variant]
-
-    def table(self, process: Process, times: Array) -> tuple[str, list[Row]]:
-        return self._multistep(process, times, self._rule)
 
 
 def inner_nodes(process: Process, times: Array, fractions: Sequence[float]) -> tuple[Array, list[int]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -10,6 +10,7 @@ from torch import Tensor
 
 from hasten.catalog import Paper
 from hasten.errors import HastenError, positive_share, unit_interval
+from hasten.predictions import thresholded
 from hasten.processes import Array, Process
 from hasten.solvers.base import SOLVERS, Noise, Query, Row, Solver, Tabular, Walk, program, told, weighed
 
@@ -55,18 +56,6 @@ class Thresholded(_Around):
         return told(walk, lambda _, p: p.with_data(thresholded(p.data, self.quantile)))
 
 
-def thresholded(data: Tensor, quantile: float) -> Tensor:
-    """Every row clipped to [-s, s] and divided by s, where s is its quantile of absolute values, at least 1.
-
-    The quantile is interpolated as torch.quantile does, which refuses large tensors and half precision.
-    """
-    ordered = data.flatten(1).abs().float().sort(1).values
-    at = quantile * (ordered.shape[1] - 1)
-    below, above = ordered[:, int(at)], ordered[:, min(int(at) + 1, ordered.shape[1] - 1)]
-    s = torch.lerp(below, above, at % 1).clamp(min=1).to(data.dtype).reshape(-1, *(1,) * (data.ndim - 1))
-    return data.clamp(-s, s) / s
-
-
 @SOLVERS.add
 @dataclass(frozen=True)
 class HeavyBall(_Around):
@@ -97,16 +86,16 @@ class HeavyBall(_Around):
         inner = SOLVERS.build(self.solver)
         assert isinstance(inner, Tabular)
         value, rows, _ = program(inner, process, times)
-        if any(row.stage or row.value not in ("", value) for row in rows):
+        if " " in value or any(row.stage or row.value not in ("", value) for row in rows):
             raise HastenError(
-                f"solver: momentum has no slope to average in the first step of {inner.name!r} here; choose 'ipndm'"
+                f"solver: the steps of {inner.name!r} here have no one kind of slope to average; choose 'ipndm'"
             )
         average: Tensor | None = None
 
         def averaged(row: Row, x: Tensor, values: list[Tensor]) -> Tensor:
             nonlocal average
             total = sum(row.b)
-            slope = weighed(replace(row, a=0.0, b=tuple(weight / total for weight in row.b)), x, values)
+            slope = weighed(x, 0.0, values, [weight / total for weight in row.b])
             average = slope if average is None else torch.lerp(average, slope, self.beta)
             followed = torch.lerp(average, slope, self.beta) if self.nesterov else average
             return x * row.a + followed * total

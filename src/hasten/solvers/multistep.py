@@ -7,13 +7,10 @@ equally spaced; DEIS integrates the polynomial through the true ones.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import ClassVar
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from hasten.catalog import Paper
 from hasten.errors import one_of, positive_share
@@ -75,7 +72,6 @@ class GHVB(IPNDM):
 
     beta: float = 0.8
     name = "ghvb"
-    reach: ClassVar[int] = 1
     paper = Paper("Diffusion Sampling with Momentum for Mitigating Divergence Artifacts", 2024, "2307.11118")
 
     def __post_init__(self) -> None:
@@ -85,8 +81,9 @@ class GHVB(IPNDM):
     def _weights(self, order: int) -> Array:
         return adams(order, self.beta)
 
-    def remembered(self, value: Tensor, past: list[Tensor]) -> list[Tensor]:
-        return [torch.lerp(past[0], value, self.beta) if past else value, *past]
+    def table(self, process: Process, times: Array) -> tuple[str, list[Row]]:
+        value, (first, *rows) = super().table(process, times)
+        return value, [first, *(replace(row, kept=(self.beta, 1 - self.beta)) for row in rows)]
 
 
 # start -> how many first steps look twice or more, and with how many slopes it goes on

@@ -17,15 +17,14 @@ from hasten.errors import HastenError, one_of, positive_int
 from hasten.fitting import Aim, integrate, solve
 from hasten.fitting.decisions import EXPANDED, Decision, Decisions, Scores, known, ranked, search, uniform
 from hasten.grids import GridLike, schedule
-from hasten.predictions import combine
 from hasten.processes import Array, Process
-from hasten.solvers.base import SOLVERS, Noise, Query, Solver, Walk
+from hasten.solvers.base import SOLVERS, Path, Row, Tabular
 from hasten.solvers.exponential import RULES, Frame
 
 
 @SOLVERS.add
 @dataclass(frozen=True)
-class USF(Solver):
+class USF(Tabular):
     """Every step decides its own order, expansion, rule, corrector and start. Unfitted: DPM-Solver++ 2M.
 
     decisions: one tuple (order, expand, rule, correct, start) a step; later entries may be left out, see
@@ -39,6 +38,7 @@ class USF(Solver):
         "A Unified Sampling Framework for Solver Searching of Diffusion Probabilistic Models", 2023, "2312.07243"
     )
     needs_fit: ClassVar[bool] = True
+    convergence = 2  # unfitted
 
     def __post_init__(self) -> None:
         decisions = tuple(Decision(*decision) for decision in self.decisions)  # type: ignore[arg-type]
@@ -50,21 +50,14 @@ class USF(Solver):
                 raise HastenError(f"decisions.start: {decision.start} at step {i}; 1 may only follow a step with 0")
         object.__setattr__(self, "decisions", decisions)
 
-    def walk(self, process: Process, times: Array, x: Tensor, noise: Noise) -> Walk:
+    def table(self, process: Process, times: Array) -> tuple[str, list[Row]]:
         steps = len(times) - 1
         if self.decisions and len(self.decisions) != steps:
             raise HastenError(f"decisions: made for {len(self.decisions)} steps, the run has {steps}; fit again")
-        past: tuple[list[Tensor], ...] = ([], [])
-        for i, (a, weights) in enumerate(_rows(self.decisions or uniform(steps), process, tuple(map(float, times)))):
-            p = yield Query(x, float(times[i]), i, steps)
-            for kept, value in zip(past, (p.data, p.noise)):
-                kept.insert(0, value)
-                del kept[weights.shape[1] :]
-            terms = [(w, v) for row, kept in zip(weights, past) for w, v in zip(row, kept) if w]
-            x = combine(p.state, a, terms[0][1], float(terms[0][0]))
-            for weight, value in terms[1:]:
-                x = torch.add(x, value, alpha=float(weight))
-        return x
+        decisions: Decisions = self.decisions or uniform(steps)  # type: ignore[assignment]
+        used = {"data" if process.alpha(times[0]) == 0 else decisions[0].expand, *(d.expand for d in decisions)}
+        kinds = tuple(kind for kind in EXPANDED if kind in used)
+        return " ".join(kinds), _rows(decisions, process, tuple(map(float, times)), kinds)
 
     @torch.no_grad()
     def fit(
@@ -104,37 +97,31 @@ def predicted(scores: Scores, candidates: Sequence[Decisions], process: Process,
 
     Lists are compared by the weights that their decisions come to, so decisions without effect do not count.
     """
-    lists = [_rows(decisions, process, tuple(map(float, times))) for decisions in (*scores, *candidates)]
-    depth = max(weights.shape[1] for rows in lists for _, weights in rows)
-    features = np.array([[np.pad(w, ((0, 0), (0, depth - w.shape[1]))).ravel() for _, w in rows] for rows in lists])
+    at = tuple(map(float, times))
+    lists = [[row.b for row in _rows(decisions, process, at, EXPANDED)] for decisions in (*scores, *candidates)]
+    depth = max(len(b) for rows in lists for b in rows)
+    features = np.array([[np.pad(b, (0, depth - len(b))) for b in rows] for rows in lists])
     return ranked(features.reshape(len(lists), -1), list(scores.values()))
 
 
 @functools.lru_cache(maxsize=4096)
-def _rows(decisions: Decisions, process: Process, times: tuple[float, ...]) -> list[tuple[float, Array]]:
-    """Each step as weights of the current state and of past values: a, (data or noise, newest first)."""
-    frames = {expand: Frame.of(process, np.array(times), expand) for expand in {d.expand for d in decisions}}
+def _rows(decisions: Decisions, process: Process, times: tuple[float, ...], kinds: tuple[str, ...]) -> list[Row]:
+    """The rows of a decision list, over values of these kinds."""
+    frames = {kind: Frame.of(process, np.array(times), kind) for kind in EXPANDED}
 
-    def update(d: Decision, s: int, t: int, nodes: list[int], size: int) -> tuple[float, Array]:
+    def update(d: Decision, s: int, t: int, nodes: Sequence[int], size: int) -> tuple[float, Array]:
         a, by_node, _ = frames[d.expand].update(s, t, nodes, rule=d.rule, size=size)
-        weights = np.zeros((len(EXPANDED), size))
-        weights[EXPANDED.index(d.expand)] = by_node
+        weights = np.zeros((len(kinds), size))
+        weights[kinds.index(frames[d.expand].value(s))] = by_node
         return a, weights
 
-    rows: list[tuple[float, Array]] = []
-    made = Decision(), 0, 1.0, [0], np.zeros((2, 0))  # how the current state came about
+    path, made = Path(), (decisions[0], 0, [0])  # how the current state came about
     for i, decision in enumerate(decisions):
-        before, anchor, made_a, made_nodes, made_weights = made
-        made_weights = np.pad(made_weights, ((0, 0), (0, i + 1 - made_weights.shape[1])))
+        before, anchor, passed = made
+        if i and before.correct:  # which a step from the state before leaves out
+            path.correct(update(before, anchor, i, [*passed, i], i + 1)[1])
         s = i - decision.start
         nodes = [s, *(n for n in range(i, -1, -1) if n != s)][: min(decision.order, i + 1)]
-        a, weights = update(decision, s, i + 1, nodes, i + 1)
-        made = decision, s, a, nodes, weights
-        if decision.start:  # the older state, in terms of the current one
-            a, weights = a / made_a, weights - a / made_a * made_weights
-        elif i and before.correct:
-            weights = weights + a * (update(before, anchor, i, [*made_nodes, i], i + 1)[1] - made_weights)
-        used = np.flatnonzero(weights.any(0))
-        rows.append((float(a), weights[:, ::-1][:, : i + 1 - used[0]]))
-    depth = max(weights.shape[1] for _, weights in rows)
-    return [(a, np.pad(weights, ((0, 0), (0, depth - weights.shape[1])))) for a, weights in rows]
+        path.advance(times[i], s, *update(decision, s, i + 1, nodes, i + 1), step=i)
+        made = decision, s, nodes
+    return path.rows

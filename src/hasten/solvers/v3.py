@@ -11,6 +11,7 @@ l = 1, s = b = 0 expands the data prediction (DPM-Solver++), l = 0, s = -1, b = 
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import ClassVar, NamedTuple
 
@@ -22,9 +23,11 @@ from hasten.catalog import Paper
 from hasten.denoisers import DenoiserLike
 from hasten.errors import HastenError, one_of
 from hasten.fitting import Probe
-from hasten.fitting.statistics import Statistics
+from hasten.fitting.statistics import Statistics, powers_through
 from hasten.processes import Array, Process
 from hasten.solvers.base import SOLVERS, Noise, Query, Solver, Walk
+
+DEPTH = 4  # how many values an update can use: order 3 and its corrector
 
 
 @SOLVERS.add
@@ -34,9 +37,10 @@ class DPMSolverV3(Solver):
 
     order: 1 to 3 (2 for guided, 3 for unconditional sampling). corrector: "pseudo" (one order above the
     predictor's, derivatives by divided differences alone), "plain" (the predictor's order), "none".
-    pseudo_predictor: divided differences there too. statistics: (3, points, ...) tables of l, s, b, uniform in
-    lam over `span`; elementwise, or (3, points) numbers. Times need not lie on the tables' grid, and integrals
-    are exact for constant tables. Source: Zheng et al. 2023, section 3.
+    pseudo_predictor: divided differences there too. What is pseudo is second order at most.
+    statistics: (3, points, ...) tables of l, s, b, uniform in lam over `span`; elementwise, or (3, points) numbers.
+    Times need not lie on the tables' grid, and integrals are exact for constant tables.
+    Source: Zheng et al. 2023, section 3.
     """
 
     order: int = 3
@@ -53,6 +57,9 @@ class DPMSolverV3(Solver):
     def __post_init__(self) -> None:
         one_of("order", self.order, (1, 2, 3))
         one_of("corrector", self.corrector, ("pseudo", "plain", "none"))
+        alone = min(self.order, 2) if self.pseudo_predictor else self.order
+        corrected = {"none": alone, "plain": self.order, "pseudo": 2}[self.corrector]
+        object.__setattr__(self, "convergence", corrected)
         if self.statistics is None:
             return
         shape = tuple(self.statistics.shape)
@@ -67,20 +74,19 @@ class DPMSolverV3(Solver):
         return mine == theirs and (a is b or (a is not None and b is not None and torch.equal(a, b)))
 
     def walk(self, process: Process, times: Array, x: Tensor, noise: Noise) -> Walk:
-        values: dict[int, Tensor] = {}  # by node
-        for i, step in enumerate(_plan(self, process, tuple(map(float, times)))):
+        values: list[Tensor] = []  # newest first
+        for i, step in enumerate(_plan(self, process, tuple(map(float, times)), x.dtype, x.device)):
             p = yield Query(x, float(times[i]), i, len(times) - 1)
-            x = p.state
             if step is None:  # onto data, or off pure noise: no finite lam to expand in
                 end = float(process.alpha(times[i + 1])), float(process.sigma(times[i + 1]))
                 x = p.data if end[1] == 0 else end[0] * p.data + end[1] * p.noise
                 continue
-            alpha, sigma = float(process.alpha(times[i])), float(process.sigma(times[i]))
-            values[i] = (sigma * p.noise - step.l.to(x) * x) / alpha
-            values.pop(i - 4, None)
-            if step.correction is not None:  # the value stays that of the predicted state
-                x = x + step.correction.of(values)
-            x = step.a.to(x) * x + step.update.of(values)
+            x = p.state
+            values.insert(0, _plus(p.noise * step.of_noise, step.of_state, x))
+            x = _plus(step.constant, step.a, x)
+            for weight, value in zip(step.weights, values):
+                x = _plus(x, weight, value)
+            del values[DEPTH - 1 :]
         return x
 
     @torch.no_grad()
@@ -102,80 +108,67 @@ class DPMSolverV3(Solver):
         return replace(self, span=found.span, statistics=found.tables)
 
 
-class _Sum(NamedTuple):
-    """constant + sum of weights times values, by node."""
-
-    weights: dict[int, Tensor]
-    constant: Tensor
-
-    def of(self, values: dict[int, Tensor]) -> Tensor:
-        total = torch.zeros(())
-        for node, weight in self.weights.items():
-            total = total + weight.to(values[node]) * values[node]
-        return total + self.constant.to(total)
-
-    def minus(self, other: _Sum) -> _Sum:
-        zero = torch.zeros(())
-        nodes = self.weights | other.weights
-        weights = {n: self.weights.get(n, zero) - other.weights.get(n, zero) for n in nodes}
-        return _Sum(weights, self.constant - other.constant)
+Weight = float | Tensor  # the same for every coordinate, or one for each
 
 
 class _Step(NamedTuple):
-    l: Tensor  # noqa: E741  # at the step's start
-    a: Tensor
-    update: _Sum
-    correction: _Sum | None
+    """x <- a x + constant + the sum of weights times values, the newest being of_noise noise + of_state x."""
+
+    of_noise: float
+    of_state: Weight
+    a: Weight
+    constant: Tensor
+    weights: list[Weight]
+
+
+def _plus(total: Tensor, weight: Weight, value: Tensor) -> Tensor:
+    """total + weight * value."""
+    if isinstance(weight, Tensor):
+        return torch.addcmul(total, weight, value)
+    return torch.add(total, value, alpha=weight)
 
 
 @functools.lru_cache(maxsize=16)
-def _plan(solver: DPMSolverV3, process: Process, times: tuple[float, ...]) -> list[_Step | None]:
-    """The coefficients of every step; None where lam is infinite at one of its ends."""
-    lam, alpha = process.lam(times), process.alpha(times)
+def _plan(
+    solver: DPMSolverV3, process: Process, times: tuple[float, ...], dtype: torch.dtype, device: torch.device
+) -> list[_Step | None]:
+    """The coefficients of every step; None where lam is infinite at one of its ends.
+
+    A correction, which keeps the value of the predicted state, is folded into the update that follows it.
+    """
+    lam, alpha, sigma = process.lam(times), process.alpha(times), process.sigma(times)
     count, first = len(times) - 1, 0 if np.isfinite(lam[0]) else 1
     last = count if np.isfinite(lam[-1]) else count - 1
     statistics = Statistics(solver.statistics, solver.span)
-    parts = [statistics.integrals(lam[i], lam[i + 1]) for i in range(first, last)]
-    S, B = [torch.zeros((), dtype=torch.float64)], [torch.zeros((), dtype=torch.float64)]
-    for part in parts:
-        B.append(B[-1] + torch.exp(-S[-1]) * part.B)
-        S.append(S[-1] + part.S)
+    parts, S, B = statistics.along(lam[first : last + 1])
 
-    def update(i: int, nodes: list[int], pseudo: bool) -> _Sum:
-        part = parts[i - first]
-        powers = _powers_through(np.array([lam[n] - lam[i] for n in nodes]), pseudo)
-        scale, constant, weights = alpha[i + 1] * torch.exp(-part.L), -part.C, {}
-        for column, n in zip(powers.T, nodes):
+    def update(i: int, nodes: Sequence[int], pseudo: bool, newest: int) -> Tensor:
+        """Of step i: the constant and the weights of the values of node `newest` and those before."""
+        part, table = parts[i - first], torch.zeros(1 + DEPTH, *parts[0].C.shape, dtype=torch.float64)
+        scale, table[0] = alpha[i + 1] * torch.exp(-part.L), -part.C
+        for column, n in zip(powers_through(np.array([lam[n] - lam[i] for n in nodes]), pseudo).T, nodes):
             weight = sum(float(c) * moment for c, moment in zip(column, part.moments))
-            weights[n] = -scale * weight * torch.exp(S[i - first] - S[n - first])
-            constant = constant + weight * torch.exp(S[i - first]) * (B[n - first] - B[i - first])
-        return _Sum(weights, scale * constant)
+            table[1 + newest - n] = -weight * torch.exp(S[i - first] - S[n - first])
+            table[0] += weight * torch.exp(S[i - first]) * (B[n - first] - B[i - first])
+        return scale * table
+
+    def used(weight: Tensor) -> Weight:
+        return weight.item() if weight.ndim == 0 else weight.to(device, dtype)
 
     plan: list[_Step | None] = [None] * count
-    previous: tuple[int, _Sum] | None = None
+    pseudo = solver.corrector == "pseudo"
+    before: list[int] = []  # the nodes that the step before passed through
     for i in range(first, last):
-        correction = None
-        if previous and solver.corrector != "none":
-            rank = previous[0] + (solver.corrector == "pseudo")
-            nodes = [i - 1, i, *range(i - 2, first - 1, -1)][:rank]
-            if rank > 1:
-                correction = update(i - 1, nodes, solver.corrector == "pseudo").minus(previous[1])
         rank = min(solver.order, i - first + 1, count - i if solver.lower_order_final else solver.order)
-        step = update(i, list(range(i, i - rank, -1)), solver.pseudo_predictor)
+        nodes = list(range(i, i - rank, -1))
         a = alpha[i + 1] / alpha[i] * torch.exp(-parts[i - first].L)
-        plan[i] = _Step(statistics.at(lam[i : i + 1])[0, 0], a, step, correction)
-        previous = rank, step
+        found, depth = update(i, nodes, solver.pseudo_predictor, i), rank
+        if before and solver.corrector != "none" and len(before) + pseudo > 1:
+            better = [i - 1, i, *before[1:]][: len(before) + pseudo]
+            found += a * (update(i - 1, better, pseudo, i) - update(i - 1, before, solver.pseudo_predictor, i))
+            depth = max(rank, len(before) + 1)
+        of_state = -statistics.at(lam[i : i + 1])[0, 0] / alpha[i]
+        weights = [used(weight) for weight in found[1 : 1 + depth]]
+        plan[i] = _Step(float(sigma[i] / alpha[i]), used(of_state), used(a), found[0].to(device, dtype), weights)
+        before = nodes
     return plan
-
-
-def _powers_through(at: Array, pseudo: bool) -> Array:
-    """(k, node): the coefficient of u^k in the polynomial through values at `at`.
-
-    pseudo: the k-th divided difference over the first k + 1 nodes instead.
-    """
-    if not pseudo:
-        return np.linalg.inv(np.vander(at, increasing=True))
-    rows = np.zeros((len(at), len(at)))
-    for k in range(1, len(at) + 1):
-        rows[k - 1, :k] = 1 / (at[:k, None] - at[:k] + np.eye(k)).prod(1)
-    return rows

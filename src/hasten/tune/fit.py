@@ -5,8 +5,8 @@ from __future__ import annotations
 from functools import cached_property
 
 from hasten.fitting import Course
+from hasten.learning import Recording
 from hasten.recipe import Recipe
-from hasten.solvers.bespoke import Recording
 from hasten.tune.problem import Problem
 from hasten.tune.reference import reference_recipe
 
