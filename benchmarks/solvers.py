@@ -89,11 +89,12 @@ def fitted(case: Case, nfe: int) -> Iterator[Candidate]:
     """What hasten learns of a model: weights on given times, times, and what else can be learnt on top of those."""
     from hasten.fitting import Aim
     from hasten.grids import FittedGrid
+    from hasten.learning import converged
     from hasten.solvers import BNS, USF, DCSolver
 
     every, split = case.denoisers["fit"], "screen" if case.bound else "fit"
     denoiser, noises = case.denoisers[split], case.noises[split]
-    course = case.course = case.course or BNS.course(every, case.noises["fit"])
+    course = case.course = case.course or converged(every, case.noises["fit"])
 
     def weighted(grid: Any) -> BNS:
         return BNS().fit(every, case.noises["fit"], nfe, grid, course)

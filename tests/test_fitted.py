@@ -14,6 +14,7 @@ from hasten.errors import HastenError
 from hasten.fitting import Aim, Course, Probe, integrate, solve
 from hasten.fitting.decisions import Decision, breed, known, uniform
 from hasten.grids import GRIDS, FittedGrid, resolve, schedule
+from hasten.learning import converged
 from hasten.measure import bootstrap, drift
 from hasten.predictions import Prediction
 from hasten.processes import RectifiedFlow, VariancePreserving
@@ -598,7 +599,7 @@ def test_a_course_is_right_at_any_time_and_of_fourth_order():
         course = Course(FLOW, times, states, [one(state, t).velocity for state, t in zip(states, times)], x)
         errors.append(max(rms(course.at(t), one.transport(x, times[0], t)) for t in middles))
     assert errors[0] / errors[1] > 13 and errors[1] < 1e-6
-    solved = BNS.course(one, x, 256)
+    solved = converged(one, x, 256)
     assert max(rms(solved.at(t), one.transport(x, 1.0, t)) for t in middles) < 1e-4
     assert solved.at(0.0) is solved.end and (solved.at(1.0) - x).abs().max() < 1e-12
     close(solved.rows(slice(3, 5)).at(0.3), solved.at(0.3)[3:5])
@@ -616,7 +617,7 @@ def test_bns_solves_a_gaussian_exactly(process):
     one = GaussianMixture([[0.5, -0.3]], 0.5, None, process)
     fitted = BNS(order=1).fit(one, noise(8, 0), 3, "trailing", ridge=1e-12)
     x = noise(8, 1)
-    fine = BNS.course(one, x, 512).end
+    fine = converged(one, x, 512).end
     assert rms(sample(one, x, fitted, 3, "trailing"), fine) < 1e-4
     assert rms(sample(one, x, DPMSolverPP(), 3, "trailing"), fine) > 2e-2
 
@@ -637,7 +638,7 @@ def test_bns_is_nearer_on_noises_it_never_saw_and_flips_no_more():
 def test_bns_lowers_the_error_of_every_step_on_what_it_was_fitted_to():
     """Least squares from weights that are 2M's: the fitted first step cannot be further off than 2M's."""
     model, x, times = mixture(), noise(50, 0), schedule("karras", LINEAR, 4)
-    course = BNS.course(model, x)
+    course = converged(model, x)
     fitted = BNS(order=2).fit(model, x, 4, "karras", course)
     p = model(x, times[0])
     w = fitted.weights[:2]

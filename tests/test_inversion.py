@@ -18,10 +18,11 @@ from hasten.denoisers import GaussianMixture
 from hasten.edit import Inverse, denoiser_of, pictures_of, states_of
 from hasten.errors import HastenError, UnsupportedModel
 from hasten.grids import schedule
+from hasten.predictions import Pair
 from hasten.processes import Cosine, RectifiedFlow, VarianceExploding, VariancePreserving
 from hasten.sampling import sample_many
 from hasten.solvers import BDIA, DDIM, EDICT, BDIAHeun, DPMSolverPP, Heun, UniPC
-from hasten.solvers.reversible import Pair, Run
+from hasten.solvers.reversible import Run
 
 VP = VariancePreserving.from_betas("linear", 1e-4, 0.02)
 PROCESSES = [VP, RectifiedFlow(), VarianceExploding(), Cosine(), VariancePreserving.from_betas(zero_terminal_snr=True)]

@@ -8,13 +8,23 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from hasten.fitting import Course
+from hasten.denoisers import DenoiserLike
+from hasten.fitting import Course, solve
 from hasten.fitting.weights import least_squares
+from hasten.grids import schedule, settling
 from hasten.predictions import Prediction
 from hasten.processes import Array, Process
 from hasten.solvers import BNS, Query, UniPC
 from hasten.solvers.base import Noise, Walk, program, told
 from hasten.solvers.bespoke import BASE
+
+
+@torch.no_grad()
+def converged(denoiser: DenoiserLike, noises: Tensor, steps: int = 128) -> Course:
+    """The converged course of start states (rows, ...): what `BNS.fit` leads along; several fits may share it."""
+    recording = Recording()
+    solve(recording, denoiser, schedule(settling(denoiser.process), denoiser.process, steps), noises)
+    return recording.courses[-1]
 
 
 @dataclass(frozen=True)

@@ -207,3 +207,22 @@ def thresholded(data: Tensor, quantile: float) -> Tensor:
     below, above = ordered[:, int(at)], ordered[:, min(int(at) + 1, ordered.shape[1] - 1)]
     s = torch.lerp(below, above, at % 1).clamp(min=1).to(data.dtype).reshape(-1, *(1,) * (data.ndim - 1))
     return data.clamp(-s, s) / s
+
+
+class Pair(Tensor):
+    """The two states that an inversion ends with, stacked: (2, rows, ...). `sample` starts from it as from noise.
+
+    Moving and casting keep the type; anything else gives a plain tensor. What was saved comes back by `Pair.of`.
+    """
+
+    _KEEP = (Tensor.to, Tensor.float, Tensor.double, Tensor.half, Tensor.cpu, Tensor.cuda, Tensor.clone, Tensor.detach)
+
+    @classmethod
+    def of(cls, first: Tensor, second: Tensor) -> Pair:
+        return torch.stack([first, second]).as_subclass(cls)
+
+    @classmethod
+    def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        with torch._C.DisableTorchFunctionSubclass():
+            result = func(*args, **(kwargs or {}))
+        return result.as_subclass(cls) if func in cls._KEEP else result

@@ -12,7 +12,7 @@ from torch import Tensor
 from hasten.catalog import Paper
 from hasten.errors import HastenError, positive_int
 from hasten.fitting import Course, solve
-from hasten.grids import GridLike, schedule, settling
+from hasten.grids import GridLike, schedule
 from hasten.processes import Array, Process
 from hasten.solvers.base import SOLVERS, Row, Solver, Tabular, program
 from hasten.solvers.exponential import DPMSolverPP
@@ -77,24 +77,14 @@ class BNS(Tabular):
         """The solver with weights that lead along the converged course of this model, at these times.
 
         noises: start states, (rows, ...), 10 or more (with their prompts bound in the denoiser). course: of the
-        noises, found here in 128 calls if None. ridge: see `learning.Learning`. To fit inside a pipeline, let it
+        noises, `learning.converged` if None. ridge: see `learning.Learning`. To fit inside a pipeline, let it
         run by a `learning.Recording` and then by what `learning` gives.
         """
-        from hasten.learning import Learning
+        from hasten.learning import Learning, converged
 
-        learning = Learning(order=self.order, course=course or self.course(denoiser, noises), ridge=ridge)
+        learning = Learning(order=self.order, course=course or converged(denoiser, noises), ridge=ridge)
         solve(learning, denoiser, schedule(grid, denoiser.process, steps), noises)
         return learning.fitted[-1]
-
-    @staticmethod
-    @torch.no_grad()
-    def course(denoiser: DenoiserLike, noises: Tensor, steps: int = 128) -> Course:
-        """The converged course of start states: what `fit` leads along, to be shared by several fits."""
-        from hasten.learning import Recording
-
-        recording = Recording()
-        solve(recording, denoiser, schedule(settling(denoiser.process), denoiser.process, steps), noises)
-        return recording.courses[-1]
 
 
 BASE = DPMSolverPP(order=2)

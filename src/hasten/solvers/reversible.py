@@ -11,14 +11,14 @@ import warnings
 from abc import abstractmethod
 from collections.abc import Generator
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from hasten.catalog import Paper
 from hasten.errors import HastenError, positive_share, unit_interval
-from hasten.predictions import Prediction, combine
+from hasten.predictions import Pair, Prediction, combine
 from hasten.processes import Array, Process
 from hasten.solvers.base import SOLVERS, Noise, Query, Solver, Walk
 from hasten.solvers.linear import Coordinates
@@ -27,25 +27,6 @@ Two = tuple[Tensor, Tensor]
 Stepping = Generator[Query, Prediction, Two]
 
 TOO_MUCH = 1e4  # growth of rounding errors over an inversion above which a warning is given
-
-
-class Pair(Tensor):
-    """The two states that an inversion ends with, stacked: (2, rows, ...). `sample` starts from it as from noise.
-
-    Moving and casting keep the type; anything else gives a plain tensor. What was saved comes back by `Pair.of`.
-    """
-
-    _KEEP = (Tensor.to, Tensor.float, Tensor.double, Tensor.half, Tensor.cpu, Tensor.cuda, Tensor.clone, Tensor.detach)
-
-    @classmethod
-    def of(cls, first: Tensor, second: Tensor) -> Pair:
-        return torch.stack([first, second]).as_subclass(cls)
-
-    @classmethod
-    def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        with torch._C.DisableTorchFunctionSubclass():
-            result = func(*args, **(kwargs or {}))
-        return result.as_subclass(cls) if func in cls._KEEP else result
 
 
 @dataclass(frozen=True)
