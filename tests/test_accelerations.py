@@ -17,7 +17,10 @@ from hasten.guidance import GUIDANCES
 from hasten.recipe import ordered
 from hasten.solvers import all as all_solvers
 
-EXAMPLES = {"interval": {"low": 0.4, "high": 6.0}}  # where an acceleration made without arguments does nothing
+EXAMPLES = {  # where an acceleration made without arguments does nothing
+    "interval": {"low": 0.4, "high": 6.0},
+    "first-block": {"threshold": 5.0},  # random networks change a lot in four steps
+}
 FAMILIES = {cls: family for family in (CACHES, GUIDANCES) for cls in family}
 METHODS = [pytest.param(cls(**EXAMPLES.get(cls.name, {})), id=cls.name) for cls in FAMILIES]
 every_method = pytest.mark.parametrize("method", METHODS)

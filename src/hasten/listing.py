@@ -74,5 +74,7 @@ def _of(family: str, classes: Any) -> Iterator[dict[str, Any]]:
         found["settings"] = {field.name: plain(getattr(made, field.name)) for field in dataclasses.fields(cls)}
         if family == "solver":
             found |= {"evaluations": made.evaluations, "order": made.convergence, "stochastic": made.stochastic}
-            found |= {"adaptive": made.adaptive, "needs_fit": made.needs_fit, "caution": made.caution}
+            found |= {"adaptive": made.adaptive, "caution": made.caution}
+        if hasattr(made, "needs_fit"):
+            found["needs_fit"] = made.needs_fit
         yield found
