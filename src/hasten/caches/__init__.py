@@ -7,13 +7,16 @@ import hasten.caches.units  # noqa: F401 they list their parts
 from hasten.caches.cache import CACHES, Cache, Composed, Rule
 from hasten.caches.deepcache import DeepCache
 from hasten.caches.eyes import EYES, Eye
+from hasten.caches.faster import FasterDiffusion
 from hasten.caches.forecasters import FORECASTERS, Forecaster
 from hasten.caches.gates import GATES, Gate
+from hasten.caches.inheritance import FeatureInheritance
 from hasten.caches.scheduled import FORA, DeltaDiT, TaylorSeer
 from hasten.caches.sites import SITES, Site
 from hasten.caches.stacks import FirstBlockCache, MagCache, TeaCache
 
 __all__ = [
     "CACHES", "EYES", "FORA", "FORECASTERS", "GATES", "SITES", "Cache", "Composed", "DeepCache", "DeltaDiT", "Eye",
-    "FirstBlockCache", "Forecaster", "Gate", "MagCache", "Rule", "Site", "TaylorSeer", "TeaCache",
+    "FasterDiffusion", "FeatureInheritance", "FirstBlockCache", "Forecaster", "Gate", "MagCache", "Rule", "Site",
+    "TaylorSeer", "TeaCache",
 ]  # fmt: skip

@@ -67,6 +67,7 @@ class Composed(Cache):
     forecaster: Any = "hold"
 
     name = "cache"
+    before = (*Cache.before, "deepcache")  # what it leaves in place of deep tensors is not to be remembered
     paper = Paper(
         "A Survey on Cache Methods in Diffusion Models: Toward Efficient Multi-Modal Generation", 2025, "2510.19755"
     )

@@ -128,6 +128,24 @@ class Listed(Gate):
 
 @GATES.add
 @dataclass(frozen=True)
+class Masked(Gate):
+    """Full where a list of yes and no says so, and always on step 0; runs of another length are stretched over it."""
+
+    mask: tuple[bool, ...] = (True, False)
+
+    name = "masked"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "mask", tuple(map(bool, self.mask)))
+        if not self.mask:
+            raise HastenError("mask: () is not possible; give at least one step")
+
+    def opens(self, run: Run) -> bool:
+        return run.step == 0 or self.mask[run.step * len(self.mask) // run.steps]
+
+
+@GATES.add
+@dataclass(frozen=True)
 class Never(Gate):
     """Full on step 0 only."""
 
