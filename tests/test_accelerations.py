@@ -20,6 +20,8 @@ from hasten.solvers import all as all_solvers
 EXAMPLES = {  # where an acceleration made without arguments does nothing
     "interval": {"low": 0.4, "high": 6.0},
     "first-block": {"threshold": 5.0},  # random networks change a lot in four steps
+    "feature-inheritance": {"interval": 3},  # these two would skip where others skip more
+    "taylorseer": {"interval": 2},
 }
 FAMILIES = {cls: family for family in (CACHES, GUIDANCES) for cls in family}
 METHODS = [pytest.param(cls(**EXAMPLES.get(cls.name, {})), id=cls.name) for cls in FAMILIES]

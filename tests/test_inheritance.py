@@ -139,6 +139,21 @@ def test_noise_is_put_in_alike_in_pipelines_and_in_sample_many(solver):
     assert not pipe.scheduler.run.edits
 
 
+def test_the_second_query_of_a_step_goes_on_from_what_the_first_was_given():
+    pipe = make("sd")
+    pipe.scheduler = diffusers.HeunDiscreteScheduler.from_config(pipe.scheduler.config)
+    given, found = [], []
+    with FasterDiffusion(keys=1, injection=0.1).applied(pipe):
+        run = pipe.scheduler.run
+        inner = run.edits[0]
+        run.edits[0] = lambda part, x: found.append((part.step, part.stage, inner(part, x) is not x)) or inner(part, x)
+        pipe.unet.register_forward_hook(lambda *_: given.append((run.step, run.stage, run.time)))
+        call(pipe, steps=6)
+        half = run.process.t_max / 2
+    expected = [(step, stage, stage == 0 and time < half) for step, stage, time in given[1:]]
+    assert found == expected and sum(changed for *_, changed in found) >= 2
+
+
 @torch.no_grad()
 def test_adapters_and_freeu_do_not_spoil_what_is_held():
     network = unet()
