@@ -266,6 +266,24 @@ def test_pieces_of_their_own_have_masks_of_their_own():
 
 
 @torch.no_grad()
+def test_nothing_of_a_layer_runs_while_it_inherits():
+    network = unet()
+    host = Host(network, FeatureInheritance(("u3", "d3", "d4"), "layer", "absolute", interval=9, last=False))
+    up, down = host.network.up_blocks[1], host.network.down_blocks
+    inside = [up.resnets[2].conv1, up.attentions[2].proj_in, up.upsamplers[0].conv, down[0].downsamplers[0].conv]
+    inside += [down[1].resnets[0].conv1, down[1].attentions[0].proj_in]
+    beside = [up.resnets[1].conv1, host.network.up_blocks[2].resnets[0].conv1, down[1].resnets[1].conv1]
+    ran: list[int] = []
+    for i, module in enumerate((*inside, *beside)):
+        module.register_forward_hook(lambda *_, i=i: ran.append(i))
+    host(0, *inputs(0))
+    assert sorted(ran) == list(range(9))
+    ran.clear()
+    host(1, *inputs(1))
+    assert sorted(ran) == [6, 7, 8]
+
+
+@torch.no_grad()
 def test_a_residual_is_added_to_what_enters_now():
     network = unet()
     for storage in ("residual", "absolute"):
@@ -345,7 +363,8 @@ def test_a_controlnet_is_felt_although_only_while_parts_are_skipped(method):
 
 
 def test_caches_that_remember_what_deepcache_leaves_stand_inside_of_it():
-    for method in (FasterDiffusion(), FeatureInheritance(), CACHES.build("cache")):
+    composed = [CACHES.build({"name": "cache", "site": site}) for site in ("unet-encoder", "pieces")]
+    for method in (FasterDiffusion(), FeatureInheritance(), *composed):
         assert ordered([method, DeepCache()]) == [DeepCache(), method]
         pipe = make("sd")
         with (

@@ -120,7 +120,7 @@ def clocked_copy(scheduler: Any) -> Any:
         assert run.reading is not None
         run.answer(run.reading.shown(shown, model_output, run.time))
         ask(query + 1)
-        return edited(result) if run.edits and run.step < run.steps else result
+        return edited(result) if run.edits and first + query < len(numbers) else result
 
     def edited(result: Any) -> Any:
         """What a step returns, with the state that comes next edited in the network's own process."""

@@ -67,7 +67,6 @@ class Composed(Cache):
     forecaster: Any = "hold"
 
     name = "cache"
-    before = (*Cache.before, "deepcache")  # what it leaves in place of deep tensors is not to be remembered
     paper = Paper(
         "A Survey on Cache Methods in Diffusion Models: Toward Efficient Multi-Modal Generation", 2025, "2510.19755"
     )
@@ -76,6 +75,10 @@ class Composed(Cache):
     def __post_init__(self) -> None:
         for field, family in (("site", SITES), ("gate", GATES), ("forecaster", FORECASTERS)):
             object.__setattr__(self, field, family.build(getattr(self, field)))
+
+    @property
+    def before(self) -> tuple[str, ...]:  # type: ignore[override]
+        return (*Cache.before, *self.site.within)
 
     def rules(self, network: nn.Module) -> Sequence[Rule]:
         return [Rule(self.site, self.gate, self.forecaster)]

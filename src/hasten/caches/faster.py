@@ -45,7 +45,7 @@ class FasterDiffusion(Cache):
     paper = Paper(
         "Faster Diffusion: Rethinking the Role of the Encoder for Diffusion Model Inference", 2023, "2312.09608"
     )
-    before = (*Cache.before, "deepcache", "cache")  # what they leave in place of tensors is not to be remembered
+    before = (*Cache.before, *UNetEncoder.within, "cache")  # a "cache" may be of the deep part as well
     off: ClassVar[Mapping[str, Any]] = {"keys": 1, "injection": 0.0}
 
     def __post_init__(self) -> None:

@@ -50,7 +50,7 @@ class FeatureInheritance(Cache):
         2024,
         "2406.00210",
     )
-    before = (*Cache.before, "deepcache", "cache")  # what they leave in place of tensors is not to be remembered
+    before = (*Cache.before, *Pieces.within, "cache")  # a "cache" may be of the deep part as well
     off: ClassVar[Mapping[str, Any]] = {"mode": "mask", "mask": (True,)}
 
     def __post_init__(self) -> None:

@@ -45,6 +45,7 @@ class Pieces(Site):
     residual: bool = True
 
     name = "pieces"
+    within = ("deepcache",)
 
     def __post_init__(self) -> None:
         one_of("granularity", self.granularity, GRANULARITIES)

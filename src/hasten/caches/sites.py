@@ -18,9 +18,14 @@ from hasten.errors import HastenError, one_of
 
 
 class Site(ABC):
-    """A part of a network, and the tensors that stand in for it. Frozen dataclasses, listed in `SITES`."""
+    """A part of a network, and the tensors that stand in for it. Frozen dataclasses, listed in `SITES`.
+
+    within: names of caches that it must stand inside of, because it would remember what they leave in place of
+    tensors that nothing reads.
+    """
 
     name: ClassVar[str]
+    within: ClassVar[tuple[str, ...]] = ()
 
     @abstractmethod
     def check(self, network: nn.Module) -> None:

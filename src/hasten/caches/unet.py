@@ -75,6 +75,7 @@ class UNetEncoder(Site):
     """
 
     name = "unet-encoder"
+    within = ("deepcache",)
 
     def check(self, network: nn.Module) -> None:
         unet_units(network)
