@@ -151,17 +151,21 @@ def test_a_batch_equals_its_singles(method):
 @every_method
 @pytest.mark.parametrize("solver", [s for s in all_solvers() if not s.adaptive], ids=lambda cls: cls.name)
 def test_every_solver(method, solver):
+    def seeded(pipe, **arguments):
+        torch.manual_seed(0)  # transformers' pipelines leave the noise of a step to torch
+        return call(pipe, **arguments)
+
     for pipe in (with_solver(pipe, solver()) for pipe in pipelines(method)[:1]):
-        plain = call(pipe, prompts=2, steps=5)
+        plain = seeded(pipe, prompts=2, steps=5)
         before = part(fingerprint(pipe), network_name(pipe))
         with method.applied(pipe):
-            changed = call(pipe, prompts=2, steps=5)
-            call(pipe, steps=3)
-            assert torch.equal(call(pipe, prompts=2, steps=5), changed)
+            changed = seeded(pipe, prompts=2, steps=5)
+            seeded(pipe, steps=3)
+            assert torch.equal(seeded(pipe, prompts=2, steps=5), changed)
         assert not torch.equal(changed, plain)
         assert part(fingerprint(pipe), network_name(pipe)) == before
         with off(method).applied(pipe):
-            assert torch.equal(call(pipe, prompts=2, steps=5), plain)
+            assert torch.equal(seeded(pipe, prompts=2, steps=5), plain)
 
 
 @every_method

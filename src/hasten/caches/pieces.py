@@ -95,10 +95,10 @@ def pieces_of(network: Any, granularity: str) -> dict[str, Attach]:
     return found
 
 
-def _layers(network: Any) -> dict[str, tuple[nn.Module, ...]]:
+def _layers(network: Any) -> dict[str, tuple[Any, ...]]:
     """The layers of a U-Net: for each, the modules that run one after the other."""
     down, up = unet_units(network)
-    layers = {f"d{i}": unit.parts for i, unit in enumerate(down)}
+    layers: dict[str, tuple[Any, ...]] = {f"d{i}": unit.parts for i, unit in enumerate(down)}
     if network.mid_block is not None:
         layers["mid"] = (network.mid_block,)
     for i, unit in reversed([*enumerate(up)]):
