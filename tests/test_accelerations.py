@@ -7,7 +7,6 @@ from importlib.util import find_spec
 import pytest
 import torch
 from pipelines import KINDS, arguments, call, make
-from pipelines import call as plain_call
 from tiny import fingerprint, part
 
 import hasten
@@ -29,6 +28,9 @@ EXAMPLES = {  # where an acceleration made without arguments does nothing, or no
     "diffusers-fastercache": {"attention_below": 1001.0, "unconditional_below": 1001.0},
     "diffusers-taylorseer": {"interval": 3, "warmup": 1},
     "cache-dit": {"front": 1, "threshold": 100.0, "warmup": 1},
+    "first-block": {"threshold": 5.0},  # random networks change a lot in four steps
+    "feature-inheritance": {"interval": 3},  # these two would skip where others skip more
+    "taylorseer": {"interval": 2},
 }
 MISSING = {"cache-dit"} if find_spec("cache_dit") is None else set()  # an optional extra
 FAMILIES = {cls: family for family in (CACHES, GUIDANCES) for cls in family}
@@ -166,22 +168,21 @@ def test_a_batch_equals_its_singles(method):
 @every_method
 @pytest.mark.parametrize("solver", [s for s in all_solvers() if not s.adaptive], ids=lambda cls: cls.name)
 def test_every_solver(method, solver):
+    def seeded(pipe, **arguments):
+        torch.manual_seed(0)  # transformers' pipelines leave the noise of a step to torch
+        return call(pipe, **arguments)
+
     for pipe in (with_solver(pipe, solver()) for pipe in pipelines(method)[:1]):
-
-        def call(pipe, steps, prompts=1):
-            pipe.scheduler.generator = torch.Generator().manual_seed(1)  # flow pipelines hand none to their scheduler
-            return plain_call(pipe, steps=steps, prompts=prompts)
-
-        plain = call(pipe, prompts=2, steps=5)
+        plain = seeded(pipe, prompts=2, steps=5)
         before = part(fingerprint(pipe), network_name(pipe))
         with method.applied(pipe):
-            changed = call(pipe, prompts=2, steps=5)
-            call(pipe, steps=3)
-            assert torch.equal(call(pipe, prompts=2, steps=5), changed)
+            changed = seeded(pipe, prompts=2, steps=5)
+            seeded(pipe, steps=3)
+            assert torch.equal(seeded(pipe, prompts=2, steps=5), changed)
         assert not torch.equal(changed, plain)
         assert part(fingerprint(pipe), network_name(pipe)) == before
         with off(method).applied(pipe):
-            assert torch.equal(call(pipe, prompts=2, steps=5), plain)
+            assert torch.equal(seeded(pipe, prompts=2, steps=5), plain)
 
 
 @every_method

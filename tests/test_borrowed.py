@@ -11,7 +11,12 @@ from pipelines import arguments, call, make
 from tiny import fingerprint
 
 from hasten.acceleration import network_of
-from hasten.caches import CACHES, DeepCache, FasterCache, FirstBlock, MagCache, PyramidAttention, TaylorSeer
+from hasten.caches import CACHES, DeepCache
+from hasten.caches import DiffusersFasterCache as FasterCache
+from hasten.caches import DiffusersFirstBlock as FirstBlock
+from hasten.caches import DiffusersMagCache as MagCache
+from hasten.caches import DiffusersPAB as PyramidAttention
+from hasten.caches import DiffusersTaylorSeer as TaylorSeer
 from hasten.errors import HastenError, UnsupportedModel
 from hasten.guidance import GuidanceInterval
 from hasten.recipe import Recipe

@@ -6,7 +6,7 @@ from pipelines import call, make
 from tiny import randn, unet
 
 from hasten.acceleration import view
-from hasten.caches import CACHES, DeepCache, PyramidAttention, TokenMerging
+from hasten.caches import CACHES, DeepCache, DiffusersPAB, TokenMerging
 from hasten.caches.merging import Matching, destinations
 from hasten.errors import HastenError, UnsupportedModel
 from hasten.measure import macs
@@ -183,9 +183,9 @@ def test_a_masked_attention_runs_as_it_is():
 def test_held_attention_outside_has_all_tokens():
     pipe = make("sd")
     refused = pytest.raises(HastenError, match="must be applied before")
-    with refused, TokenMerging().applied(pipe), PyramidAttention(low=-1).applied(pipe):
+    with refused, TokenMerging().applied(pipe), DiffusersPAB(low=-1).applied(pipe):
         pytest.fail("accepted")
-    for cache in (PyramidAttention(low=-1), DeepCache(2)):
+    for cache in (DiffusersPAB(low=-1), DeepCache(2)):
         with cache.applied(pipe):
             alone = call(pipe)
             with TokenMerging().applied(pipe):

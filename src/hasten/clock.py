@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from hasten.predictions import reading_of
@@ -20,7 +21,12 @@ def clocked(pipe: Any) -> Iterator[Run]:
     """The Run of the pipeline's scheduler; one that keeps none is replaced for the time by a copy that does."""
     own = pipe.scheduler
     with scheduled(pipe, own if isinstance(getattr(own, "run", None), Run) else clocked_copy(own)):
-        yield pipe.scheduler.run
+        run = pipe.scheduler.run
+        edits = [*run.edits]
+        try:
+            yield run
+        finally:
+            run.edits[:] = edits
 
 
 @contextmanager
@@ -114,6 +120,17 @@ def clocked_copy(scheduler: Any) -> Any:
         assert run.reading is not None
         run.answer(run.reading.shown(shown, model_output, run.time))
         ask(query + 1)
+        return edited(result) if run.edits and first + query < len(numbers) else result
+
+    def edited(result: Any) -> Any:
+        """What a step returns, with the state that comes next edited in the network's own process."""
+        state = result[0]
+        one = shown_state(state.new_ones([1] * state.ndim), clock.timesteps[first + query])
+        scale = float(run.reading.shown(one, torch.zeros_like(one), run.time).x)  # type: ignore[union-attr]
+        changed = run.edited(run, state * scale) / scale
+        if isinstance(result, tuple):
+            return (changed, *result[1:])
+        result.prev_sample = changed
         return result
 
     shown_state = getattr(clock, "scale_model_input", lambda sample, _: sample)

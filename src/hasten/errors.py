@@ -29,6 +29,13 @@ def positive_int(field: str, value: object) -> int:
     return value
 
 
+def natural(field: str, value: object) -> int:
+    """`value` as an integer of at least 0, or a HastenError that names `field`."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        raise HastenError(f"{field}: {value!r} is not possible; give a whole number of at least 0")
+    return value
+
+
 def one_of(field: str, value: object, choices: Iterable[object]) -> None:
     """Raise a HastenError unless `value` is one of `choices`."""
     choices = list(choices)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from weakref import WeakKeyDictionary
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 
 from hasten.acceleration import Acceleration, view
@@ -55,6 +56,9 @@ class AcceleratedDenoiser:
             with self.run.holding([Run(self.process, images=len(x))]):
                 return self.inner(x, t)
         parts = [self._part(one) for one in asked]
+        if self.run.edits:
+            pieces = x.split([one.rows for one in asked])
+            x = torch.cat([self.run.edited(part, piece) for part, piece in zip(parts, pieces)])
         with self.run.holding(parts):
             together = self.inner(x, t)
         stops = np.cumsum([one.rows for one in asked]).tolist()

@@ -76,5 +76,7 @@ def _of(family: str, classes: Any) -> Iterator[dict[str, Any]]:
         found["aliases"] = classes.aliases(cls.name)
         if family == "solver":
             found |= {"evaluations": made.evaluations, "order": made.convergence, "stochastic": made.stochastic}
-            found |= {"adaptive": made.adaptive, "needs_fit": made.needs_fit, "caution": made.caution}
+            found |= {"adaptive": made.adaptive, "caution": made.caution}
+        if hasattr(made, "needs_fit"):
+            found["needs_fit"] = made.needs_fit
         yield found

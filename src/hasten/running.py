@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import NamedTuple
+
+from torch import Tensor
 
 from hasten.predictions import Prediction, Reading
 from hasten.processes import Process
@@ -59,7 +61,9 @@ class Run:
     network has been called for this query (guidance in two calls makes two). images: rows of the state,
     without the branches of guidance; None until known. expected: how many images a generation will have,
     where whoever starts it says so. process: of the scheduler. reading: what the network's output means.
-    past: the answers of the last `PAST` steps, oldest first.
+    past: the answers of the last `PAST` steps, oldest first. edits: what accelerations do to the states that
+    the network is about to be asked for, one row an image, at every query but the first; the solver goes on from
+    what they return. A state is given in the network's own process, as `Answer` has it.
 
     A network call may hold rows of several requests, each at a step of its own (`sample_many`): they are the
     `parts`, and the run itself only holds them together. Whatever depends on the step must read
@@ -77,6 +81,7 @@ class Run:
     images: int | None = None
     expected: int | None = None
     past: list[Answer] = field(default_factory=list, repr=False)
+    edits: list[Callable[[Run, Tensor], Tensor]] = field(default_factory=list, repr=False)
     _parts: tuple[Run, ...] = field(default=(), repr=False)
     _narrowed: list[Row] | None = field(default=None, repr=False)
 
@@ -106,6 +111,12 @@ class Run:
         """The query has been answered so, guidance included."""
         self.past = [old for old in self.past if old.step > self.step - PAST]
         self.past.append(Answer(self.step, self.stage, self.time, prediction))
+
+    def edited(self, part: Run, x: Tensor) -> Tensor:
+        """The state of a part, at the query that it is at, as the edits leave it."""
+        for edit in self.edits if part.past else ():
+            x = edit(part, x)
+        return x
 
     @property
     def parts(self) -> tuple[Run, ...]:

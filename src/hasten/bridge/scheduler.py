@@ -189,7 +189,7 @@ class SolverScheduler(SchedulerMixin, ConfigMixin):
         try:
             query = self._walk.send(prediction)  # type: ignore[union-attr]
             self.run.follow(query)
-            state = query.x
+            state = self.run.edited(self.run, query.x)
         except StopIteration as done:
             state = done.value
             _check_finite(state)

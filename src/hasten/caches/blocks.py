@@ -1,4 +1,4 @@
-"""Sites in stacks of blocks, which transformers are, and in the attention and MLP units of any network."""
+"""Sites in stacks of blocks, which transformers are."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from hasten.acceleration import mapped, wrap
 from hasten.caches.memory import Memory
-from hasten.caches.sites import SITES, Site, Standing
-from hasten.errors import UnsupportedModel, one_of
+from hasten.caches.sites import SITES, Site
+from hasten.errors import UnsupportedModel
 
 
 def blocks_of(network: nn.Module) -> list[nn.Module]:
@@ -137,61 +137,3 @@ def nearest(candidates: Sequence[Any], tensor: Tensor) -> int:
     if len(fits) == 1:
         return fits[0]
     return min(fits, key=lambda i: float((candidates[i] - tensor).float().square().mean()))
-
-
-UNITS = ("attention", "self-attention", "cross-attention", "mlp")
-
-
-@SITES.add
-@dataclass(frozen=True)
-class Units(Site):
-    """All units of one kind, each a piece of its own: what leaves it is remembered, gates and residual adds are fresh.
-
-    kind: "attention" (all of it), "self-attention", "cross-attention" or "mlp". first, last: of the places
-    where units are found, in order, those from first to last - 1.
-    """
-
-    kind: str = "attention"
-    first: int = 0
-    last: int | None = None
-
-    name = "units"
-
-    def __post_init__(self) -> None:
-        one_of("kind", self.kind, UNITS)
-
-    def inside(self, network: nn.Module) -> list[nn.Module]:
-        """The units, in the order of the model. Raises UnsupportedModel if there are none."""
-        hosts = [host for host in network.modules() if any(map(is_attention, host.children()))]
-        if not hosts:
-            raise UnsupportedModel(f"model: {type(network).__name__} has no attention units; give one that does")
-        found = [unit for host in hosts[self.first : self.last] for unit in units_of(host, self.kind)]
-        if not found:
-            raise UnsupportedModel(
-                f"kind: {type(network).__name__} has no {self.kind} units from {self.first} to {self.last}; "
-                f"choose one of: {', '.join(kind for kind in UNITS if kind != self.kind)}"
-            )
-        return found
-
-    def check(self, network: nn.Module) -> None:
-        self.inside(network)
-
-    def attach(self, network: nn.Module, memory: Memory) -> None:
-        for i, unit in enumerate(self.inside(network)):
-            wrap(unit, Standing(memory, (self.kind, i)))
-
-
-def units_of(host: nn.Module, kind: str) -> list[nn.Module]:
-    """The attention or MLP units that are children of a block."""
-    attention = [part for part in host.children() if is_attention(part)]
-    if kind == "mlp":
-        return [part for name, part in host.named_children() if part not in attention and _is_mlp(name, part)]
-    if kind == "attention":
-        return attention
-    crosses = kind == "cross-attention"
-    return [part for part in attention if bool(getattr(part, "is_cross_attention", False)) == crosses]
-
-
-def _is_mlp(name: str, part: nn.Module) -> bool:
-    weights = [m for m in part.modules() if isinstance(m, nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d)]
-    return len(weights) >= 2 and not name.startswith("norm")

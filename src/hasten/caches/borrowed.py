@@ -89,7 +89,7 @@ class _OnStack(Borrowed):
 
 @CACHES.add
 @dataclass(frozen=True)
-class FirstBlock(_OnStack):
+class DiffusersFirstBlock(_OnStack):
     """diffusers' FirstBlockCache: skip all blocks but the first while what that one adds hardly changes.
 
     threshold: of the mean change relative to the last computed step, at least 0; 0 is off. It
@@ -122,7 +122,7 @@ class FirstBlock(_OnStack):
 
 @CACHES.add
 @dataclass(frozen=True)
-class MagCache(_OnStack):
+class DiffusersMagCache(_OnStack):
     """diffusers' MagCache: skip all blocks while the calibrated change of their sum stays small.
 
     threshold: of the accumulated error, at least 0. most: steps skipped in a row, at least 0; 0 is off.
@@ -168,7 +168,7 @@ class MagCache(_OnStack):
             if call.part.steps and hook.config.num_inference_steps != call.part.steps:
                 hook.config = self._config(call.part.steps)
 
-    def fit(self, pipe: Any, **arguments: Any) -> MagCache:
+    def fit(self, pipe: Any, **arguments: Any) -> DiffusersMagCache:
         """This cache with the ratios of one run of the pipeline, called with `arguments`.
 
         With guidance in two calls the ratios are those of the first.

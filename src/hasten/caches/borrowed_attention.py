@@ -34,7 +34,7 @@ def attentions(network: nn.Module, *patterns: str) -> Iterator[Any]:
 
 @CACHES.add
 @dataclass(frozen=True)
-class PyramidAttention(Borrowed):
+class DiffusersPAB(Borrowed):
     """diffusers' PyramidAttentionBroadcast: each attention is computed on every N-th call and held in between.
 
     spatial, temporal, cross: N of these kinds of attention, at least 1, which is off. low, high: numbers of
@@ -77,7 +77,7 @@ class PyramidAttention(Borrowed):
 
 @CACHES.add
 @dataclass(frozen=True)
-class FasterCache(Borrowed):
+class DiffusersFasterCache(Borrowed):
     """diffusers' FasterCache: attention is extrapolated, and so is the unconditional branch from the conditional.
 
     attention: N, attention is computed on every N-th call; at least 1. attention_below: while the network's
@@ -158,7 +158,7 @@ class FasterCache(Borrowed):
 
 @CACHES.add
 @dataclass(frozen=True)
-class TaylorSeer(Borrowed):
+class DiffusersTaylorSeer(Borrowed):
     """diffusers' TaylorSeer: outputs of modules are computed on every N-th step and else on their Taylor series.
 
     interval: N, at least 1, which is off. warmup: the first steps, all computed; the one after is not. tail: the

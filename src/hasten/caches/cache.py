@@ -77,5 +77,9 @@ class Composed(Cache):
         for field, family in (("site", SITES), ("gate", GATES), ("forecaster", FORECASTERS)):
             object.__setattr__(self, field, family.build(getattr(self, field)))
 
+    @property
+    def before(self) -> tuple[str, ...]:  # type: ignore[override]
+        return (*Cache.before, *self.site.within)
+
     def rules(self, network: nn.Module) -> Sequence[Rule]:
         return [Rule(self.site, self.gate, self.forecaster)]

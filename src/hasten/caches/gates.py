@@ -128,6 +128,24 @@ class Listed(Gate):
 
 @GATES.add
 @dataclass(frozen=True)
+class Masked(Gate):
+    """Full where a list of yes and no says so, and always on step 0; runs of another length are stretched over it."""
+
+    mask: tuple[bool, ...] = (True, False)
+
+    name = "masked"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "mask", tuple(map(bool, self.mask)))
+        if not self.mask:
+            raise HastenError("mask: () is not possible; give at least one step")
+
+    def opens(self, run: Run) -> bool:
+        return run.step == 0 or self.mask[run.step * len(self.mask) // run.steps]
+
+
+@GATES.add
+@dataclass(frozen=True)
 class Never(Gate):
     """Full on step 0 only."""
 
@@ -173,6 +191,56 @@ class Within(Gate):
 
     def _inside(self, run: Run) -> bool:
         return self.start * run.steps <= run.step < self.stop * run.steps
+
+
+@GATES.add
+@dataclass(frozen=True)
+class Magnitude(Gate):
+    """Full where the size of a residual, followed by known ratios, is no longer what it was. See `magnitude_steps`."""
+
+    ratios: tuple[float, ...] = ()
+    threshold: float = 0.24
+    most: int = 5
+    retention: float = 0.1
+    keep: tuple[int, ...] = ()
+
+    name = "magnitude"
+
+    def opens(self, run: Run) -> bool:
+        return run.step in magnitude_steps(run.steps, self.ratios, self.threshold, self.most, self.retention, self.keep)
+
+
+@lru_cache(maxsize=128)
+def magnitude_steps(
+    steps: int, ratios: tuple[float, ...], threshold: float, most: int, retention: float, keep: tuple[int, ...]
+) -> frozenset[int]:
+    """The full steps out of `steps`: the first round(retention steps), then where the error would grow too large.
+
+    ratios: of the residual's size at each step to that of the step before, on a run of `len(ratios)` steps; the
+    nearest is taken for runs of another number. Their product since the last full step is how large the residual
+    would have become, its distance from 1 is the error of a step, and the errors of a stretch of skipped steps
+    add up to at most `threshold`, of at most `most` steps. keep: steps that are full in any case.
+    Source: Ma et al. 2025 (MagCache), section 3.3, and its code.
+    """
+    early, product, error, skipped = int(retention * steps + 0.5), 1.0, 0.0, 0
+    full = {0}
+    for step in range(steps):
+        if step < early:
+            full.add(step)
+            continue
+        product *= _nearest(ratios, step, steps)
+        error, skipped = error + abs(1 - product), skipped + 1
+        if step == 0 or step in keep or error > threshold or skipped > most:
+            full.add(step)
+            product, error, skipped = 1.0, 0.0, 0
+    return frozenset(full)
+
+
+def _nearest(ratios: tuple[float, ...], step: int, steps: int) -> float:
+    """The ratio at the same fraction of the way; 1 if there are none."""
+    if not ratios:
+        return 1.0
+    return ratios[round(step * (len(ratios) - 1) / (steps - 1))] if steps > 1 else ratios[-1]
 
 
 @GATES.add

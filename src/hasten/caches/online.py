@@ -41,8 +41,8 @@ class Online(Gate):
 class Moved(Online):
     """Computed unless what the eye sees is nearer than `threshold` to what it saw when the row was last computed.
 
-    threshold: relative L1 distance; 0 is off. Source: the first-block cache of ParaAttention and diffusers,
-    and DBCache of cache-dit.
+    threshold: relative L1 distance; 0 is off. inclusive: not computed at exactly the threshold either.
+    Source: the first-block cache of ParaAttention and diffusers, and DBCache of cache-dit.
     """
 
     threshold: float = 0.08
@@ -50,14 +50,18 @@ class Moved(Online):
     warmup: int = 1
     tail: int = 0
     most: int | None = None
+    inclusive: bool = False
 
     name = "moved"
 
     def decide(self, run: Run, courses: Sequence[Course], scores: Sequence[float | None]) -> Sequence[bool]:
         return [
-            self.forced(run, course, score) or not (score is not None and score < self.threshold)
+            self.forced(run, course, score) or not self._near(score)  # type: ignore[arg-type]
             for course, score in zip(courses, scores)
         ]
+
+    def _near(self, score: float) -> bool:
+        return score < self.threshold or (self.inclusive and score == self.threshold)
 
 
 @GATES.add

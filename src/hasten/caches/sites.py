@@ -18,9 +18,14 @@ from hasten.errors import HastenError, one_of
 
 
 class Site(ABC):
-    """A part of a network, and the tensors that stand in for it. Frozen dataclasses, listed in `SITES`."""
+    """A part of a network, and the tensors that stand in for it. Frozen dataclasses, listed in `SITES`.
+
+    within: names of caches that it must stand inside of, because it would remember what they leave in place of
+    tensors that nothing reads.
+    """
 
     name: ClassVar[str]
+    within: ClassVar[tuple[str, ...]] = ()
 
     @abstractmethod
     def check(self, network: nn.Module) -> None:
@@ -35,20 +40,51 @@ SITES: Family[Site] = Family("site", Site)
 
 
 class Standing:
-    """In place of a module's forward: all tensors that come out are remembered, and stand in for it later."""
+    """In place of a module's forward: all tensors that come out are remembered, and stand in for it later.
 
-    def __init__(self, memory: Memory, key: Hashable) -> None:
-        self.memory, self.key = memory, key
+    written: the first is a copy, because adapters and FreeU write into what they get from this module.
+    """
+
+    def __init__(self, memory: Memory, key: Hashable, written: bool = False) -> None:
+        self.memory, self.key, self.written = memory, key, written
         self._template: Any = None  # what comes out, with tensors of no size
+        self._adds: list[bool] = []  # which tensors that come out have the shape of what they may be increments on
+        self._twins: set[int] = set()  # which of them are the first once more
 
     def __call__(self, inner: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        return self.stand(None, inner, args, kwargs)
+
+    def stand(self, base: Tensor | None, inner: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+        """What comes out. base: remember increments on this for the tensors that have its shape."""
         fate = self.memory.fate((self.key, 0))
-        number = itertools.count()
+        numbers = itertools.count()
+        first: list[Tensor] = []
+
+        def settled(computed: Tensor | None) -> Tensor:
+            number = next(numbers)
+            if number in self._twins:
+                return first[0]
+            tensor = self.memory.settle((self.key, number), computed, base if self._adds[number] else None)
+            first.append(tensor.clone() if self.written and not first else tensor)
+            return first[0] if not number else tensor
+
         if fate.none:
-            return mapped(self._template, lambda _: self.memory.settle((self.key, next(number)), None))
+            return mapped(self._template, lambda _: settled(None))
         result = self.memory.compute(fate, inner, args, kwargs)
-        self._template = mapped(result, lambda x: x.new_empty(0))
-        return mapped(result, lambda x: self.memory.settle((self.key, next(number)), x))
+        self._learn(result, base, whole=fate.all)
+        return mapped(result, settled)
+
+    def _learn(self, result: Any, base: Tensor | None, whole: bool) -> None:
+        tensors: list[Tensor] = []
+
+        def look(x: Tensor) -> Tensor:
+            tensors.append(x)
+            return x.new_empty(0)
+
+        self._template = mapped(result, look)
+        self._adds = [base is not None and x.shape == base.shape for x in tensors]
+        if whole:  # rows that are put together are tensors of their own
+            self._twins = {i for i, x in enumerate(tensors) if i and x is tensors[0]}
 
 
 SPACES = ("output", "data")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from typing import Any
 
@@ -45,19 +45,19 @@ class UNetDeep(Site):
         deep_down, deep_up = down[self.branch + 1 :], up[self.branch + 1 :]
         running = {unit.block for unit in (*down[: self.branch + 1], *up[: self.branch + 1])}
         for block in {unit.block for unit in deep_down} - running:
-            wrap(block, _Hollow(memory, written=True))
+            wrap(block, Hollow(memory, written=True))
         for block in {unit.block for unit in deep_up} - running:
-            wrap(block, _Hollow(memory))
+            wrap(block, Hollow(memory))
         if isinstance(network.mid_block, nn.Module):
-            wrap(network.mid_block, _Hollow(memory))
+            wrap(network.mid_block, Hollow(memory))
         for unit in deep_down:
             if unit.block in running:
                 for part in unit.parts:
-                    wrap(part, _Hollow(memory, written=unit.ends_block))
+                    wrap(part, Hollow(memory, written=unit.ends_block))
         entry = up[self.branch]
         inside = [part for unit in reversed(deep_up) if unit.block is entry.block for part in unit.parts]
         for part in inside[:-1]:
-            wrap(part, _Hollow(memory))
+            wrap(part, Hollow(memory))
         if inside:
             wrap(inside[-1], _Leaving(memory, entry.block))
         else:
@@ -75,6 +75,7 @@ class UNetEncoder(Site):
     """
 
     name = "unet-encoder"
+    within = ("deepcache",)
 
     def check(self, network: nn.Module) -> None:
         unet_units(network)
@@ -84,8 +85,8 @@ class UNetEncoder(Site):
     def attach(self, network: Any, memory: Memory) -> None:
         wrap(network.conv_in, Standing(memory, "conv_in"))
         for i, block in enumerate(network.down_blocks):
-            wrap(block, Standing(memory, f"down {i}"))
-        wrap(network.mid_block, Standing(memory, "mid"))
+            wrap(block, Standing(memory, f"down {i}", written=True))
+        wrap(network.mid_block, Standing(memory, "mid", written=True))
 
 
 @dataclass(frozen=True)
@@ -132,7 +133,10 @@ def unet_units(network: Any) -> tuple[list[Unit], list[Unit]]:
     return down, up
 
 
-class _Hollow:
+DEEP = "deep"  # what enters the way up where it runs at every step
+
+
+class Hollow:
     """In place of a deep module's forward: where no row is computed, stand-ins of the right shape come out.
 
     Block code goes on to join them with one another, so they have a single channel and take no memory; nothing
@@ -140,13 +144,13 @@ class _Hollow:
     its channels.
     """
 
-    def __init__(self, memory: Memory, written: bool = False) -> None:
-        self.memory, self.written = memory, written
+    def __init__(self, memory: Memory, written: bool = False, key: Hashable = DEEP) -> None:
+        self.memory, self.written, self.key = memory, written, key
         self._outlines: dict[Any, Any] = {}  # of what comes out, by the shape of the states
 
     def __call__(self, inner: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         memory = self.memory
-        fate = memory.fate(DEEP)
+        fate = memory.fate(self.key)
         if not fate.none:
             result = memory.compute(fate, inner, args, kwargs)
             self._outlines[memory.shape] = mapped(result, _outline)
@@ -159,9 +163,6 @@ class _Hollow:
         hidden = outline[0] if isinstance(outline, tuple) else outline
         hidden = hidden.new_empty(rows, *hidden.shape[1:])
         return (hidden, *standing[1:]) if isinstance(outline, tuple) else hidden
-
-
-DEEP = "deep"  # what enters the way up where it runs at every step
 
 
 def _outline(x: Tensor) -> Tensor:

@@ -1,0 +1,94 @@
+"""Feature inheritance: a table of pieces of the network and steps says what is computed and what is inherited."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from torch import nn
+
+from hasten.caches.cache import CACHES, Cache, Rule
+from hasten.caches.gates import Every, Gate, Masked, Within
+from hasten.caches.pieces import Pieces
+from hasten.catalog import Paper
+from hasten.errors import HastenError, one_of, positive_int, unit_interval
+
+STORAGES = ("residual", "absolute")
+MODES = ("uniform", "front", "back", "ends", "mask")
+
+
+@CACHES.add
+@dataclass(frozen=True)
+class FeatureInheritance(Cache):
+    """Pieces of the network inherit their features from the latest computed step, by a table of pieces and steps.
+
+    pieces, granularity: which, as `pieces.Pieces` names them ("block", "layer" or "unit"). storage: "residual",
+    what a piece adds, where its input has the shape of its output; or "absolute". mode: the steps at which they
+    are computed; "uniform", every `interval`-th; "front", "back", "ends": all in the first, last, or first and last
+    `share` of the run, every interval-th of the others; "mask": where `mask` is true, stretched over the run.
+    last: the last step is computed in any case, unless a mask says otherwise; the first always is.
+    policy: instead of all that, the rows of the table, each a mapping of the fields above. A piece may be in one
+    row only.
+    DeepCache is {all layers deeper than a branch, absolute}; Faster Diffusion is {in, down *, mid, absolute}.
+    Source: Zhang et al. 2024, which names the granularities; the lists of units and modes are ours.
+    """
+
+    pieces: tuple[str, ...] = ("*self-attention",)
+    granularity: str = "unit"
+    storage: str = "residual"
+    mode: str = "uniform"
+    interval: int = 2
+    share: float = 0.3
+    mask: tuple[bool, ...] = ()
+    last: bool = True
+    policy: tuple[Any, ...] = ()
+
+    name = "feature-inheritance"
+    paper = Paper(
+        "A-SDM: Accelerating Stable Diffusion through Model Assembly and Feature Inheritance Strategies",
+        2024,
+        "2406.00210",
+    )
+    before = (*Cache.before, *Pieces.within, "cache")  # a "cache" may be of the deep part as well
+    off: ClassVar[Mapping[str, Any]] = {"mode": "mask", "mask": (True,)}
+
+    def __post_init__(self) -> None:
+        one_of("storage", self.storage, STORAGES)
+        one_of("mode", self.mode, MODES)
+        positive_int("interval", self.interval)
+        unit_interval("share", self.share)
+        object.__setattr__(self, "pieces", self.site.pieces)
+        object.__setattr__(self, "mask", tuple(map(bool, self.mask)))
+        object.__setattr__(self, "policy", tuple(map(self._row, self.policy)))
+        _ = self.gate
+
+    def _row(self, row: Any) -> FeatureInheritance:
+        if isinstance(row, FeatureInheritance) and not row.policy:
+            return row
+        if not isinstance(row, Mapping) or "pieces" not in row or row.get("policy"):
+            raise HastenError(f"policy: {row!r} is not a row; give an object such as {{'pieces': ['mid']}}")
+        return CACHES.build({"name": self.name} | dict(row))  # type: ignore[return-value]
+
+    @property
+    def site(self) -> Pieces:
+        """The pieces."""
+        return Pieces(self.pieces, self.granularity, self.storage == "residual")
+
+    @property
+    def gate(self) -> Gate:
+        """At which steps they are computed."""
+        if self.mode == "mask":
+            return Masked(self.mask)
+        every, share = Every(self.interval, tail=int(self.last)), min(self.share, 0.5 if self.mode == "ends" else 1.0)
+        start = share if self.mode in ("front", "ends") else 0.0
+        stop = 1 - share if self.mode in ("back", "ends") else 1.0
+        return every if self.mode == "uniform" else Within(every, start, stop)
+
+    def rules(self, network: nn.Module) -> Sequence[Rule]:
+        rows = self.policy or (self,)
+        names = [(row.granularity, name) for row in rows for name in row.site.inside(network)]
+        for granularity, name in names:
+            if names.count((granularity, name)) > 1:
+                raise HastenError(f"policy: {granularity} {name!r} is in two rows; leave it in one")
+        return [Rule(row.site, row.gate) for row in rows]

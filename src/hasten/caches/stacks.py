@@ -1,0 +1,167 @@
+"""Caches that remember what a transformer's stack of blocks adds, and differ in how they tell when to compute it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+from torch import nn
+
+from hasten.caches.blocks import Blocks
+from hasten.caches.cache import CACHES, Cache, Rule
+from hasten.caches.eyes import Added
+from hasten.caches.gates import Magnitude
+from hasten.caches.observing import mean_ratios, polynomial
+from hasten.caches.online import Accumulated, Moved
+from hasten.catalog import Paper
+from hasten.errors import HastenError, natural, positive_int, unit_interval
+
+FLUX = (498.651651, -283.781631, 55.8554382, -3.82021401, 0.264230861)
+"""TeaCache's published polynomial for FLUX.1, highest power first; theirs go with thresholds of 0.25 to 0.8."""
+
+
+@CACHES.add
+@dataclass(frozen=True)
+class FirstBlockCache(Cache):
+    """Compute the middle of a transformer only where what its first blocks add has changed by `threshold`.
+
+    threshold: relative L1 distance, image by image, from when it was last computed; 0 is off. first, last: how
+    many blocks run at every step before and after the part that is skipped. warmup, tail: steps at the beginning
+    and the end that are computed in full. most: at most so many skipped steps in a row. compat: skip at exactly
+    the threshold too, as diffusers does.
+    Source: the first-block cache of ParaAttention (first=1, last=0); DBCache of cache-dit is first=8, warmup=8,
+    threshold=0.08. It goes without TeaCache's polynomial.
+    """
+
+    threshold: float = 0.05
+    first: int = 1
+    last: int = 0
+    warmup: int = 1
+    tail: int = 0
+    most: int | None = None
+    compat: bool = False
+
+    name = "first-block"
+    paper = Paper("Timestep Embedding Tells: It's Time to Cache for Video Diffusion Model", 2024, "2411.19108")
+    off: ClassVar[Mapping[str, Any]] = {"threshold": 0.0}
+
+    def __post_init__(self) -> None:
+        _ = self.gate
+        positive_int("first", self.first)
+        natural("last", self.last)
+
+    @property
+    def gate(self) -> Moved:
+        """When the middle is computed."""
+        return Moved(self.threshold, Added(self.first), self.warmup, self.tail, self.most, self.compat)
+
+    def rules(self, network: nn.Module) -> Sequence[Rule]:
+        return [Rule(Blocks(self.first, -self.last or None), self.gate)]
+
+
+@CACHES.add
+@dataclass(frozen=True)
+class TeaCache(Cache):
+    """Compute a transformer's blocks when its input, modulated by time, has changed by `threshold` in all.
+
+    threshold: of the sum of estimated relative changes of the output since it was last computed; 0 is off.
+    coefficients: of the polynomial, highest power first, that estimates them from the changes of the input, as
+    `fit` finds it for a model; without, the changes of the input count as they are. Estimates below 0 count as 0.
+    warmup, tail: steps at the beginning and the end that are computed. most: at most so many skips in a row.
+    Source: Liu et al. 2024, section 3.3. `FLUX` is the authors' polynomial for that model.
+    """
+
+    threshold: float = 0.25
+    coefficients: tuple[float, ...] = ()
+    warmup: int = 1
+    tail: int = 1
+    most: int | None = None
+
+    name = "teacache"
+    paper = Paper("Timestep Embedding Tells: It's Time to Cache for Video Diffusion Model", 2024, "2411.19108")
+    off: ClassVar[Mapping[str, Any]] = {"threshold": 0.0}
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "coefficients", tuple(map(float, self.coefficients)))
+        _ = self.gate
+
+    @property
+    def needs_fit(self) -> bool:
+        """Whether its numbers are still those of no model."""
+        return not self.coefficients
+
+    @property
+    def gate(self) -> Accumulated:
+        """When the blocks are computed."""
+        rule = Accumulated(self.threshold, coefficients=self.coefficients or (1.0, 0.0))
+        return replace(rule, warmup=self.warmup, tail=self.tail, most=self.most)
+
+    def rules(self, network: nn.Module) -> Sequence[Rule]:
+        return [Rule(Blocks(), self.gate)]
+
+    def fit(
+        self, pipe: Any, prompts: Sequence[str] | None = None, steps: int | None = None, degree: int = 4, **call: Any
+    ) -> TeaCache:
+        """The same with the polynomial of this model, by least squares over full runs of the pipeline.
+
+        pipe: a diffusers pipeline with a transformer; left as it was. prompts: one image each. steps: of each
+        run, the pipeline's default if left out. call: further arguments of the pipeline. Every image, branch of
+        guidance and step but the first is a point.
+        Raises HastenError for fewer points than coefficients, UnsupportedModel for other networks.
+        """
+        return replace(self, coefficients=polynomial(self, pipe, prompts, steps, degree, call))
+
+
+@CACHES.add
+@dataclass(frozen=True)
+class MagCache(Cache):
+    """Compute a transformer's blocks when what they add has, by a fitted table, changed its size by `threshold`.
+
+    threshold: of the sum of errors over a stretch of skipped steps (see `gates.magnitude_steps`). most: of them
+    in a row; 0 is off. retention: the share of steps at the beginning that is computed. ratios: the table, as
+    `fit` finds it, for as many steps as it has numbers; without, `most` alone decides. keep: steps computed in
+    any case.
+    Source: Ma et al. 2025, section 3.3; their setting for FLUX.1 is the default with keep=(11,), that of
+    diffusers threshold=0.06, most=3, retention=0.2.
+    """
+
+    threshold: float = 0.24
+    most: int = 5
+    retention: float = 0.1
+    ratios: tuple[float, ...] = ()
+    keep: tuple[int, ...] = ()
+
+    name = "magcache"
+    paper = Paper("MagCache: Fast Video Generation with Magnitude-Aware Cache", 2025, "2506.09045")
+    off: ClassVar[Mapping[str, Any]] = {"most": 0}
+
+    def __post_init__(self) -> None:
+        natural("most", self.most)
+        unit_interval("retention", self.retention)
+        if not self.threshold >= 0:
+            raise HastenError(f"threshold: {self.threshold!r} is not possible; give a number of at least 0")
+        object.__setattr__(self, "ratios", tuple(map(float, self.ratios)))
+        object.__setattr__(self, "keep", tuple(self.keep))
+
+    @property
+    def needs_fit(self) -> bool:
+        """Whether its numbers are still those of no model."""
+        return not self.ratios
+
+    @property
+    def gate(self) -> Magnitude:
+        """When the blocks are computed."""
+        return Magnitude(self.ratios, self.threshold, self.most, self.retention, self.keep)
+
+    def rules(self, network: nn.Module) -> Sequence[Rule]:
+        return [Rule(Blocks(), self.gate)]
+
+    def fit(self, pipe: Any, prompts: Sequence[str] | None = None, steps: int | None = None, **call: Any) -> MagCache:
+        """The same with the ratios of this model, the mean over images, branches and tokens of full runs.
+
+        pipe: a diffusers pipeline with a transformer; left as it was. prompts: one image each. steps: of each
+        run, the pipeline's default if left out. call: further arguments of the pipeline.
+        Raises HastenError for runs of one step, UnsupportedModel for other networks.
+        """
+        return replace(self, ratios=mean_ratios(self, pipe, prompts, steps, call))
