@@ -19,7 +19,7 @@ from hasten.processes import Process, RectifiedFlow, VariancePreserving, from_co
 
 SPLITS = ("choose", "report")
 SCREENED = 4  # rows on which candidates are compared first, where calls are dear
-FITTED = 512  # rows that are fitted to, at most
+FITTED = 256  # rows that are fitted to, at most
 EXACT = {"name": "unipc", "order": 2}
 
 
@@ -42,7 +42,7 @@ class Case:
     solved: dict[str, Tensor] = field(default_factory=dict)
     settled: float = 0.0
     bound: bool = False
-    evaluations: int = 120
+    evaluations: int = 60
     course: Any = None  # of the noises to choose by, once somebody has solved it
 
     @property
@@ -70,7 +70,7 @@ def mixture(count: int = 4096) -> Case:
     return _exact("mixture", means, 0.3, None, count)
 
 
-def latents(count: int = 1024, data: Path | None = None) -> Case:
+def latents(count: int = 256, data: Path | None = None) -> Case:
     """40 Gaussians fitted to the latents of the emoji, 1,024 dimensions."""
     from sklearn.cluster import KMeans
 

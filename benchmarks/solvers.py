@@ -36,9 +36,7 @@ from hasten.measure import bootstrap, wilson
 from hasten.tune.space import VARIANTS
 
 FITTED: tuple[dict[str, Any], ...] = (
-    {"name": "unipc", "order": 2}, {"name": "unipc", "order": 1}, {"name": "unipc", "order": 3},
-    {"name": "dpm++", "order": 2}, {"name": "ipndm", "order": 2}, {"name": "ghvb"},
-    {"name": "deis", "order": 3, "variable": "log-rho"},
+    {"name": "unipc", "order": 2}, {"name": "dpm++", "order": 2}, {"name": "deis", "order": 3, "variable": "log-rho"},
 )  # fmt: skip
 NFE = (4, 5, 6, 8, 10, 15, 20, 30, 50)
 GRIDS: tuple[Any, ...] = (
@@ -49,7 +47,7 @@ GRIDS: tuple[Any, ...] = (
     *({"name": "quadratic", "power": power} for power in (2.0, 3.0)),
 )  # fmt: skip
 FEW = 6  # of the grids on networks, and the first fit alone
-KEPT = 3  # candidates of a family that are compared on all rows
+KEPT = 2  # candidates of a family that are compared on all rows
 Run = Callable[[DenoiserLike, Tensor], Tensor]
 
 
