@@ -17,7 +17,10 @@ from hasten.guidance import GUIDANCES
 from hasten.recipe import ordered
 from hasten.solvers import all as all_solvers
 
-EXAMPLES = {"interval": {"low": 0.4, "high": 6.0}}  # where an acceleration made without arguments does nothing
+EXAMPLES = {
+    "interval": {"low": 0.4, "high": 6.0},
+    "sada": {"acc_range": (0.0, 1.0), "tail": 0, "lagrange_step": 0.25, "lagrange_int": 2},
+}  # where an acceleration made without arguments does nothing
 FAMILIES = {cls: family for family in (CACHES, GUIDANCES) for cls in family}
 METHODS = [pytest.param(cls(**EXAMPLES.get(cls.name, {})), id=cls.name) for cls in FAMILIES]
 every_method = pytest.mark.parametrize("method", METHODS)

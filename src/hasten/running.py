@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+from torch import Tensor
 
 from hasten.predictions import Prediction, Reading
 from hasten.processes import Process
@@ -59,7 +61,8 @@ class Run:
     network has been called for this query (guidance in two calls makes two). images: rows of the state,
     without the branches of guidance; None until known. expected: how many images a generation will have,
     where whoever starts it says so. process: of the scheduler. reading: what the network's output means.
-    past: the answers of the last `PAST` steps, oldest first.
+    past: the answers of the last `PAST` steps, oldest first. shown: what the network is shown in the running
+    call, by image, (1, ...) each; written by caches. notes: what gates and forecasters keep of this generation.
 
     A network call may hold rows of several requests, each at a step of its own (`sample_many`): they are the
     `parts`, and the run itself only holds them together. Whatever depends on the step must read
@@ -77,6 +80,9 @@ class Run:
     images: int | None = None
     expected: int | None = None
     past: list[Answer] = field(default_factory=list, repr=False)
+    shown: dict[int, Tensor] = field(default_factory=dict, repr=False)
+    notes: dict[Hashable, Any] = field(default_factory=dict, repr=False)
+    _paths: dict[str, dict[int, dict[int, bool]]] = field(default_factory=dict, repr=False)
     _parts: tuple[Run, ...] = field(default=(), repr=False)
     _narrowed: list[Row] | None = field(default=None, repr=False)
 
@@ -84,7 +90,8 @@ class Run:
         """A new generation of `steps` steps starts."""
         self.number += 1
         self.steps, self.images, self.expected = steps, self.expected, None
-        self.past.clear()
+        for kept in (self.past, self.shown, self.notes, self._paths):
+            kept.clear()
         self.ask(0, self.process.t_max)
 
     def expect(self, images: int) -> None:
@@ -106,6 +113,19 @@ class Run:
         """The query has been answered so, guidance included."""
         self.past = [old for old in self.past if old.step > self.step - PAST]
         self.past.append(Answer(self.step, self.stage, self.time, prediction))
+
+    def record(self, cache: str, image: int, computed: bool) -> None:
+        """At this step, the cache of this name had something computed for the image, or nothing."""
+        steps = self._paths.setdefault(cache, {}).setdefault(image, {})
+        steps[self.step] = steps.get(self.step, False) or computed
+
+    def skipped(self, cache: str) -> list[list[int]]:
+        """For each image of this generation (or the last one), the steps at which the cache had nothing computed.
+
+        cache: its `name`. A generation in which it was not applied has no images.
+        """
+        paths = self._paths.get(cache, {})
+        return [[step for step, computed in paths[image].items() if not computed] for image in sorted(paths)]
 
     @property
     def parts(self) -> tuple[Run, ...]:

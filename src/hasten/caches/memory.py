@@ -55,10 +55,11 @@ class Memory:
     Rows are known by request, call of the query (guidance in two calls has two courses) and place, so a
     batch may shrink to its conditional branch and grow back. What belongs to another generation, picture
     size, dtype or device is forgotten; so is everything of a call whose rows change in any other way.
+    name: under which the steps that are skipped are written down in the run of each request.
     """
 
-    def __init__(self, run: Run, gate: Gate, forecaster: Forecaster) -> None:
-        self.run, self.gate, self.forecaster = run, gate, forecaster
+    def __init__(self, run: Run, gate: Gate, forecaster: Forecaster, name: str = "") -> None:
+        self.run, self.gate, self.forecaster, self.name = run, gate, forecaster, name
         self.shape: Any = None  # of the states in the running call, with dtype and device
         self._requests: WeakKeyDictionary[Run, Request] = WeakKeyDictionary()
         self._rows: dict[Row, int] = {}
@@ -176,6 +177,10 @@ class Memory:
         self._order, self._rows = rows, {row: i for i, row in enumerate(rows)}
         self._courses = [self._course(requests[row.part], row) for row in rows]
         self._fates = {}
+        for part in counts:
+            part.shown.clear()
+        for i, row in enumerate(rows):
+            row.part.shown[row.image] = x[i : i + 1]
         self._open = self._decided([None] * len(rows)) if self.gate.eye is None else None
 
     def _request(self, part: Run, count: int) -> Request:
@@ -213,6 +218,8 @@ class Memory:
                 answers = self.gate.decide(part, courses, [scores[i] for i in where])
             for i, course, answer in zip(where, courses, answers, strict=True):
                 opens[i] = course.settle(part.step, bool(answer))
+                if part.number and part.step < part.steps:
+                    part.record(self.name, course.image, opens[i])
         return opens
 
     # tensors
