@@ -103,7 +103,7 @@ class Whole(Site):
         if output is not None and fate.all:
             return output
         own = min(data.shape[1], shown.shape[1])
-        made = torch.cat([self._by_part(memory, shown, data[:, :own], to_data=False), data[:, own:]], 1)
+        made = torch.cat([self._by_part(memory, shown, data[:, :own], to_data=False), data[:, own:].to(shown.dtype)], 1)
         if output is None:
             return made
         computed = torch.tensor(fate.computed, device=made.device)
