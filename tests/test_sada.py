@@ -366,6 +366,34 @@ def test_guidance_in_two_calls_equals_guidance_in_one():
         assert (a - b).abs().max() <= 2e-5 * a.abs().max()
 
 
+def test_a_cache_inside_of_it_sees_some_of_the_images_only():
+    """Forecasts go by the states of images that the inner cache is not shown."""
+    inner = CACHES.build({"name": "cache", "gate": {"name": "every", "interval": 1}})
+    outer = SADA("official", acc_range=(0.1, 0.9), lagrange_int=1)
+    run = {"solver": "dpm++", "steps": 40, "grid": "logsnr"}
+    noise = randn(6, 4, seed=1).double()
+    one, both = (AcceleratedDenoiser(Mixture(), Exact, methods) for methods in ([outer], [outer, inner]))
+    assert torch.equal(sample(one, noise, **run), sample(both, noise, **run))
+    assert torch.equal(sample(one, noise[:2], **run), sample(both, noise[:2], **run))
+
+
+def test_the_past_is_of_first_queries_and_of_one_generation():
+    mixture = GaussianMixture(np.zeros((1, 5)), 0.5, None, PROCESS)
+    run, x = Run(PROCESS), randn(2, 5)
+    run.begin(9)
+    for step, stage, t in ((0, 0, 900.0), (0, 1, 800.0), (1, 0, 800.0), (1, 1, 700.0), (2, 0, 700.0)):
+        run.ask(step, t, stage)
+        run.answer(mixture(x + step + 10 * stage, t))
+    run.record("sada", 0, False)
+    run.notes["mine"] = 1
+    run.ask(2, 600.0, 1)
+    found = trail(run, [0, 1])
+    assert found is not None and found.times == (700.0, 800.0, 900.0) and torch.equal(found.state, x + 2)
+    assert trail(run, [2]) is None and run.skipped("sada") == [[2]]
+    run.begin(9)
+    assert trail(run, [0]) is None and not run.notes and run.skipped("sada") == []
+
+
 @torch.no_grad()
 def test_half_precision_keeps_its_past_in_single():
     pipe = scheduled("sd", "dpm++")

@@ -3,6 +3,7 @@
 import hasten.caches.blocks
 import hasten.caches.online
 import hasten.caches.stability
+import hasten.caches.tokens
 import hasten.caches.unet  # noqa: F401 they list their parts
 from hasten.caches.cache import CACHES, Cache, Composed, Rule
 from hasten.caches.deepcache import DeepCache

@@ -14,6 +14,7 @@ from hasten.caches.forecasters import Then as ForecastThen
 from hasten.caches.gates import Every, Gate, Then, Within
 from hasten.caches.sites import Whole
 from hasten.caches.stability import Extrapolated, Stable
+from hasten.caches.tokens import Refresh, Tokens
 from hasten.catalog import Paper
 from hasten.errors import HastenError, one_of, positive_int, unit_interval
 
@@ -33,6 +34,11 @@ class SADA(Cache):
     polynomial in, "step" as in the paper, "time" or "logsnr".
     The paper's settings: 0.48 of the run and 4 terms for Stable Diffusion; 0.4 and 3 for Flux.
 
+    max_downsample: at steps that are not skipped, transformer blocks of U-Nets with tokens of up to that many
+    latent pixels a side compute some of them only (`tokens.Tokens`: sx, sy, max_fix, seed), and all of them on
+    the first step after a skip and every max_interval steps. 0: all tokens always. The paper has 1 for Stable
+    Diffusion, 2 with max_fix 10 * 1024 for SDXL, and 0 for Flux.
+
     Images of a batch are skipped one by one. Which steps an image did without is in `run.skipped("sada")` of
     the pipeline's scheduler.
     Source: Jiang et al. 2025, section 3; defaults of its code for 50 steps. Unlike there, nodes of the
@@ -47,6 +53,11 @@ class SADA(Cache):
     lagrange_int: int = 4
     lagrange_term: int = 4
     variable: str = "step"
+    max_downsample: int = 0
+    sx: int = 3
+    sy: int = 3
+    max_fix: int = 5 * 1024
+    seed: int = 0
 
     name = "sada"
     paper = Paper("SADA: Stability-guided Adaptive Diffusion Acceleration", 2025, "2507.17135")
@@ -73,4 +84,10 @@ class SADA(Cache):
 
     def rules(self, network: nn.Module) -> Sequence[Rule]:
         gate, forecaster = self.parts()
-        return [Rule(Whole("data"), gate, forecaster)]
+        rules = [Rule(Whole("data"), gate, forecaster)]
+        if self.max_downsample and self.max_interval > 1:
+            tokens = Tokens(self.sx, self.sy, self.max_downsample, self.max_fix, self.variant, self.seed)
+            rules.append(
+                Rule(tokens, Within(Refresh(self.max_interval, self.acc_range[0], self.tail), *self.acc_range))
+            )
+        return rules

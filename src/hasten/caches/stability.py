@@ -266,12 +266,17 @@ class Stable(Gate):
 
     def _stable(self, run: Run, images: Sequence[int]) -> set[int]:
         """Those of the images that pass the test; none without three points to go by."""
-        found = trail(run, images)
-        if found is None or len(found.times) < 3:
-            return set()
-        state = shown_state(run, images, found.state)
-        means = SCHEMES[self.scheme].score(found, state).flatten(1).mean(1).tolist()
+        scores = scores_of(run, images, self.scheme)
+        means = [] if scores is None else scores.flatten(1).mean(1).tolist()
         return {image for image, mean in zip(images, means) if mean <= 0}  # NaN is not
+
+
+def scores_of(run: Run, images: Sequence[int], scheme: str) -> Tensor | None:
+    """The score of each element of the images' states, (images, ...); None without three points to go by."""
+    found = trail(run, images)
+    if found is None or len(found.times) < 3:
+        return None
+    return SCHEMES[scheme].score(found, shown_state(run, images, found.state))
 
 
 def shown_state(run: Run, images: Sequence[int], like: Tensor) -> Tensor:
