@@ -1,5 +1,6 @@
 """The tokens of a U-Net's blocks that are computed while the others are held: which, when, and what comes of it."""
 
+import diffusers
 import pytest
 import torch
 from pipelines import arguments, call, make
@@ -89,6 +90,8 @@ def test_all_tokens_are_refreshed_after_a_gap_and_every_few_steps():
 @pytest.mark.parametrize("method", [tokens(sx=2, sy=2, max_fix=5), BUSY], ids=["tokens", "sada"])
 def test_a_batch_equals_its_singles_and_the_second_call_the_first(kind, method):
     pipe = make(kind)
+    if method is BUSY and kind == "sd":  # where steps that are not skipped follow one another
+        pipe.scheduler = diffusers.DDIMScheduler.from_config(pipe.scheduler.config)
     plain = call(pipe, steps=14)
     three = arguments(pipe, 3)
     with method.applied(pipe):
@@ -108,12 +111,12 @@ def test_a_batch_equals_its_singles_and_the_second_call_the_first(kind, method):
 
 
 def test_tokens_matter_beside_the_steps_that_are_skipped():
-    pipe = make("sd")
-    outcomes = []
+    pipe, outcomes = make("sd"), []
+    pipe.scheduler = diffusers.DDIMScheduler.from_config(pipe.scheduler.config)
     for size in (0, 1, 2):
         with SADA("official", (0.0, 1.0), tail=0, lagrange_int=1, max_downsample=size).applied(pipe):
-            outcomes.append(call(pipe, steps=14))
-    assert not torch.equal(outcomes[0], outcomes[2])
+            outcomes.append(call(pipe, steps=20))
+    assert not torch.equal(outcomes[0], outcomes[1]) and not torch.equal(outcomes[1], outcomes[2])
     with SADA(**SADA.off, max_downsample=2).applied(pipe):
         off = call(pipe, steps=14)
     assert torch.equal(off, call(pipe, steps=14))
