@@ -28,7 +28,9 @@ class AcceleratedDenoiser:
     denoiser around it. It may call the network once, with the branches of guidance one after the other in one
     batch (each branch holding the rows in order, the conditional branch last), or once for each branch.
     accelerations: outermost first. Rows of walks at different steps share a call, and each fares as it would
-    alone. Called other than by `sample` or `sample_many`, which say whose rows come next, it answers in full.
+    alone. `latest` are the runs of the walks that the latest call answered; their `skipped` tells which steps
+    a cache did without. Called other than by `sample` or `sample_many`, which say whose rows come next, it
+    answers in full.
     Raises UnsupportedModel, or HastenError for accelerations that cannot work together or in this order.
     """
 
@@ -45,6 +47,7 @@ class AcceleratedDenoiser:
             acceleration.join(self.network, self.run)
         self._runs: WeakKeyDictionary[Walk, Run] = WeakKeyDictionary()
         self._asked: Sequence[Asked] = ()
+        self.latest: Sequence[Run] = ()
 
     def follow(self, asked: Sequence[Asked]) -> None:
         """The next call holds the rows of these queries, in this order."""
@@ -55,7 +58,7 @@ class AcceleratedDenoiser:
         if sum(one.rows for one in asked) != len(x):
             with self.run.holding([Run(self.process, images=len(x))]):
                 return self.inner(x, t)
-        parts = [self._part(one) for one in asked]
+        self.latest = parts = [self._part(one) for one in asked]
         if self.run.edits:
             pieces = x.split([one.rows for one in asked])
             x = torch.cat([self.run.edited(part, piece) for part, piece in zip(parts, pieces)])

@@ -144,15 +144,15 @@ class Reading:
         shown, output: the same shape, but for further channels that either has at its end: conditioning
         images that are shown as well, a variance that is predicted as well.
         """
-        shown, output = _common(shown, output)
-        x = self._state(shown, time)
+        shown, output = common(shown, output)
+        x = self.state(shown, time)
         return self.at(x, output.to(x.dtype), *self._levels(time))
 
     def output(self, data: Tensor, shown: Tensor, time: float) -> Tensor:
         """What the network would have answered to the input `shown`, to mean this data. Inverse of `shown`."""
         alpha, sigma = self._levels(time)
-        shown, _ = _common(shown, data)
-        x = self._state(shown, time)
+        shown, _ = common(shown, data)
+        x = self.state(shown, time)
         if self.sigma_data is None:
             x_weight, weight = _DATA[self.kind](alpha, sigma)
         else:
@@ -162,7 +162,8 @@ class Reading:
     def _levels(self, time: float) -> tuple[float, float]:
         return float(self.process.alpha(time)), float(self.process.sigma(time))
 
-    def _state(self, shown: Tensor, time: float) -> Tensor:
+    def state(self, shown: Tensor, time: float) -> Tensor:
+        """The state that the network is shown as `shown`; half precision in float32."""
         x = shown.float() if shown.dtype in (torch.float16, torch.bfloat16) else shown
         if self.sigma_data is None:
             return x
@@ -189,7 +190,7 @@ def reading_of(process: Process, config: Mapping[str, Any]) -> Reading:
     return Reading(process, kind, float(config.get("sigma_data", 0.5)) if exploding else None)
 
 
-def _common(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+def common(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     """The part of both that the other has as well."""
     if a.shape == b.shape:
         return a, b

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
@@ -63,7 +63,9 @@ class Run:
     where whoever starts it says so. process: of the scheduler. reading: what the network's output means.
     past: the answers of the last `PAST` steps, oldest first. edits: what accelerations do to the states that
     the network is about to be asked for, one row an image, at every query but the first; the solver goes on from
-    what they return. A state is given in the network's own process, as `Answer` has it.
+    what they return. A state is given in the network's own process, as `Answer` has it. shown: what the network is
+    shown in the running call, by image, (1, ...) each; written by caches. notes: what gates and forecasters keep of
+    this generation.
 
     A network call may hold rows of several requests, each at a step of its own (`sample_many`): they are the
     `parts`, and the run itself only holds them together. Whatever depends on the step must read
@@ -82,6 +84,9 @@ class Run:
     expected: int | None = None
     past: list[Answer] = field(default_factory=list, repr=False)
     edits: list[Callable[[Run, Tensor], Tensor]] = field(default_factory=list, repr=False)
+    shown: dict[int, Tensor] = field(default_factory=dict, repr=False)
+    notes: dict[Hashable, Any] = field(default_factory=dict, repr=False)
+    _paths: dict[str, dict[int, dict[int, bool]]] = field(default_factory=dict, repr=False)
     _parts: tuple[Run, ...] = field(default=(), repr=False)
     _narrowed: list[Row] | None = field(default=None, repr=False)
 
@@ -89,7 +94,8 @@ class Run:
         """A new generation of `steps` steps starts."""
         self.number += 1
         self.steps, self.images, self.expected = steps, self.expected, None
-        self.past.clear()
+        for kept in (self.past, self.shown, self.notes, self._paths):
+            kept.clear()
         self.ask(0, self.process.t_max)
 
     def expect(self, images: int) -> None:
@@ -117,6 +123,19 @@ class Run:
         for edit in self.edits if part.past else ():
             x = edit(part, x)
         return x
+
+    def record(self, cache: str, image: int, computed: bool) -> None:
+        """At this step, the cache of this name had something computed for the image, or nothing."""
+        steps = self._paths.setdefault(cache, {}).setdefault(image, {})
+        steps[self.step] = steps.get(self.step, False) or computed
+
+    def skipped(self, cache: str) -> list[list[int]]:
+        """For each image of this generation (or the last one), the steps at which the cache had nothing computed.
+
+        cache: its `name`. A generation in which it was not applied has no images.
+        """
+        paths = self._paths.get(cache, {})
+        return [[step for step, computed in paths[image].items() if not computed] for image in sorted(paths)]
 
     @property
     def parts(self) -> tuple[Run, ...]:

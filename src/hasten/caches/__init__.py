@@ -2,6 +2,8 @@
 
 import hasten.caches.blocks
 import hasten.caches.online
+import hasten.caches.stability
+import hasten.caches.tokens
 import hasten.caches.unet
 import hasten.caches.units  # noqa: F401 they list their parts
 from hasten.caches.borrowed import DiffusersFirstBlock, DiffusersMagCache
@@ -15,6 +17,7 @@ from hasten.caches.forecasters import FORECASTERS, Forecaster
 from hasten.caches.gates import GATES, Gate
 from hasten.caches.inheritance import FeatureInheritance
 from hasten.caches.merging import TokenMerging
+from hasten.caches.sada import SADA
 from hasten.caches.scheduled import FORA, DeltaDiT, TaylorSeer
 from hasten.caches.sites import SITES, Site
 from hasten.caches.stacks import FirstBlockCache, MagCache, TeaCache
@@ -23,5 +26,5 @@ __all__ = [
     "CACHES", "Cache", "Composed", "DBCache", "DeepCache", "DeltaDiT", "DiffusersFasterCache", "DiffusersFirstBlock",
     "DiffusersMagCache", "DiffusersPAB", "DiffusersTaylorSeer", "EYES", "Eye", "FORA", "FORECASTERS",
     "FasterDiffusion", "FeatureInheritance", "FirstBlockCache", "Forecaster", "GATES", "Gate", "MagCache", "Rule",
-    "SITES", "Site", "TaylorSeer", "TeaCache", "TokenMerging",
+    "SADA", "SITES", "Site", "TaylorSeer", "TeaCache", "TokenMerging",
 ]  # fmt: skip

@@ -46,7 +46,7 @@ class Cache(Acceleration):
 
     def attach(self, network: nn.Module, run: Run) -> None:
         for site, gate, forecaster in self.rules(network):
-            memory = Memory(run, gate, forecaster)
+            memory = Memory(run, gate, forecaster, self.name)
             memory.watch(network)
             site.attach(network, memory)
 

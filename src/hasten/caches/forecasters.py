@@ -6,13 +6,13 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from torch import Tensor
 
 from hasten.caches.course import Node
 from hasten.catalog import Family
-from hasten.errors import HastenError, one_of
+from hasten.errors import HastenError, one_of, positive_int, unit_interval
 from hasten.running import Run
 
 
@@ -81,7 +81,9 @@ VARIABLES = ("step", "time", "logsnr")
 class Taylor(Weighted):
     """A polynomial through the latest order + 1 nodes, extended to now.
 
-    order: 0 holds. variable: what it is a polynomial in; "step", the "time" of the process, or "logsnr".
+    order: 0 holds. apart: how many steps lie between the nodes it goes through, at least: extending a polynomial
+    far beyond nodes that are close together multiplies their errors. variable: what it is a polynomial in; "step",
+    the "time" of the process, or "logsnr".
     compat: the powers e^i / i! of the published code with backward differences as derivatives, which is exact
     on straight lines only, instead of Newton's form, which is exact on polynomials of its order.
     Source: Liu et al. 2025 (TaylorSeer), eq. (9).
@@ -90,6 +92,7 @@ class Taylor(Weighted):
     order: int = 1
     variable: str = "step"
     compat: bool = False
+    apart: int = 1
 
     name = "taylor"
 
@@ -97,15 +100,20 @@ class Taylor(Weighted):
         if isinstance(self.order, bool) or not isinstance(self.order, int) or self.order < 0:
             raise HastenError(f"order: {self.order!r} is not possible; give a whole number of at least 0")
         one_of("variable", self.variable, VARIABLES)
+        positive_int("apart", self.apart)
 
     @property
     def reach(self) -> int:  # type: ignore[override]
-        return self.order + 1
+        return self.order * self.apart + 1
 
     def weights(self, run: Run, nodes: Sequence[Node]) -> tuple[float, ...]:
         at = [coordinate(self.variable, run, node.step, node.time) for node in nodes]
         now = coordinate(self.variable, run, run.step, run.time)
-        new = [i for i in range(len(at)) if at[i] not in at[i + 1 :]]  # pipelines may visit a time twice
+        new: list[int] = []
+        for i in reversed(range(len(at))):
+            far = not new or nodes[new[0]].step - nodes[i].step >= self.apart
+            if far and len(new) <= self.order and at[i] not in at[i + 1 :]:  # pipelines may visit a time twice
+                new.insert(0, i)
         weights = (_taylor if self.compat else lagrange)([at[i] for i in new], now)
         return tuple(dict(zip(new, weights)).get(i, 0.0) for i in range(len(at)))
 
@@ -125,6 +133,38 @@ class Drift(Weighted):
 
     def weights(self, run: Run, nodes: Sequence[Node]) -> tuple[float, ...]:
         return (1.0,) if len(nodes) == 1 else (-self.weight, 1 + self.weight)
+
+
+@FORECASTERS.add
+@dataclass(frozen=True)
+class Then(Forecaster):
+    """One forecaster up to a fraction of the run, another from step round(start * steps) on."""
+
+    first: Any = "hold"
+    second: Any = "taylor"
+    start: float = 0.5
+
+    name = "then"
+
+    def __post_init__(self) -> None:
+        for field in ("first", "second"):
+            object.__setattr__(self, field, FORECASTERS.build(getattr(self, field)))
+        unit_interval("start", self.start)
+
+    @property
+    def reach(self) -> int:  # type: ignore[override]
+        return max(self.first.reach, self.second.reach)
+
+    def alike(self, run: Run, nodes: Sequence[Node]) -> Hashable:
+        part = self._now(run)
+        return part, part.alike(run, nodes[-part.reach :])
+
+    def forecast(self, run: Run, nodes: Sequence[Node], images: Sequence[int]) -> Tensor:
+        part = self._now(run)
+        return part.forecast(run, nodes[-part.reach :], images)
+
+    def _now(self, run: Run) -> Forecaster:
+        return self.second if run.step >= round(self.start * run.steps) else self.first
 
 
 def coordinate(variable: str, run: Run, step: int, time: float) -> float:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from hasten.caches.course import Course
 from hasten.catalog import Family
-from hasten.errors import HastenError, positive_int
+from hasten.errors import HastenError, positive_int, unit_interval
 from hasten.running import Run
 
 if TYPE_CHECKING:
@@ -241,6 +241,45 @@ def _nearest(ratios: tuple[float, ...], step: int, steps: int) -> float:
     if not ratios:
         return 1.0
     return ratios[round(step * (len(ratios) - 1) / (steps - 1))] if steps > 1 else ratios[-1]
+
+
+@GATES.add
+@dataclass(frozen=True)
+class Then(Gate):
+    """One gate's rule up to a fraction of the run, another's from step round(start * steps) on."""
+
+    first: Any = "every"
+    second: Any = "never"
+    start: float = 0.5
+
+    name = "then"
+
+    def __post_init__(self) -> None:
+        for field in ("first", "second"):
+            object.__setattr__(self, field, GATES.build(getattr(self, field)))
+        unit_interval("start", self.start)
+        if self.first.eye is not None and self.second.eye is not None and self.first.eye != self.second.eye:
+            raise HastenError("second: looks elsewhere than the first gate; give both the same eye")
+
+    @property
+    def eye(self) -> Eye | None:  # type: ignore[override]
+        return self.first.eye or self.second.eye
+
+    @property
+    def follows(self) -> bool:  # type: ignore[override]
+        return self.first.follows or self.second.follows
+
+    def measure(self, now: Tensor, before: Tensor) -> Tensor:
+        return (self.first if self.first.eye is not None else self.second).measure(now, before)
+
+    def opens(self, run: Run) -> bool:
+        return self._now(run).opens(run)
+
+    def decide(self, run: Run, courses: Sequence[Course], scores: Sequence[float | None]) -> Sequence[bool]:
+        return self._now(run).decide(run, courses, scores)
+
+    def _now(self, run: Run) -> Gate:
+        return self.second if run.step >= round(self.start * run.steps) else self.first
 
 
 @GATES.add

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Hashable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
@@ -55,10 +56,11 @@ class Memory:
     Rows are known by request, call of the query (guidance in two calls has two courses) and place, so a
     batch may shrink to its conditional branch and grow back. What belongs to another generation, picture
     size, dtype or device is forgotten; so is everything of a call whose rows change in any other way.
+    name: under which the steps that are skipped are written down in the run of each request.
     """
 
-    def __init__(self, run: Run, gate: Gate, forecaster: Forecaster) -> None:
-        self.run, self.gate, self.forecaster = run, gate, forecaster
+    def __init__(self, run: Run, gate: Gate, forecaster: Forecaster, name: str = "") -> None:
+        self.run, self.gate, self.forecaster, self.name = run, gate, forecaster, name
         self.shape: Any = None  # of the states in the running call, with dtype and device
         self._requests: WeakKeyDictionary[Run, Request] = WeakKeyDictionary()
         self._rows: dict[Row, int] = {}
@@ -89,6 +91,11 @@ class Memory:
             return list(range(len(self._courses)))
         return [self._rows[row] for row in narrowed]
 
+    @property
+    def owners(self) -> list[Row]:
+        """Whose the rows that flow are."""
+        return [self._order[at] for at in self.flowing]
+
     def fate(self, key: Hashable) -> Fate:
         """What becomes of the flowing rows of the tensor, or of all tensors of the part, that is called `key`.
 
@@ -111,10 +118,18 @@ class Memory:
         if fate.all:
             return inner(*args, **kwargs)
         rows = len(fate.computed) + len(fate.forecast)
-        flowing = self.flowing
-        with self.run.narrowed([self._order[flowing[i]] for i in fate.computed]):
+        with self.only(fate.computed):
             result = inner(*picked(args, rows, fate.computed), **picked(kwargs, rows, fate.computed))
         return mapped(result, lambda x: _spread(x, fate.computed, rows))
+
+    def only(self, which: Sequence[int]) -> AbstractContextManager[None]:
+        """Meanwhile, only these of the flowing rows flow."""
+        owners = self.owners
+        return self.run.narrowed([owners[i] for i in which])
+
+    def revise(self, key: Hashable, tensor: Tensor, which: Sequence[int]) -> None:
+        """Remember the tensor `key` of these flowing rows as if it had been computed; all rows are given."""
+        self._remember(key, tensor, which)
 
     def settle(self, key: Hashable, computed: Tensor | None, base: Tensor | None = None) -> Tensor:
         """The tensor `key` for all flowing rows: as computed where it was, which is remembered, else as forecast.
@@ -157,7 +172,7 @@ class Memory:
 
     def stretches(self) -> list[tuple[Run, slice]]:
         """The requests whose rows flow, in order, each with the rows that follow one another."""
-        parts = [self._order[at].part for at in self.flowing]
+        parts = [row.part for row in self.owners]
         cuts = [0, *(i for i in range(1, len(parts)) if parts[i] is not parts[i - 1]), len(parts)]
         return [(parts[a], slice(a, b)) for a, b in itertools.pairwise(cuts)]
 
@@ -176,6 +191,8 @@ class Memory:
         self._order, self._rows = rows, {row: i for i, row in enumerate(rows)}
         self._courses = [self._course(requests[row.part], row) for row in rows]
         self._fates = {}
+        for i, row in enumerate(rows):
+            row.part.shown[row.image] = x[i : i + 1]
         self._open = self._decided([None] * len(rows)) if self.gate.eye is None else None
 
     def _request(self, part: Run, count: int) -> Request:
@@ -186,6 +203,8 @@ class Memory:
         stamp = (part.number, *self.shape)
         if request is None or request.stamp != stamp:
             request = self._requests[part] = Request(stamp)
+        if self.run._narrowed is not None:  # a cache around this one says which rows flow
+            return request
         before = request.rows.get(part.call, count)
         request.rows[part.call] = count
         whole = part.images and count % part.images == 0 and before % part.images == 0
@@ -213,6 +232,8 @@ class Memory:
                 answers = self.gate.decide(part, courses, [scores[i] for i in where])
             for i, course, answer in zip(where, courses, answers, strict=True):
                 opens[i] = course.settle(part.step, bool(answer))
+                if part.number and part.step < part.steps:
+                    part.record(self.name, course.image, opens[i])
         return opens
 
     # tensors

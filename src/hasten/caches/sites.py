@@ -131,14 +131,15 @@ class Whole(Site):
         """The output of all rows."""
         if self.space == "output":
             return memory.settle(WHOLE, output)
-        data = rest = None
+        data = None
         if output is not None:
             data = self._by_part(memory, shown, output, to_data=True)
-            rest = output[:, data.shape[1] :]  # a variance that is predicted as well, if any
-        data, rest = memory.settle(WHOLE, data), memory.settle((WHOLE, "rest"), rest)
+            data = torch.cat([data, output[:, data.shape[1] :]], 1)  # a variance that is predicted as well, if any
+        data = memory.settle(WHOLE, data)
         if output is not None and fate.all:
             return output
-        made = torch.cat([self._by_part(memory, shown, data, to_data=False), rest], 1)
+        own = min(data.shape[1], shown.shape[1])
+        made = torch.cat([self._by_part(memory, shown, data[:, :own], to_data=False), data[:, own:].to(shown.dtype)], 1)
         if output is None:
             return made
         computed = torch.tensor(fate.computed, device=made.device)
