@@ -1,6 +1,6 @@
 """What caches are worth: speed-up against drift, beside peers and beside simply taking fewer, better steps.
 
-    python benchmarks/caches.py [--models emoji-sd emoji-flux] [--images 16] [--rounds 4] [--out FILE]
+    python benchmarks/caches.py [--models emoji-sd emoji-flux] [--images 12] [--rounds 3] [--out FILE]
 
 Every row is a recipe (or a peer package) on the same model, prompts and seeds: its speed-up over the default (whole
 pipeline runs, interleaved in one process, with a 95 % interval), the speed-up that multiply-adds promise, and PSNR,
@@ -239,8 +239,8 @@ def pictures(problem: Problem, field: list[Contender], rows: list[dict[str, Any]
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", nargs="+", default=["emoji-sd", "emoji-flux"])
-    parser.add_argument("--images", type=int, default=16)
-    parser.add_argument("--rounds", type=int, default=4)
+    parser.add_argument("--images", type=int, default=12)
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int)
     parser.add_argument("--only", nargs="+", default=[], help="labels that begin so")
     parser.add_argument("--out", type=Path, default=LATEST)

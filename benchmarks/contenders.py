@@ -8,6 +8,9 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
+from hasten.caches import DiffusersMagCache, MagCache, TeaCache
+from hasten.guidance import GUIDANCES
+from hasten.tune.fit import SPLIT
 from hasten.tune.problem import Problem, Runner
 
 Entry = tuple[str, str, dict[str, Any]]  # label, group, fields of a Recipe
@@ -17,30 +20,63 @@ SHIFTED = {"name": "flow-shifted", "shift": 0.6}
 
 def recipes(problem: Problem) -> Iterator[Entry]:
     unet = hasattr(problem.pipe, "unet")
-    yield from (_cached("paper", spec) for spec in (UNET if unet else DIT) + EITHER)
-    yield from (_cached("peer", spec) for spec in (PEER_UNET if unet else PEER_DIT))
+    papers, peers = (UNET, PEER_UNET) if unet else (DIT, PEER_DIT)
+    yield from (_alone("paper", spec) for spec in papers)
+    yield from (_alone("peer", spec) for spec in peers)
+    if not unet:
+        yield from _calibrated(problem)
     yield from _composed(unet)
     yield from _steps(unet)
     yield from _both(unet)
 
 
-def _cached(group: str, spec: dict[str, Any]) -> Entry:
-    fields = ", ".join(f"{key} {value}" for key, value in spec.items() if key != "name")
-    if spec["name"] in GUIDED:
-        return f"{spec['name']} {fields}".strip(), group, {"guidance": spec}
-    return f"{spec['name']} {fields}".strip(), group, {"caches": [spec]}
+def _alone(group: str, spec: dict[str, Any]) -> Entry:
+    """A cache or a way of guiding on the default's own scheduler and steps."""
+    label = " ".join([spec["name"], *(f"{key} {_short(value)}" for key, value in spec.items() if key != "name")])
+    return label, group, {"guidance": spec} if spec["name"] in GUIDANCES.names() else {"caches": [spec]}
 
 
 def _each(name: str, **choices: list[Any]) -> list[dict[str, Any]]:
     return [{"name": name, **dict(zip(choices, values))} for values in itertools.product(*choices.values())]
 
 
-GUIDED = ("interval",)
-UNET = _each("deepcache", interval=[2, 3, 5], branch=[0, 2])
-EITHER: list[dict[str, Any]] = []
-DIT: list[dict[str, Any]] = []
-PEER_UNET: list[dict[str, Any]] = []
-PEER_DIT: list[dict[str, Any]] = []
+UNET = [
+    *_each("deepcache", interval=[2, 3, 5], branch=[0, 2]),
+    *_each("deepcache", interval=[5], branch=[0], schedule=["signed"]),
+    *_each("faster-diffusion", keys=["50ls", "pro", 2, 4], injection=[0.0]),
+    *_each("faster-diffusion", keys=["50ls"]),
+    *_each("feature-inheritance", interval=[2, 4], storage=["residual", "absolute"]),
+    *_each("feature-inheritance", granularity=["layer"], pieces=[["mid", "u5", "u4", "u3"]], interval=[2, 3]),
+    *_each("sada", variant=["paper", "official"]), *_each("sada", variant=["paper"], variable=["logsnr"]),
+    *_each("sada", variant=["paper"], lagrange_int=[1]),
+    *_each("sada", variant=["paper"], max_downsample=[1], max_fix=[64]),
+    *_each("tome", ratio=[0.25, 0.5]), *_each("interval", low=[0.1, 0.28], high=[5.4]),
+    *_each("reuse", interval=[2, 4]), *_each("reuse-frequencies"), *_each("taylorseer", interval=[2, 4]),
+]  # fmt: skip
+DIT = [
+    *_each("first-block", threshold=[0.05, 0.1, 0.2, 0.4]), *_each("fora", interval=[2, 3]),
+    *_each("delta-dit", interval=[2, 3]), *_each("taylorseer", interval=[2, 3, 5], order=[1, 2]),
+    *_each("feature-inheritance", interval=[2, 4], storage=["residual", "absolute"]),
+    *_each("sada", variant=["paper", "official"]), *_each("sada", variant=["paper"], variable=["logsnr"]),
+    *_each("sada", variant=["paper"], lagrange_int=[1]),
+]  # fmt: skip
+PEER_UNET = _each("diffusers-pab", cross=[2, 4], spatial=[1, 2])
+PEER_DIT = [
+    *_each("diffusers-first-block", threshold=[0.05, 0.1, 0.2, 0.4]), *_each("diffusers-pab", spatial=[2, 3]),
+    *_each("diffusers-fastercache"), *_each("diffusers-taylorseer", interval=[2, 3, 5], dtype=["float32"]),
+    *_each("cache-dit", front=[1], threshold=[0.08, 0.2, 0.4], warmup=[3], order=[0, 1]),
+]  # fmt: skip
+
+
+def _calibrated(problem: Problem) -> Iterator[Entry]:
+    """The caches that are calibrated on the model, on prompts of their own."""
+    prompts = list(problem.samples[SPLIT].prompts[:4])
+    for threshold in (0.1, 0.2, 0.4):
+        tea = TeaCache(threshold=threshold).fit(problem.pipe, prompts, **problem.call)
+        mag = MagCache(threshold=threshold).fit(problem.pipe, prompts, **problem.call)
+        theirs = DiffusersMagCache(threshold=threshold, most=5).fit(problem.pipe, prompt=prompts[:1], **problem.call)
+        for group, cache in (("paper", tea), ("paper", mag), ("peer", theirs)):
+            yield f"{cache.name} threshold {threshold}", group, {"caches": [cache]}
 
 
 def _composed(unet: bool) -> Iterator[Entry]:
@@ -48,7 +84,7 @@ def _composed(unet: bool) -> Iterator[Entry]:
     own = ["unet-encoder", {"name": "unet-deep", "branch": 0}] if unet else [{"name": "blocks", "first": 1}]
     sites = [{"name": "whole", "space": "data"}, {"name": "whole", "space": "output"}, *own]
     forecasts = ["hold", *({"name": "taylor", "order": k, "variable": v} for k in (1, 2) for v in ("time", "logsnr"))]
-    for site, interval, forecaster in itertools.product(sites, (2, 3, 4), forecasts):
+    for site, interval, forecaster in itertools.product(sites, (2, 3), forecasts):
         gate = {"name": "every", "interval": interval, "warmup": 3, "tail": 1}
         spec = {"name": "cache", "site": site, "gate": gate, "forecaster": forecaster}
         yield f"{_short(site)} 1:{interval} {_short(forecaster)}", "composed", {"caches": [spec]}
@@ -78,7 +114,9 @@ def _both(unet: bool) -> Iterator[Entry]:
 
 
 def _short(spec: Any) -> str:
-    return spec if isinstance(spec, str) else " ".join(str(value) for value in spec.values())
+    if isinstance(spec, dict):
+        return " ".join(str(value) for value in spec.values())
+    return "+".join(map(str, spec)) if isinstance(spec, list) else str(spec)
 
 
 def packages(problem: Problem) -> dict[str, Callable[[], AbstractContextManager[Runner]]]:
