@@ -55,6 +55,29 @@ def test_blocks_run_on_the_chosen_tokens_only():
     assert all(4 <= counts[step] <= 7 for step in (4, 5, 6, 8, 9, 10, 12, 13, 14)), "one in each window, and up to 3"
 
 
+def test_a_token_stays_as_it_was_computed_last():
+    pipe = make("sd")
+    outputs: dict[int, torch.Tensor] = {}
+    tokens_of: dict[int, set[int]] = {}
+    with tokens(sx=4, sy=4, max_fix=3, max_downsample=1).applied(pipe):
+        run = pipe.scheduler.run
+        site = Tokens(sx=4, sy=4, max_fix=3, max_downsample=1)
+
+        def note(_module, _args, out):
+            outputs[run.step] = out.clone()
+            if site in run.notes and run.notes[site][0] == run.step:
+                tokens_of[run.step] = set(run.notes[site][1][0, 8, 8].tolist())
+
+        pipe.unet.down_blocks[0].attentions[0].transformer_blocks[0].register_forward_hook(note)
+        call(pipe, steps=14)
+    for step in (5, 6, 9, 10):
+        fresh = torch.tensor(sorted(tokens_of[step]))
+        held = torch.tensor(sorted(set(range(64)) - tokens_of[step]))
+        assert tokens_of[step] != tokens_of.get(step - 1)
+        assert torch.equal(outputs[step][:, held], outputs[step - 1][:, held])
+        assert (outputs[step][:, fresh] != outputs[step - 1][:, fresh]).any(-1).all()
+
+
 def test_random_tokens_lie_one_in_a_window_and_depend_on_seed_and_step_alone():
     before = torch.get_rng_state()
     for height, width in ((8, 8), (7, 10), (2, 1)):
