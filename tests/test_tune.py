@@ -442,11 +442,12 @@ def test_one_recipe_that_fails_does_not_end_the_search() -> None:
     assert one.tried == 4 and len(one.trials) == 3
     assert any("out of luck" in t.user_attrs.get("error", "") for t in one.study.trials)
 
-    def never(recipe: Recipe) -> Any:
-        raise RuntimeError("no luck at all")
+    class Never(Imagined):
+        def fitted(self, recipe: Recipe) -> Recipe:
+            raise RuntimeError("no luck at all")
 
     with pytest.raises(HastenError, match=r"no recipe could be run; .* no luck at all"):
-        search().run(never, 0.0)  # type: ignore[arg-type]
+        search().run(Never(), 0.0)  # type: ignore[arg-type]
 
 
 def test_a_recipe_that_comes_again_is_not_measured_again() -> None:
