@@ -32,6 +32,7 @@ EXAMPLES = {  # where an acceleration made without arguments does nothing, or no
     "first-block": {"threshold": 5.0},  # random networks change a lot in four steps
     "feature-inheritance": {"interval": 3},  # these two would skip where others skip more
     "taylorseer": {"interval": 2},
+    "fora": {"interval": 4},
     "sada": {"acc_range": (0.0, 1.0), "tail": 0, "lagrange_step": 0.25, "lagrange_int": 3},
 }
 MISSING = {"cache-dit"} if find_spec("cache_dit") is None else set()  # an optional extra
