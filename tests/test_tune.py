@@ -642,3 +642,40 @@ def test_the_room_can_be_called_however_it_is_imported() -> None:
     )
     for order in orders:
         subprocess.run([sys.executable, "-c", order], check=True)
+
+
+def test_fitted_numbers_are_not_spelled_out() -> None:
+    from hasten.solvers import BNS
+    from hasten.tune.report import words
+
+    fitted = BNS(order=1, weights=(0.5, 0.1) * 4, at=(1.0, 0.8, 0.5, 0.1, 0.0))
+    assert words(Recipe(solver=fitted, steps=4, grid="karras")) == "BNS order 1 fitted, 4 steps, karras times"
+
+
+def test_a_solver_is_fitted_inside_the_pipeline_on_samples_of_its_own() -> None:
+    """What `Fitter` finds in a pipeline is what `BNS.fit` finds with its network as a denoiser, from the same noise."""
+    from hasten.edit import denoiser_of
+    from hasten.learning import converged
+    from hasten.solvers import BNS
+    from hasten.tune.fit import COURSE, SPLIT, Fitter
+    from hasten.tune.problem import Problem
+    from hasten.tune.samples import Samples
+    from hasten.zoo import load
+
+    pipe = load("digits")
+    prompts, seeds = ("0", "3", "5", "8"), (11, 12, 13, 14)
+    problem = Problem(pipe, {SPLIT: Samples(prompts, seeds)}, call={"guidance_scale": 1.0})
+    found = Fitter(problem)(Recipe(solver=BNS(order=2), steps=4, grid="karras")).solver
+    noises = torch.cat([
+        torch.randn(1, *_state(pipe), generator=torch.Generator().manual_seed(seed)) for seed in seeds
+    ])  # fmt: skip
+    denoiser = denoiser_of(pipe, list(prompts))
+    expected = BNS(order=2).fit(denoiser, noises, 4, "karras", converged(denoiser, noises, COURSE))
+    assert found.at == expected.at and found.weights == pytest.approx(expected.weights, abs=2e-3)
+    fitted = Recipe(solver=expected, steps=4, grid="karras")
+    assert Fitter(problem)(fitted) is fitted
+
+
+def _state(pipe: Any) -> tuple[int, int, int]:
+    config = pipe.unet.config
+    return config.in_channels, config.sample_size, config.sample_size

@@ -25,6 +25,7 @@ ROWS = 6  # samples that are shown
 LARGEST = 384  # pixels; larger pictures are scaled down for the page
 AMPLIFY = 4  # how much differences are brightened
 SHOWN = 2  # finalists beside each other in a comparison
+READABLE = 4  # numbers of a setting that are spelled out
 
 
 def render(result: TuneResult) -> str:
@@ -85,11 +86,13 @@ def words(recipe: Recipe) -> str:
 
 
 def _solver(solver: Solver) -> str:
-    """Its class, its order if it has one, and every setting that is not the usual one."""
+    """Its class, its order if it has one, and every setting that is not the usual one; rows of numbers unread."""
     usual = type(solver)()
     fields = {f.name: getattr(solver, f.name) for f in fields_of(solver)}  # type: ignore[arg-type]
     told = {name: value for name, value in fields.items() if name == "order" or value != getattr(usual, name)}
-    return " ".join([type(solver).__name__, *(f"{name} {value}" for name, value in told.items())])
+    fitted = {name for name, value in told.items() if isinstance(value, tuple | Tensor) and len(value) > READABLE}
+    short = [f"{name} {value}" for name, value in told.items() if name not in fitted]
+    return " ".join([type(solver).__name__, *short, *(["fitted"] if fitted else [])])
 
 
 def _grid(grid: dict[str, Any]) -> str:
