@@ -17,6 +17,7 @@ from hasten.predictions import Prediction
 from hasten.processes import Cosine, MeanReverting, OneSided, RectifiedFlow, VarianceExploding, VariancePreserving
 from hasten.solvers import (
     BDIA,
+    BNS,
     DDIM,
     DEIS,
     EDICT,
@@ -141,6 +142,7 @@ ORDERS = [
     (Churn(churn=0), 2),
     *((UniPC(**final(order=p, corrector=False, expand="noise")), p) for p in (1, 2, 3)),
     (UniPC(**final(order=1, expand="noise")), 2),
+    (BNS(), 2),
     (USF(), 2),
     (DCSolver(**final()), 3),
     *((DPMSolverV3(**final(order=p, corrector="none")), p) for p in (1, 2, 3)),

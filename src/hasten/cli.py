@@ -199,7 +199,7 @@ def methods(
     if as_json or markdown:
         typer.echo(json.dumps(found, indent=2) if as_json else listing.markdown(found))
         return
-    columns = (Column("method", no_wrap=True), "family", "calls a step", "order", "what it is", "paper", "measured")
+    columns = (Column("method", overflow="fold"), "family", "calls a step", "order", "what it is", "paper", "measured")
     table = Table(*columns, padding=(0, 2, 1, 0), box=None)
     for method in found:
         paper = f"{method['paper']}, {method['year']}, arXiv {method['arxiv']}"

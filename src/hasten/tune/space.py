@@ -48,9 +48,10 @@ GRIDS: dict[str, tuple[str, float, float, float] | None] = {
 
 _KARRAS = {"grid": "karras", "rho": 6.0}
 STARTS: tuple[dict[str, Any], ...] = (
-    _KARRAS | {"solver": "bns order=4", "calls": 8},
+    _KARRAS | {"solver": "bns order=4", "calls": 10},
     {"solver": "bns order=4", "calls": 6, "grid": "flow-shifted", "shift": 0.6},
-    _KARRAS | {"solver": "bns order=4", "calls": 6, "rho": 5.0},
+    _KARRAS | {"solver": "bns order=4", "calls": 8},
+    _KARRAS | {"solver": "bns order=4", "calls": 12, "rho": 5.0},
     _KARRAS | {"solver": "unipc order=2", "calls": 14},
     _KARRAS | {"solver": "unipc order=1", "calls": 14},
     _KARRAS | {"solver": "dpm++ order=2", "calls": 15},
