@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import platform
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,17 @@ def save(report: Mapping[str, Any], file: Path) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(json.dumps(_rounded({**report, **known}), indent=1) + "\n")
     print(f"written to {file}")
+
+
+def sections(about: str, found: Mapping[str, Callable[[], Any]], file: Path) -> None:
+    """A command line that runs sections of a benchmark, each written into one file as it is finished."""
+    parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", nargs="+", choices=found, default=list(found))
+    for name in parser.parse_args().only:
+        print(name, flush=True)
+        measured = found[name]()
+        before = json.loads(file.read_text()) if file.exists() else {}
+        save({**before, name: measured}, file)
 
 
 def _rounded(value: Any) -> Any:

@@ -9,13 +9,12 @@ EDICT's noise, against SDEdit. Merged into benchmarks/results/shipped_evidence.j
 
 from __future__ import annotations
 
-import argparse
 import json
 from pathlib import Path
 from typing import Any
 
 import torch
-from report import save
+from report import sections
 from torch import Tensor
 
 import hasten
@@ -162,17 +161,6 @@ def edits() -> dict[str, Any]:
 SECTIONS = {"teleport": teleport, "fields": fields, "edits": edits}
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", nargs="+", choices=SECTIONS, default=list(SECTIONS))
-    given = parser.parse_args()
-    torch.set_num_threads(1)
-    for name in given.only:
-        print(name, flush=True)
-        found = SECTIONS[name]()
-        before = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
-        save({**before, name: found}, RESULTS)
-
-
 if __name__ == "__main__":
-    main()
+    torch.set_num_threads(1)
+    sections(__doc__, SECTIONS, RESULTS)

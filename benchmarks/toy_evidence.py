@@ -9,7 +9,6 @@ unmasking: the time that asking only when needed saves. Merged into benchmarks/r
 
 from __future__ import annotations
 
-import argparse
 import json
 import time
 from pathlib import Path
@@ -17,7 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from report import save
+from report import sections
 from scipy.optimize import linear_sum_assignment
 from tiny_models import fitted
 from torch import Tensor, nn
@@ -184,17 +183,6 @@ def unmasking() -> dict[str, Any]:
 SECTIONS = {"gap": gap, "search": search, "unmasking": unmasking}
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", nargs="+", choices=SECTIONS, default=list(SECTIONS))
-    given = parser.parse_args()
-    torch.set_num_threads(1)
-    for name in given.only:
-        print(name, flush=True)
-        found = SECTIONS[name]()
-        before = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
-        save({**before, name: found}, RESULTS)
-
-
 if __name__ == "__main__":
-    main()
+    torch.set_num_threads(1)
+    sections(__doc__, SECTIONS, RESULTS)
