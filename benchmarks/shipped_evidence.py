@@ -9,7 +9,6 @@ EDICT's noise, against SDEdit. Merged into benchmarks/results/shipped_evidence.j
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 

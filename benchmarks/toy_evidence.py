@@ -9,7 +9,6 @@ unmasking: the time that asking only when needed saves. Merged into benchmarks/r
 
 from __future__ import annotations
 
-import json
 import time
 from pathlib import Path
 from typing import Any
