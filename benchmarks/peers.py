@@ -17,6 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import skramples
 import torch
 from torch import Tensor
 
@@ -70,6 +71,11 @@ def available(process: Process) -> tuple[dict[str, Peer], dict[str, str]]:
             missing["k-diffusion"] = f"{error}; pip install --no-deps k-diffusion torchdiffeq torchsde"
     if sys.version_info < (3, 12):
         missing["skrample"] = "needs Python 3.12"
+    else:
+        try:
+            peers |= skramples.peers(process, flow)
+        except ImportError as error:
+            missing["skrample"] = f"{error}; pip install skrample"
     return peers, missing
 
 
