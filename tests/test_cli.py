@@ -169,14 +169,11 @@ def test_generate_draws_by_seed_and_recipe(here: Path, model: str, capsys: pytes
 
 
 def test_methods_lists_every_method_with_its_paper(capsys: pytest.CaptureFixture[str]) -> None:
-    from hasten.caches import CACHES
-    from hasten.guidance import GUIDANCES
-    from hasten.solvers import SOLVERS
-    from hasten.starts import STARTS
+    from hasten.listing import families
 
     assert run("methods", "--json") == 0
     found = json.loads(capsys.readouterr().out)
-    assert {m["name"] for m in found} == {c.name for family in (SOLVERS, STARTS, GUIDANCES, CACHES) for c in family}
+    assert {m["name"] for m in found} == {cls.name for family in families().values() for cls in family}
     assert all(m["paper"] and m["about"] and 2000 < m["year"] < 2100 and "." in m["link"] for m in found)
     heun = next(m for m in found if m["name"] == "heun")
     assert (heun["order"], heun["needs_fit"], heun["adaptive"]) == (2, False, False) and "guidance" in heun["caution"]

@@ -30,6 +30,7 @@ class Acceleration(ABC):
 
     before: names of accelerations that must be applied earlier than this one if both are (outermost first).
     conflicts: names of those that cannot be in the same recipe. off: settings that change nothing at all.
+    tried: what a search tries for each setting (a Span, a list, or a family of parts); None leaves the method alone.
     last: whether nothing can be applied inside it. exact: whether results change by rounding only.
     """
 
@@ -38,6 +39,7 @@ class Acceleration(ABC):
     before: ClassVar[tuple[str, ...]] = ()
     conflicts: ClassVar[tuple[str, ...]] = ()
     off: ClassVar[Mapping[str, Any]] = {}
+    tried: ClassVar[Mapping[str, Any] | None] = None
     last: ClassVar[bool] = False
     exact: ClassVar[bool] = False
 

@@ -26,6 +26,27 @@ class Paper:
     def link(self) -> str:
         return f"https://arxiv.org/abs/{self.arxiv}" if self.arxiv else f"https://doi.org/{self.doi}"
 
+    @property
+    def source(self) -> str:
+        """Where it is, in words."""
+        return f"arXiv {self.arxiv}" if self.arxiv else f"doi {self.doi}"
+
+
+@dataclass(frozen=True)
+class Span:
+    """The numbers from `low` to `high` that a search may try for a setting; whole ones if both are whole.
+
+    log: tried evenly by their logarithm.
+    """
+
+    low: float
+    high: float
+    log: bool = False
+
+    @property
+    def whole(self) -> bool:
+        return isinstance(self.low, int) and isinstance(self.high, int)
+
 
 class Family(Generic[T]):
     """The methods of one kind, each a frozen dataclass with a `name`, findable by name.

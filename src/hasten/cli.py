@@ -24,7 +24,10 @@ app = typer.Typer(
 Model = Annotated[str, typer.Argument(help="A zoo name (emoji-sd), a folder written by save_pretrained, or a hub id.")]
 Seed = Annotated[int, typer.Option(help="Of the samples, and of the search.")]
 Prompts = Annotated[Path | None, typer.Option(help="A text file with one prompt a line.")]
-Limit = Annotated[str, typer.Option(help="1.0x (of the default's drift), ssim>=0.95, latent_rmse<=0.1, speed>=3.")]
+Limit = Annotated[
+    str | None,
+    typer.Option(help="1.0x (of the default's drift), ssim>=0.95 or latent_rmse<=0.1; 1.0x if not given."),
+]
 
 HEADLINES = {"accuracy": "%", "retrieval.top1": "%", "alignment": "%", "alignment.top1": "%", "psnr": "dB", "fd": ""}
 """Measures of a model that a table shows, and their units; % for shares."""
@@ -69,7 +72,9 @@ def options(
 @app.command()
 def tune(
     model: Model,
-    budget: Limit = "1.0x",
+    budget: Limit = None,
+    speed: Annotated[str | None, typer.Option(help="4x: the most faithful at this speed, instead of a budget.")] = None,
+    memory: Annotated[str | None, typer.Option(help="500MB: weights and one image may take no more.")] = None,
     minutes: Annotated[float, typer.Option(help="For everything: reference, search and confirmation.")] = 5.0,
     prompts: Prompts = None,
     seed: Seed = 0,
@@ -81,7 +86,7 @@ def tune(
     from hasten.tune import Budget
     from hasten.tune.samples import read_prompts
 
-    Budget.of(budget)
+    limit = Budget.of(_budget(budget, speed, memory))
     given = None if prompts is None else read_prompts(prompts)
     folder = out or Path("tuned") / Path(model).name
     pipe = _loaded(model)
@@ -89,7 +94,7 @@ def tune(
 
     try:
         result = hasten.tune(
-            pipe, given, budget, minutes, seed, folder, resume, trials=trials, command=_typed(),
+            pipe, given, limit, minutes, seed, folder, resume, trials=trials, command=_typed(),
         )  # fmt: skip
     except KeyboardInterrupt:
         _complain(f"interrupted; what is finished is in {folder}, go on with --resume")
@@ -105,7 +110,7 @@ def compare(
     model: Model,
     recipe: Annotated[list[str], typer.Option(help="A recipe.json, or the folder that holds one; give several.")],
     out: Annotated[Path, typer.Option(help="Where to write the report.")] = Path("compared"),
-    budget: Limit = "1.0x",
+    budget: Limit = None,
     prompts: Prompts = None,
     samples: Annotated[int, typer.Option(help="How many images to measure.")] = 32,
     seed: Seed = 0,
@@ -116,10 +121,10 @@ def compare(
     from hasten.tune import compare as measure
     from hasten.tune.samples import read_prompts
 
-    Budget.of(budget)
+    limit = Budget.of(_budget(budget))
     recipes = dict(zip(_names(recipe), [Recipe.of(one) for one in recipe]))
     given = None if prompts is None else read_prompts(prompts)
-    result = measure(_loaded(model), recipes, given, budget, seed, out, samples=samples, command=_typed())
+    result = measure(_loaded(model), recipes, given, limit, seed, out, samples=samples, command=_typed())
     _show(result, out)
 
 
@@ -183,7 +188,9 @@ def invert(
 
 @app.command()
 def methods(
-    family: Annotated[str | None, typer.Option(help="Only one of: solver, start, guidance, caches, quantize, compile.")] = None,
+    family: Annotated[
+        str | None, typer.Option(help="Only one: solver, start, guidance, caches, quantize or compile.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
     markdown: Annotated[bool, typer.Option("--markdown", help="As the table of the README.")] = False,
 ) -> None:
@@ -202,7 +209,7 @@ def methods(
     columns = (Column("method", overflow="fold"), "family", "calls a step", "order", "what it is", "paper", "measured")
     table = Table(*columns, padding=(0, 2, 1, 0), box=None)
     for method in found:
-        paper = f"{method['paper']}, {method['year']}, {method['link']}"
+        paper = f"{method['paper']}, {method['year']}, {method['source']}"
         start = method["name"], method["family"], listing.calls(method), str(method.get("order", ""))
         table.add_row(*start, listing.about(method), paper, method["figure"])
     Console().print(table)
@@ -274,6 +281,14 @@ def _check_image_file(out: Path) -> None:
 
     if out.suffix.lower() not in Image.registered_extensions():
         raise HastenError(f"out: {out.name!r} is not an image file; end it in .png or .jpg")
+
+
+def _budget(budget: str | None, speed: str | None = None, memory: str | None = None) -> str:
+    """The options as one text that `Budget.of` reads."""
+    if budget is not None and speed is not None:
+        raise HastenError("speed: a budget was given as well; give one of the two")
+    quality = f"speed>={speed}" if speed is not None else budget or "1.0x"
+    return quality if memory is None else f"{quality}, memory<={memory}"
 
 
 def _loaded(model: str) -> Any:

@@ -75,7 +75,7 @@ def _of(family: str, classes: Any) -> Iterator[dict[str, Any]]:
     for cls in classes:
         said = " ".join((cls.__doc__ or "").split("\n\n")[0].split()).split(" Source:")[0]
         found = {"name": cls.name, "family": family, "about": said, "paper": cls.paper.title}
-        found |= {"year": cls.paper.year, "arxiv": cls.paper.arxiv, "link": cls.paper.link}
+        found |= {"year": cls.paper.year, "source": cls.paper.source, "link": cls.paper.link}
         made = cls()
         found["settings"] = {field.name: plain(getattr(made, field.name)) for field in dataclasses.fields(cls)}
         found["aliases"] = classes.aliases(cls.name)

@@ -49,8 +49,8 @@ class Recipe(pydantic.BaseModel):
 
     solver: a Solver, name or object. steps: at least 1. grid: a Grid, name, object or list of times, with a
     solver only. end: "data" or "min". guidance: a number, or an object with "scale" and/or a method of
-    `GUIDANCES`. caches: methods of `CACHES`, each at most once. quantize, compile: a method of `QUANTIZERS`, of `COMPILERS`.
-    prune: no methods yet.
+    `GUIDANCES`. caches: methods of `CACHES`, each at most once. quantize: a method of `QUANTIZERS`. compile: one of
+    `COMPILERS`. prune: no methods yet.
 
     Raises HastenError (one line: field, value, what would be right) for anything unknown or contradictory.
     """

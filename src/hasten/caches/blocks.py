@@ -6,13 +6,14 @@ import inspect
 import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
 from hasten.acceleration import mapped, wrap
 from hasten.caches.memory import Memory
 from hasten.caches.sites import SITES, Site
+from hasten.catalog import Span
 from hasten.errors import UnsupportedModel
 
 
@@ -50,6 +51,7 @@ class Blocks(Site):
     residual: bool = True
 
     name = "blocks"
+    tried: ClassVar[Mapping[str, Any]] = {"first": Span(1, 3)}
 
     def inside(self, network: nn.Module) -> list[nn.Module]:
         """The blocks. Raises UnsupportedModel if there are none."""

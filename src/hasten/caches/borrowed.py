@@ -12,7 +12,7 @@ from torch import nn
 
 from hasten.caches.cache import CACHES, Cache
 from hasten.caches.hooked import Call, Courses, Hooks, adopt
-from hasten.catalog import Paper
+from hasten.catalog import Paper, Span
 from hasten.errors import HastenError, UnsupportedModel
 from hasten.running import Run
 
@@ -100,6 +100,7 @@ class DiffusersFirstBlock(_OnStack):
     threshold: float = 0.05
 
     name = "diffusers-first-block"
+    tried: ClassVar[Mapping[str, Any]] = {"threshold": Span(0.02, 0.5, log=True)}
     paper = TEACACHE
     off: ClassVar[Mapping[str, Any]] = {"threshold": 0.0}
     pools = True

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from hasten.caches.borrowed import Borrowed, Others, at_least
 from hasten.caches.cache import CACHES
 from hasten.caches.hooked import Call, Hooks
-from hasten.catalog import Paper
+from hasten.catalog import Paper, Span
 from hasten.errors import HastenError, one_of, positive_int
 from hasten.running import Run
 
@@ -49,6 +49,7 @@ class DiffusersPAB(Borrowed):
     high: float = 800.0
 
     name = "diffusers-pab"
+    tried: ClassVar[Mapping[str, Any]] = {"spatial": Span(1, 3), "cross": Span(1, 4)}
     paper = Paper("Real-Time Video Generation with Pyramid Attention Broadcast", 2024, "2408.12588")
     off: ClassVar[Mapping[str, Any]] = {"spatial": 1, "temporal": 1, "cross": 1}
     beside = ("deepcache", "tome")
@@ -178,6 +179,7 @@ class DiffusersTaylorSeer(Borrowed):
     lite: bool = False
 
     name = "diffusers-taylorseer"
+    tried: ClassVar[Mapping[str, Any]] = {"interval": Span(2, 4), "dtype": ("float32",)}
     paper = Paper("From Reusing to Forecasting: Accelerating Diffusion Models with TaylorSeers", 2025, "2503.06923")
     off: ClassVar[Mapping[str, Any]] = {"interval": 1}
 

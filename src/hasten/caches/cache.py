@@ -68,6 +68,7 @@ class Composed(Cache):
     forecaster: Any = "hold"
 
     name = "cache"
+    tried: ClassVar[Mapping[str, Any]] = {"site": SITES, "gate": GATES, "forecaster": FORECASTERS}
     paper = Paper(
         "A Survey on Cache Methods in Diffusion Models: Toward Efficient Multi-Modal Generation", 2025, "2510.19755"
     )

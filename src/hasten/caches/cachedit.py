@@ -13,6 +13,7 @@ from torch import nn
 from hasten.caches.borrowed import TEACACHE, Borrowed, at_least, stack
 from hasten.caches.cache import CACHES
 from hasten.caches.hooked import Courses, Store, adopt
+from hasten.catalog import Span
 from hasten.errors import HastenError, positive_int
 from hasten.running import Run
 
@@ -38,6 +39,7 @@ class DBCache(Borrowed):
     order: int = 0
 
     name = "cache-dit"
+    tried: ClassVar[Mapping[str, Any]] = {"threshold": Span(0.03, 0.5, log=True), "order": Span(0, 1)}
     paper = TEACACHE
     off: ClassVar[Mapping[str, Any]] = {"threshold": 0.0}
     beside = ()

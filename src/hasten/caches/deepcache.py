@@ -11,7 +11,7 @@ from torch import nn
 from hasten.caches.cache import CACHES, Cache, Rule
 from hasten.caches.gates import Centered, Every, Gate
 from hasten.caches.unet import UNetDeep
-from hasten.catalog import Paper
+from hasten.catalog import Paper, Span
 from hasten.errors import HastenError, one_of, positive_int
 
 
@@ -35,6 +35,7 @@ class DeepCache(Cache):
     power: float = 1.4
 
     name = "deepcache"
+    tried: ClassVar[Mapping[str, Any]] = {"interval": Span(2, 5), "branch": Span(0, 5)}
     paper = Paper("DeepCache: Accelerating Diffusion Models for Free", 2023, "2312.00858")
     off: ClassVar[Mapping[str, Any]] = {"interval": 1}
 

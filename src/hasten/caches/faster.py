@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from hasten.caches.cache import CACHES, Cache, Rule
 from hasten.caches.gates import Every, Gate, Listed
 from hasten.caches.unet import UNetEncoder
-from hasten.catalog import Paper
+from hasten.catalog import Paper, Span
 from hasten.errors import HastenError, natural, one_of, positive_int, unit_interval
 from hasten.running import Run
 
@@ -42,6 +42,7 @@ class FasterDiffusion(Cache):
     below: float = 0.5
 
     name = "faster-diffusion"
+    tried: ClassVar[Mapping[str, Any]] = {"keys": Span(2, 4), "injection": (0.0,)}
     paper = Paper(
         "Faster Diffusion: Rethinking the Role of the Encoder for Diffusion Model Inference", 2023, "2312.09608"
     )

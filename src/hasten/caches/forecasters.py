@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from torch import Tensor
 
 from hasten.caches.course import Node
-from hasten.catalog import Family
+from hasten.catalog import Family, Span
 from hasten.errors import HastenError, one_of, positive_int, unit_interval
 from hasten.running import Run
 
@@ -24,6 +24,7 @@ class Forecaster(ABC):
     """
 
     name: ClassVar[str]
+    tried: ClassVar[Mapping[str, Any] | None] = None  # as of an Acceleration
     reach: int = 1
 
     @abstractmethod
@@ -68,6 +69,7 @@ class Hold(Weighted):
     """The tensor stays what it was last."""
 
     name = "hold"
+    tried: ClassVar[Mapping[str, Any]] = {}
 
     def weights(self, run: Run, nodes: Sequence[Node]) -> tuple[float, ...]:
         return (1.0,) * len(nodes)
@@ -95,6 +97,7 @@ class Taylor(Weighted):
     apart: int = 1
 
     name = "taylor"
+    tried: ClassVar[Mapping[str, Any]] = {"order": Span(1, 2), "variable": ("time", "logsnr")}
 
     def __post_init__(self) -> None:
         if isinstance(self.order, bool) or not isinstance(self.order, int) or self.order < 0:

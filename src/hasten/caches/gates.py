@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from hasten.caches.course import Course
-from hasten.catalog import Family
+from hasten.catalog import Family, Span
 from hasten.errors import HastenError, positive_int, unit_interval
 from hasten.running import Run
 
@@ -32,6 +32,7 @@ class Gate(ABC):
     """
 
     name: ClassVar[str]
+    tried: ClassVar[Mapping[str, Any] | None] = None  # as of an Acceleration
     eye: Eye | None = None  # where in the network it looks before it decides
     follows: bool = False  # whether what it sees is compared with the step before, not with the step last computed
 
@@ -75,6 +76,7 @@ class Every(Gate):
     tail: int = 0
 
     name = "every"
+    tried: ClassVar[Mapping[str, Any]] = {"interval": Span(2, 3), "warmup": Span(1, 3), "tail": Span(0, 1)}
 
     def __post_init__(self) -> None:
         positive_int("interval", self.interval)

@@ -11,7 +11,7 @@ from torch import nn
 from hasten.caches.cache import CACHES, Cache, Rule
 from hasten.caches.gates import Every, Gate, Masked, Within
 from hasten.caches.pieces import Pieces
-from hasten.catalog import Paper
+from hasten.catalog import Paper, Span
 from hasten.errors import HastenError, one_of, positive_int, unit_interval
 
 STORAGES = ("residual", "absolute")
@@ -45,6 +45,7 @@ class FeatureInheritance(Cache):
     policy: tuple[Any, ...] = ()
 
     name = "feature-inheritance"
+    tried: ClassVar[Mapping[str, Any]] = {"interval": Span(2, 4)}
     paper = Paper(
         "A-SDM: Accelerating Stable Diffusion through Model Assembly and Feature Inheritance Strategies",
         2024,

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from hasten.acceleration import batch_of, wrap
 from hasten.caches.borrowed import Others
 from hasten.caches.cache import CACHES, Cache
-from hasten.catalog import Paper
+from hasten.catalog import Paper, Span
 from hasten.errors import HastenError, UnsupportedModel, one_of
 from hasten.running import Run
 
@@ -36,6 +36,7 @@ class TokenMerging(Cache):
     seed: int = 0
 
     name = "tome"
+    tried: ClassVar[Mapping[str, Any]] = {"ratio": Span(0.1, 0.5)}
     paper = Paper("Token Merging for Fast Stable Diffusion", 2023, "2303.17604")
     before: ClassVar[tuple[str, ...]] = Others(Cache.before)  # type: ignore[assignment]  # what they hold has all tokens
     off: ClassVar[Mapping[str, Any]] = {"ratio": 0.0}

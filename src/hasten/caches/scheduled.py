@@ -13,7 +13,7 @@ from hasten.caches.cache import CACHES, Cache, Rule
 from hasten.caches.forecasters import Taylor
 from hasten.caches.gates import Countdown, Every, Within
 from hasten.caches.units import Units
-from hasten.catalog import Paper
+from hasten.catalog import Paper, Span
 from hasten.errors import natural, positive_int, positive_share, unit_interval
 
 
@@ -29,6 +29,7 @@ class FORA(Cache):
     interval: int = 3
 
     name = "fora"
+    tried: ClassVar[Mapping[str, Any]] = {"interval": Span(2, 3)}
     paper = Paper("FORA: Fast-Forward Caching in Diffusion Transformer Acceleration", 2024, "2407.01425")
     off: ClassVar[Mapping[str, Any]] = {"interval": 1}
 
@@ -54,6 +55,7 @@ class DeltaDiT(Cache):
     share: float = 0.5
 
     name = "delta-dit"
+    tried: ClassVar[Mapping[str, Any]] = {"interval": Span(2, 3)}
     paper = Paper(
         "Delta-DiT: A Training-Free Acceleration Method Tailored for Diffusion Transformers", 2024, "2406.01125"
     )
@@ -95,6 +97,7 @@ class TaylorSeer(Cache):
     compat: bool = False
 
     name = "taylorseer"
+    tried: ClassVar[Mapping[str, Any]] = {"interval": Span(2, 4), "order": Span(1, 2)}
     paper = Paper("From Reusing to Forecasting: Accelerating Diffusion Models with TaylorSeers", 2025, "2503.06923")
     off: ClassVar[Mapping[str, Any]] = {"interval": 1}
 

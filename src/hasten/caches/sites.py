@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -26,6 +26,7 @@ class Site(ABC):
 
     name: ClassVar[str]
     within: ClassVar[tuple[str, ...]] = ()
+    tried: ClassVar[Mapping[str, Any] | None] = None  # as of an Acceleration
 
     @abstractmethod
     def check(self, network: nn.Module) -> None:
@@ -103,6 +104,7 @@ class Whole(Site):
     space: str = "output"
 
     name = "whole"
+    tried: ClassVar[Mapping[str, Any]] = {"space": ("data", "output")}
 
     def __post_init__(self) -> None:
         one_of("space", self.space, SPACES)

@@ -14,7 +14,7 @@ from hasten.caches.eyes import Added
 from hasten.caches.gates import Magnitude
 from hasten.caches.observing import mean_ratios, polynomial
 from hasten.caches.online import Accumulated, Moved
-from hasten.catalog import Paper
+from hasten.catalog import Paper, Span
 from hasten.errors import HastenError, natural, positive_int, unit_interval
 
 FLUX = (498.651651, -283.781631, 55.8554382, -3.82021401, 0.264230861)
@@ -43,6 +43,7 @@ class FirstBlockCache(Cache):
     compat: bool = False
 
     name = "first-block"
+    tried: ClassVar[Mapping[str, Any]] = {"threshold": Span(0.02, 0.5, log=True)}
     paper = Paper("Timestep Embedding Tells: It's Time to Cache for Video Diffusion Model", 2024, "2411.19108")
     off: ClassVar[Mapping[str, Any]] = {"threshold": 0.0}
 

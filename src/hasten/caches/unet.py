@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
 from hasten.acceleration import mapped, wrap
 from hasten.caches.memory import Memory
 from hasten.caches.sites import SITES, Site, Standing
+from hasten.catalog import Span
 from hasten.errors import HastenError, UnsupportedModel
 
 
@@ -27,6 +28,7 @@ class UNetDeep(Site):
     branch: int = 0
 
     name = "unet-deep"
+    tried: ClassVar[Mapping[str, Any]] = {"branch": Span(0, 5)}
 
     def __post_init__(self) -> None:
         if isinstance(self.branch, bool) or not isinstance(self.branch, int) or self.branch < 0:
@@ -75,6 +77,7 @@ class UNetEncoder(Site):
     """
 
     name = "unet-encoder"
+    tried: ClassVar[Mapping[str, Any]] = {}
     within = ("deepcache",)
 
     def check(self, network: nn.Module) -> None:

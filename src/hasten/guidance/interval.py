@@ -10,7 +10,7 @@ import numpy as np
 from torch import nn
 
 from hasten.acceleration import batch_of, mapped, pick, wrap
-from hasten.catalog import Paper
+from hasten.catalog import Paper, Span
 from hasten.errors import HastenError
 from hasten.guidance.base import GUIDANCES, Guidance, needs_branches
 from hasten.guidance.branches import conditional, ran
@@ -36,6 +36,7 @@ class GuidanceInterval(Guidance):
     high: float | None = None
 
     name = "interval"
+    tried: ClassVar[Mapping[str, Any]] = {"low": Span(0.02, 1.5, log=True), "high": Span(1.5, 15.0, log=True)}
     paper = Paper(
         "Applying Guidance in a Limited Interval Improves Sample and Distribution Quality", 2024, "2404.07724"
     )

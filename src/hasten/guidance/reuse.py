@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from hasten.acceleration import batch_of, wrap
-from hasten.catalog import Paper
+from hasten.catalog import Paper, Span
 from hasten.errors import HastenError, UnsupportedModel, positive_int
 from hasten.guidance.base import GUIDANCES, Guidance, needs_branches
 from hasten.guidance.branches import batched, conditional, ran, replaced
@@ -182,6 +182,7 @@ class DifferenceReuse(Reuse):
     start: float = 0.0
 
     name = "reuse"
+    tried: ClassVar[Mapping[str, Any]] = {"interval": Span(2, 4)}
     paper = Paper("FasterCache: Training-Free Video Diffusion Model Acceleration with High Quality", 2024, "2410.19355")
     off: ClassVar[Mapping[str, Any]] = {"interval": 1, "steps": ()}
     conflicts = ("reuse-frequencies",)
@@ -224,6 +225,7 @@ class FrequencyReuse(Reuse):
     high_between: tuple[float, float] = (-1.0, 301.0)
 
     name = "reuse-frequencies"
+    tried: ClassVar[Mapping[str, Any]] = {}
     paper = DifferenceReuse.paper
     off: ClassVar[Mapping[str, Any]] = {"interval": 1}
 

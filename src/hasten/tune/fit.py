@@ -29,7 +29,8 @@ class Fitter:
         if recipe.solver is None or recipe.solver.learning(None) is None:
             return recipe
         learning = recipe.solver.learning(self.course)
-        self.problem.solve(recipe.model_copy(update={"solver": learning}), self.problem.samples[SPLIT])
+        run = recipe.model_copy(update={"solver": learning, "compile": None})  # which changes nothing but the time
+        self.problem.solve(run, self.problem.samples[SPLIT])
         return recipe.model_copy(update={"solver": learning.fitted[-1]})  # type: ignore[union-attr]
 
     @cached_property

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import time
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -12,8 +15,20 @@ from hasten.tune.budget import Budget, Score
 from hasten.tune.fit import Fitter
 from hasten.tune.problem import Pictures, Problem
 from hasten.tune.reference import Yardstick
+from hasten.tune.space import RUNS
 
 MARGIN = 0.1
+HOPELESS = 2.0  # times the budget by which a recipe passes it on the first batch, and is not looked at further
+WORTH = 1.05  # speed-up for which a way to run the network's code pays
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """calls: of the network for one image. complete: whether all samples were drawn, not the first batch alone."""
+
+    score: Score
+    calls: int
+    complete: bool = True
 
 
 class Judge:
@@ -24,19 +39,46 @@ class Judge:
     """
 
     def __init__(self, problem: Problem, yardstick: Yardstick, budget: Budget, split: str = "search") -> None:
-        self.problem, self.split = problem, split
-        self.reference = yardstick.reference(split)
-        self.default_drift = compared(yardstick.default(split), self.reference)
+        self.problem, self.split, self.budget = problem, split, budget
+        self.reference, self.pictures = yardstick.reference(split), yardstick.default(split)
+        self.default_drift = compared(self.pictures, self.reference)
         self.default = score(self.default_drift, self.default_drift, speed=1.0)
         self.caution = caution(self.default_drift) if budget.metric == "drift" else MARGIN
         self.clock = Clock(problem)
         self.fitted = Fitter(problem)
 
-    def __call__(self, recipe: Recipe) -> tuple[Score, int]:
-        """Score, and network calls of one image. Raises HastenError if the recipe does not suit or diverges."""
-        made = compared(self.problem.draw(recipe, self.problem.samples[self.split]), self.reference)
+    def __call__(self, recipe: Recipe) -> Verdict:
+        """Draw the first batch, and the others if it is not hopeless; and time one image.
+
+        Raises HastenError if the recipe does not suit or diverges.
+        """
+        samples = self.problem.samples[self.split]
+        made = self.problem.draw(recipe, samples[: self.problem.batch])
+        left = samples[len(made.images) :]
+        complete = not len(left) or not self._hopeless(made)
+        if len(left) and complete:
+            made = made.joined(self.problem.draw(recipe, left))
+        return replace(self.again(recipe, self._score(made)), complete=complete)
+
+    def again(self, recipe: Recipe, known: Score) -> Verdict:
+        """The verdict on a recipe whose pictures were scored before, and whose time was not."""
         speed, calls = self.clock(recipe)
-        return score(made, self.default_drift, speed), calls
+        memory = self.problem.memory(recipe) if self.budget.memory is not None else 0
+        return Verdict(replace(known, speed=speed, memory=memory), calls)
+
+    def paying(self, runs: Iterable[str]) -> list[str]:
+        """Which ways to run the network's code (labels of `RUNS`) make the default faster here."""
+        return [run for run in runs if self.clock(Recipe(**RUNS[run]), steps=self.clock.short)[0] >= WORTH]
+
+    def _score(self, made: Pictures) -> Score:
+        """Of the first samples, against the default on the same; fast beyond measure as long as nobody timed it."""
+        rows = slice(len(made.images))
+        default = compared(self.pictures[rows], self.reference[rows])
+        return score(compared(made, self.reference[rows]), default, math.inf)
+
+    def _hopeless(self, made: Pictures) -> bool:
+        excess = self.budget.excess(self._score(made), self.default)
+        return any(passed > HOPELESS for passed in excess.values())
 
 
 def caution(default: Drift) -> float:
@@ -67,15 +109,18 @@ class Clock:
             self.seconds = time.perf_counter() - begin  # only to plan with
             self.whole = timed_ratio(lambda: default(one), lambda: default(one, self.short), repeats=rounds).value
 
-    def __call__(self, recipe: Recipe, rounds: int = 2) -> tuple[float, int]:
-        """How many times faster than the default, and how many network calls an image takes."""
+    def __call__(self, recipe: Recipe, rounds: int = 2, steps: int | None = None) -> tuple[float, int]:
+        """How many times faster than the default, and how many network calls an image takes.
+
+        steps: that the recipe takes instead of its own, as part of the default's.
+        """
         one = self.problem.single
         with self.problem.running(None) as default, self.problem.running(recipe) as run:
             with count_calls(run.network) as seen:
-                run(one)
+                run(one, steps)
             default(one, 1)
-            found = timed_ratio(lambda: default(one, self.short), lambda: run(one), repeats=rounds, warmup=0)
-        return self.whole * found.value, seen.calls
+            found = timed_ratio(lambda: default(one, self.short), lambda: run(one, steps), repeats=rounds, warmup=0)
+        return (self.whole if steps is None else 1.0) * found.value, seen.calls
 
 
 def compared(made: Pictures, reference: Pictures) -> Drift:

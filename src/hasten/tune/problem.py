@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import inspect
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -31,6 +32,10 @@ class Pictures:
 
     def __getitem__(self, rows: slice) -> Pictures:
         return Pictures(self.images[rows], self.latents[rows])
+
+    def joined(self, more: Pictures) -> Pictures:
+        """These, and then more of them."""
+        return Pictures(torch.cat([self.images, more.images]), torch.cat([self.latents, more.latents]))
 
 
 @dataclass(frozen=True)
@@ -138,13 +143,16 @@ class Problem:
             yield Runner(fast, call)
 
     def draw(self, recipe: Recipe | None, samples: Samples, ticks: Ticks = lambda count: None) -> Pictures:
-        """The samples by a recipe (None: by the default), `batch` at a time."""
+        """The samples by a recipe (None: by the default), `batch` at a time; one at a time where it compiles.
+
+        What is compiled is so for one size of batch: the one that is timed.
+        """
         parts: list[Pictures] = []
         with self.running(recipe) as run:
-            for part in samples.batches(self.batch):
+            for part in samples.batches(1 if recipe and recipe.compile else self.batch):
                 parts.append(run(part))
                 ticks(len(part))
-        return Pictures(torch.cat([p.images for p in parts]), torch.cat([p.latents for p in parts]))
+        return functools.reduce(Pictures.joined, parts)
 
     def solve(self, recipe: Recipe, samples: Samples) -> None:
         """Run the samples by a recipe in one batch, for what its solver keeps of the run."""
@@ -158,6 +166,13 @@ class Problem:
         with self.running(recipe) as run, count_calls(run.network) as seen:
             total = macs(lambda: run(self.single))
         return Cost(seen.calls, total)
+
+    def memory(self, recipe: Recipe | None) -> int:
+        """Bytes of the pipeline's weights and of the tensors that one image takes at its worst moment."""
+        from hasten.measure import peak_memory, weight_bytes
+
+        with self.running(recipe) as run:
+            return weight_bytes(run.pipe) + peak_memory(lambda: run(self.single))
 
 
 def _scale(recipe: Recipe) -> float | None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import math
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +26,16 @@ STUDY = "study.db"
 
 @dataclass(frozen=True)
 class Trial:
-    """One recipe as the search saw it."""
+    """One recipe as the search saw it. params: what the sampler chose."""
 
     number: int
     recipe: Recipe
     score: Score
     calls: int
+    params: Mapping[str, Any] = field(default_factory=dict)
+
+
+Watch = Callable[[list[Trial]], None]
 
 
 class Search:
@@ -48,11 +54,11 @@ class Search:
 
     @property
     def trials(self) -> list[Trial]:
-        """Every recipe that was scored, once, in the order of the trials."""
+        """Every recipe that was scored on all samples, once, in the order of the trials."""
         found: dict[str, Trial] = {}
         for trial in self.study.trials:
-            if "recipe" in trial.user_attrs and trial.state.is_finished():
-                found.setdefault(json.dumps(trial.user_attrs["recipe"]), _trial(trial.number, trial.user_attrs))
+            if trial.user_attrs.get("complete") and trial.state.is_finished():
+                found.setdefault(json.dumps(trial.user_attrs["recipe"]), _trial(trial))
         return list(found.values())
 
     @property
@@ -60,9 +66,7 @@ class Search:
         """How many proposals were finished, the failed and repeated ones included."""
         return sum("recipe" in t.user_attrs or "error" in t.user_attrs for t in self.study.trials)
 
-    def run(
-        self, judge: Judge, until: float, most: int | None = None, watch: Callable[[list[Trial]], None] | None = None
-    ) -> bool:
+    def run(self, judge: Judge, until: float, most: int | None = None, watch: Watch | None = None) -> bool:
         """Try recipes until `time.monotonic()` says so, or `most` proposals are finished in all.
 
         watch(trials) is called after each. Returns False if Ctrl-C ended it: what is finished is kept, and the
@@ -87,20 +91,40 @@ class Search:
             raise HastenError(f"search: no recipe could be run; the last one failed with {errors[-1]}")
         return True
 
+    def refine(self, trials: Sequence[Trial], runs: Sequence[str], judge: Judge, watch: Watch | None = None) -> bool:
+        """Try the recipes of some trials with each way to run the network's code (labels of `space.RUNS`).
+
+        The rest is as in `run`.
+        """
+        with _quiet():
+            for trial, run in itertools.product(trials, runs):
+                self.study.enqueue_trial(dict(trial.params), user_attrs={"run": run})
+        return self.run(judge, math.inf, self.tried + len(trials) * len(runs), watch)
+
     def _try(self, trial: Any, judge: Judge) -> None:
         proposed = self.space.suggest(trial)
-        asked = json.dumps(proposed.to_dict())
-        known = next((t.user_attrs for t in self.study.trials if t.user_attrs.get("asked") == asked), None)
+        asked = _text(proposed)
+        known = self._known(asked)
         if known is None:
-            recipe = judge.fitted(proposed)
-            score, calls = judge(recipe)
-            known = {"asked": asked, "recipe": recipe.to_dict(), "score": asdict(score), "calls": calls}
+            plain = proposed.model_copy(update={"compile": None})
+            drawn = self._known(_text(plain)) if plain != proposed else None
+            if drawn is not None:  # compiling changes the time alone
+                recipe = Recipe(**drawn["recipe"]).model_copy(update={"compile": proposed.compile})
+                verdict = judge.again(recipe, Score(**drawn["score"]))
+            else:
+                recipe = judge.fitted(proposed)
+                verdict = judge(recipe)
+            known = {"asked": asked, "recipe": recipe.to_dict(), **asdict(verdict)}
         for name, value in known.items():
             trial.set_user_attr(name, value)
         score = Score(**known["score"])
         for name, excess in self.budget.excess(score, judge.default, judge.caution).items():
             trial.set_constraint(name, excess)
         self.study.tell(trial, objectives(score, self.budget, judge.caution))
+
+    def _known(self, asked: str) -> dict[str, Any] | None:
+        """What was found out about a recipe that was asked for before."""
+        return next((t.user_attrs for t in self.study.trials if t.user_attrs.get("asked") == asked), None)
 
     def _begin(self, seed: int) -> None:
         from optuna.samplers import TPESampler
@@ -115,13 +139,8 @@ class Search:
                 self.study.enqueue_trial(start)
         for trial in before:
             if trial.state == TrialState.RUNNING:  # whoever ran it was ended before it was finished
-                self._put_back(trial.number, trial.params)
-
-    def _put_back(self, number: int, params: dict[str, Any]) -> None:
-        from optuna.trial import TrialState
-
-        self.study.tell(number, state=TrialState.FAIL)
-        self.study.enqueue_trial(params)
+                self.study.tell(trial.number, state=TrialState.FAIL)
+                self.study.enqueue_trial(trial.params, {k: v for k, v in trial.user_attrs.items() if k == "run"})
 
 
 def objectives(score: Score, budget: Budget, caution: float) -> list[float]:
@@ -175,8 +194,13 @@ def finalists(
     return sorted([*chosen, *nearest[: max(0, count - len(chosen))]], key=lambda t: -t.score.speed)
 
 
-def _trial(number: int, kept: dict[str, Any]) -> Trial:
-    return Trial(number, Recipe(**kept["recipe"]), Score(**kept["score"]), kept["calls"])
+def _trial(kept: Any) -> Trial:
+    found = kept.user_attrs
+    return Trial(kept.number, Recipe(**found["recipe"]), Score(**found["score"]), found["calls"], kept.params)
+
+
+def _text(recipe: Recipe) -> str:
+    return json.dumps(recipe.to_dict())
 
 
 def _opened(folder: Path | None, settings: dict[str, Any], resume: bool) -> Any:

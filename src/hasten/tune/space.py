@@ -7,16 +7,18 @@ from dataclasses import dataclass
 from typing import Any
 
 from hasten.acceleration import network_of
-from hasten.caches import DeepCache
-from hasten.errors import UnsupportedModel
-from hasten.guidance import GuidanceInterval
+from hasten.caches import CACHES
+from hasten.catalog import Family, Span
+from hasten.compiling import COMPILERS
+from hasten.errors import HastenError
+from hasten.guidance import GUIDANCES
+from hasten.quantize import QUANTIZERS
 from hasten.recipe import Recipe
 from hasten.solvers import SOLVERS
 from hasten.tune.problem import Problem
 
 CALLS = (3, 25)  # network evaluations of a recipe
-INTERVALS = (2, 5)
-BRANCHES = 6  # how many branches of a cache are tried at most
+NONE = "none"
 
 VARIANTS: dict[str, list[dict[str, Any]]] = {
     "dpm++": [
@@ -38,7 +40,6 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
 GRIDS: dict[str, tuple[str, float, float, float] | None] = {
     "own": None,  # where the pipeline's own scheduler would look
     "trailing": None,
-    "linspace": None,
     "logsnr": None,
     "karras": ("rho", 1.0, 10.0, 0.5),
     "quadratic": ("power", 0.6, 3.0, 0.1),
@@ -47,98 +48,166 @@ GRIDS: dict[str, tuple[str, float, float, float] | None] = {
 """Grids, and for some the parameter that is searched: name, lowest, highest, step."""
 
 _KARRAS = {"grid": "karras", "rho": 6.0}
+_SHIFTED = {"grid": "flow-shifted", "shift": 0.6}
+_BNS = {"solver": "bns order=4"}
 STARTS: tuple[dict[str, Any], ...] = (
-    _KARRAS | {"solver": "bns order=4", "calls": 10},
-    {"solver": "bns order=4", "calls": 6, "grid": "flow-shifted", "shift": 0.6},
-    _KARRAS | {"solver": "bns order=4", "calls": 8},
-    _KARRAS | {"solver": "bns order=4", "calls": 12, "rho": 5.0},
-    _KARRAS | {"solver": "unipc order=2", "calls": 14},
-    _KARRAS | {"solver": "unipc order=1", "calls": 14},
-    _KARRAS | {"solver": "dpm++ order=2", "calls": 15},
-    _KARRAS | {"solver": "ddim", "calls": 12},
+    _BNS | _KARRAS | {"calls": 10},
+    _BNS | _SHIFTED | {"calls": 6},
+    _BNS | _KARRAS | {"calls": 8},
+    _BNS | _KARRAS | {"calls": 12, "rho": 5.0},
+    _BNS | _SHIFTED | {"calls": 8},
+    _BNS | _KARRAS | {"calls": 10, "guidance": "reuse", "reuse.interval": 2},
+    {"solver": "unipc order=2", "calls": 14} | _KARRAS,
+    _BNS | _SHIFTED | {"calls": 5},
+    _BNS | _KARRAS | {"calls": 15, "rho": 5.0},
+    _BNS | _KARRAS | {"calls": 12, "cache": "deepcache", "deepcache.interval": 2, "deepcache.branch": 3},
+    _BNS | _KARRAS | {"calls": 10, "guidance": "interval", "interval.low": 0.08, "interval.high": 15.0},
+    _BNS | _SHIFTED | {"calls": 10, "cache": "first-block", "first-block.threshold": 0.05},
+    {"solver": "dpm++ order=2", "calls": 15} | _KARRAS,
     {"solver": "unipc order=2", "calls": 14, "grid": "own"},
-    {"solver": "dpm++ order=2", "calls": 20, "grid": "trailing"},
-    _KARRAS | {"solver": "unipc order=2", "calls": 14, "guide": "interval", "low": 0.08, "high": 15.0},
-    _KARRAS | {"solver": "unipc order=1", "calls": 16, "cache": "deepcache", "interval": 2, "branch": 3},
-)
+)  # fmt: skip
 """Recipes that did well elsewhere, as parameters; what a model cannot have is left out."""
+
+RUNS: dict[str, dict[str, Any]] = {
+    "channels-last": {"compile": {"name": "channels-last"}},
+    "compiled": {"compile": {"name": "torch-compile"}},
+    "compiled, channels-last": {"compile": {"name": "torch-compile", "channels_last": True}},
+    "bfloat16": {"quantize": {"name": "cast", "dtype": "bfloat16"}},
+    "bfloat16, compiled": {"quantize": {"name": "cast", "dtype": "bfloat16"}, "compile": {"name": "torch-compile"}},
+}
+"""Ways to run the network's code that go with any recipe; those that pay are tried on the best recipes of a search."""
 
 
 @dataclass(frozen=True)
 class Space:
-    """The parameters of a search: solvers by label, whether guidance can be skipped, branches of a cache (or 0)."""
+    """The parameters of a search.
+
+    solvers: by label. methods: of "guidance" and "cache", by name, the settings to try. runs: labels of `RUNS`
+    that the model can have.
+    """
 
     solvers: dict[str, dict[str, Any]]
-    guided: bool
-    branches: int
+    methods: dict[str, dict[str, dict[str, Any]]]
+    runs: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, problem: Problem) -> Space:
         """What the model of a problem allows, found by asking the methods themselves."""
         network = network_of(problem.pipe)
-        guided = problem.guided and _accepts(GuidanceInterval(low=0.1), network)
-        branches = next((b for b in range(BRANCHES) if not _accepts(DeepCache(branch=b), network)), BRANCHES)
-        return cls(dict(_solvers()), guided, branches)
+        methods = {
+            "guidance": _methods(GUIDANCES, network) if problem.guided else {},
+            "cache": _methods(CACHES, network),
+        }
+        return cls(dict(_solvers()), methods, tuple(run for run in RUNS if _runs(run, network)))
 
     def suggest(self, trial: Any) -> Recipe:
         """The recipe an Optuna trial proposes."""
         solver = self.solvers[trial.suggest_categorical("solver", list(self.solvers))]
         calls = trial.suggest_int("calls", *CALLS, log=True)
         steps = -(-calls // SOLVERS.build(solver).evaluations)
-        parts = {"grid": self._grid(trial), "guidance": self._guidance(trial), "caches": self._caches(trial)}
-        return Recipe(solver=solver, steps=steps, **parts)
+        guidance, cache = (self._method(trial, kind) for kind in ("guidance", "cache"))
+        run = RUNS.get(trial.user_attrs.get("run", NONE), {})
+        return Recipe(
+            solver=solver, steps=steps, grid=_grid(trial), guidance=guidance, caches=[cache] if cache else [], **run
+        )
 
     def starts(self) -> list[dict[str, Any]]:
         """Parameters of recipes to begin with."""
         return [
-            {"guide": "always", "cache": "none"} | start
+            {"guidance": NONE, "cache": NONE} | start
             for start in STARTS
             if start["solver"] in self.solvers
-            and (self.guided or "guide" not in start)
-            and start.get("branch", -1) < self.branches
+            and all(start.get(kind, NONE) in (NONE, *methods) for kind, methods in self.methods.items())
         ]
 
     def describe(self) -> list[str]:
         """What is searched, in words."""
         grids = ", ".join(f"{name} ({field[0]})" if field else name for name, field in GRIDS.items())
-        parts = [
+        told = [
             f"solvers: {', '.join(self.solvers)}",
             f"{CALLS[0]} to {CALLS[1]} network evaluations",
             f"grids: {grids}",
         ]
-        if self.guided:
-            parts.append("guidance at all noise levels or within an interval of them")
-        if self.branches:
-            parts.append(
-                f"no cache or DeepCache, interval {INTERVALS[0]} to {INTERVALS[1]}, branch 0 to {self.branches - 1}"
-            )
-        return parts
+        told += [f"{kind}: {NONE}, {', '.join(methods)}" for kind, methods in self.methods.items() if methods]
+        return [*told, *([f"run as it is or: {'; '.join(self.runs)}"] if self.runs else [])]
 
-    def _grid(self, trial: Any) -> dict[str, Any] | None:
-        name = trial.suggest_categorical("grid", list(GRIDS))
-        field = GRIDS[name]
-        if field is None:
-            return None if name == "own" else {"name": name}
-        label, low, high, step = field
-        return {"name": name, label: round(trial.suggest_float(label, low, high, step=step), 3)}
-
-    def _guidance(self, trial: Any) -> dict[str, Any] | None:
-        if not self.guided or trial.suggest_categorical("guide", ["always", "interval"]) == "always":
-            return None
-        low, high = trial.suggest_float("low", 0.02, 1.5, log=True), trial.suggest_float("high", 1.5, 15.0, log=True)
-        return {"name": GuidanceInterval.name, "low": float(f"{low:.2g}"), "high": float(f"{high:.2g}")}
-
-    def _caches(self, trial: Any) -> list[dict[str, Any]]:
-        if not self.branches or trial.suggest_categorical("cache", ["none", "deepcache"]) == "none":
-            return []
-        interval = trial.suggest_int("interval", *INTERVALS)
-        branch = trial.suggest_int("branch", 0, self.branches - 1)
-        return [{"name": DeepCache.name, "interval": interval, "branch": branch}]
+    def _method(self, trial: Any, kind: str) -> dict[str, Any] | None:
+        methods = self.methods[kind]
+        name = trial.suggest_categorical(kind, [NONE, *methods]) if methods else NONE
+        return None if name == NONE else {"name": name, **_suggested(trial, name, methods[name])}
 
 
 def is_plain(recipe: Recipe) -> bool:
     """Whether a recipe changes the solver and its times only: the fair baseline of every other acceleration."""
     return not recipe.accelerations
+
+
+def _grid(trial: Any) -> dict[str, Any] | None:
+    name = trial.suggest_categorical("grid", list(GRIDS))
+    field = GRIDS[name]
+    if field is None:
+        return None if name == "own" else {"name": name}
+    label, low, high, step = field
+    return {"name": name, label: round(trial.suggest_float(label, low, high, step=step), 3)}
+
+
+def _suggested(trial: Any, at: str, tried: dict[str, Any]) -> dict[str, Any]:
+    """Settings of a method, each suggested under its path; of a part that is chosen, its settings as well."""
+    found: dict[str, Any] = {}
+    for field, choice in tried.items():
+        path = f"{at}.{field}"
+        if isinstance(choice, dict):
+            name = trial.suggest_categorical(path, list(choice))
+            found[field] = {"name": name, **_suggested(trial, f"{path}.{name}", choice[name])}
+        elif not isinstance(choice, Span):
+            found[field] = trial.suggest_categorical(path, list(choice))
+        elif choice.whole:
+            found[field] = trial.suggest_int(path, choice.low, choice.high, log=choice.log)
+        else:
+            found[field] = float(f"{trial.suggest_float(path, choice.low, choice.high, log=choice.log):.2g}")
+    return found
+
+
+def _methods(family: Family[Any], network: Any) -> dict[str, dict[str, Any]]:
+    """The methods, or parts, of a family that a search tries and the network can have, with what is tried."""
+    found = {}
+    for cls in family:
+        if cls.tried is not None and _accepts(cls, {}, network):
+            found[cls.name] = {field: _choices(cls, field, choice, network) for field, choice in cls.tried.items()}
+    return found
+
+
+def _choices(cls: Any, field: str, choice: Any, network: Any) -> Any:
+    """What can be tried for a setting on this network: whole numbers as high as it takes them."""
+    if isinstance(choice, Family):
+        return _methods(choice, network)
+    if not isinstance(choice, Span) or not choice.whole:
+        return choice
+    highest = next(
+        (n for n in range(int(choice.high), int(choice.low), -1) if _accepts(cls, {field: n}, network)), None
+    )
+    return Span(choice.low, choice.low if highest is None else highest, choice.log)
+
+
+def _accepts(cls: Any, fields: dict[str, Any], network: Any) -> bool:
+    """Whether a network can have a method with some settings. Parts of a method that do not say can be had."""
+    try:
+        made = cls(**fields)
+        getattr(made, "check", lambda network: None)(network)
+    except (HastenError, ImportError):
+        return False
+    return True
+
+
+def _runs(label: str, network: Any) -> bool:
+    """Whether a network can be run so."""
+    families = {"quantize": QUANTIZERS, "compile": COMPILERS}
+    try:
+        for field, spec in RUNS[label].items():
+            families[field].build(spec).check(network)
+    except HastenError:
+        return False
+    return True
 
 
 def _solvers() -> Iterator[tuple[str, dict[str, Any]]]:
@@ -150,11 +219,3 @@ def _solvers() -> Iterator[tuple[str, dict[str, Any]]]:
         for fields in VARIANTS.get(cls.name, [{}]):
             label = " ".join([cls.name, *(f"{key}={value}" for key, value in fields.items())])
             yield label, {"name": cls.name, **fields}
-
-
-def _accepts(method: Any, network: Any) -> bool:
-    try:
-        method.check(network)
-    except UnsupportedModel:
-        return False
-    return True

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 REPEATS = 10  # rounds of the final timing
 LEAST_SHARE = 1 / 3  # of the time that goes to the search even where the rest takes longer than planned
+COMPILING = 8 * 60  # seconds from which a search is long enough to compile the network for
+RUNNING = (0.05, 0.2)  # shares of the time to try ways to run the network's code, without and with compiling
 YARDSTICK = "yardstick.safetensors"
 
 
@@ -148,7 +150,7 @@ class _Job:
         from hasten.tune.search import finalists
 
         judge = self._judge()
-        complete = self._search(judge)
+        complete = self._search(judge) and self._refine(judge)
         found = self.search.trials
         if not found:
             raise KeyboardInterrupt
@@ -188,14 +190,38 @@ class _Job:
 
             return self.search.run(judge, until, self.most, watch)
 
+    def _refine(self, judge: Judge) -> bool:
+        """Try the best recipes with the ways to run the network's code that pay here; False if Ctrl-C ended it."""
+        from hasten.tune.search import finalists
+
+        try:
+            with self.display.stage("ways to run the network", len(self._runs())) as advance:
+                runs = []
+                for run in self._runs():
+                    runs += judge.paying([run])
+                    advance(1)
+        except KeyboardInterrupt:
+            return False
+        chosen = finalists(self.search.trials, self.budget, judge.default, judge.caution, self.count)
+        left = [trial for trial in chosen if trial.recipe.compile is None and trial.recipe.quantize is None]
+        with self.display.stage("the best recipes, run so", max(1, len(left) * len(runs))) as advance:
+            return self.search.refine(left, runs, judge, lambda trials: advance(1))
+
+    def _runs(self) -> list[str]:
+        """What is tried of the ways to run the network's code: compiling only where there is time for it."""
+        from hasten.tune.space import RUNS
+
+        return [run for run in self.space.runs if self.seconds >= COMPILING or "torch-compile" not in str(RUNS[run])]
+
     def _reserve(self, judge: Judge) -> float:
-        """Seconds that confirming will take."""
+        """Seconds that ways to run the network, and confirming, will take."""
         sizes = {split: len(samples) for split, samples in self.problem.samples.items()}
         one = judge.clock.seconds
         default = self.yardstick.seconds.get("default", 0.6 * one * sizes["search"])
         reference = self.yardstick.seconds.get("reference", default)
         drawing = sizes["confirm"] / sizes["search"] * (default + reference + self.count * default / 3)
-        return 1.15 * (drawing + (REPEATS + 2) * one * (1 + self.count / 3))
+        running = RUNNING[self.seconds >= COMPILING] * self.seconds if self.space.runs else 0.0
+        return running + 1.15 * (drawing + (REPEATS + 2) * one * (1 + self.count / 3))
 
     def _best(self, judge: Judge, trials: list[Any]) -> str:
         within = [t.score for t in trials if self.budget.within(t.score, judge.default)]
