@@ -41,6 +41,8 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reference, "FIRST", 8)
     monkeypatch.setattr(reference, "LAST", 16)
     monkeypatch.setattr(tuning, "REPEATS", 2)
+    monkeypatch.setattr(tuning, "PARTS_REPEATS", 1)
+        patch.setattr(tuning, "PARTS_REPEATS", 1)
 
 
 def tuned(out: Path | None, pipe: Any = None, **choices: Any) -> Any:
@@ -56,6 +58,7 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> Any:
         patch.setattr(reference, "FIRST", 8)
         patch.setattr(reference, "LAST", 16)
         patch.setattr(tuning, "REPEATS", 2)
+        patch.setattr(tuning, "PARTS_REPEATS", 1)
         pipe, out = pipelines.make("sd"), tmp_path_factory.mktemp("tuned")
         before = set(vars(pipe))
         result = tuned(out, pipe)
