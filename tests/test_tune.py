@@ -42,7 +42,6 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reference, "LAST", 16)
     monkeypatch.setattr(tuning, "REPEATS", 2)
     monkeypatch.setattr(tuning, "PARTS_REPEATS", 1)
-        patch.setattr(tuning, "PARTS_REPEATS", 1)
 
 
 def tuned(out: Path | None, pipe: Any = None, **choices: Any) -> Any:
@@ -649,7 +648,7 @@ def test_the_room_can_be_called_however_it_is_imported() -> None:
 
 def test_fitted_numbers_are_not_spelled_out() -> None:
     from hasten.solvers import BNS
-    from hasten.tune.report import words
+    from hasten.tune.words import words
 
     fitted = BNS(order=1, weights=(0.5, 0.1) * 4, at=(1.0, 0.8, 0.5, 0.1, 0.0))
     assert words(Recipe(solver=fitted, steps=4, grid="karras")) == "BNS order 1 fitted, 4 steps, karras times"

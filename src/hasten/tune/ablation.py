@@ -70,6 +70,10 @@ class Ablation:
     refused: Mapping[str, str] = field(default_factory=dict)
 
     @property
+    def names(self) -> list[str]:
+        return [row.ingredient.name for row in self.rows]
+
+    @property
     def product(self) -> float:
         """The speed-ups of the ingredients, multiplied."""
         return math.prod(row.speed.value for row in self.rows if row.ingredient.factor)
@@ -129,8 +133,9 @@ def _accelerations(recipe: Recipe) -> Iterator[Ingredient]:
         value = getattr(recipe, name)
         if isinstance(value, Acceleration):
             yield Ingredient(value.name, _changed(recipe, **{name: None}))
-        for i, one in enumerate(value if isinstance(value, tuple) else ()):
-            yield Ingredient(one.name, _changed(recipe, **{name: value[:i] + value[i + 1 :]}))
+        elif isinstance(value, tuple):
+            for i, one in enumerate(value):
+                yield Ingredient(one.name, _changed(recipe, **{name: value[:i] + value[i + 1 :]}))
 
 
 def _changed(recipe: Recipe, **fields: Any) -> Recipe:

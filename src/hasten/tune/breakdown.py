@@ -21,7 +21,7 @@ METHODS = ("encode", "decode")  # what a part is called by, besides being called
 
 @dataclass(frozen=True)
 class Times:
-    """One image. parts: seconds by part of the pipeline, the network first and "the rest" last; calls: of the network."""
+    """One image. parts: seconds by part of the pipeline, from the network to "the rest". calls: of the network."""
 
     parts: Mapping[str, float]
     calls: int

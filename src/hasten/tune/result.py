@@ -192,9 +192,9 @@ def _confirmed(finalist: Finalist) -> Confirmed:
 
 
 def _plain(data: Any) -> Any:
-    """Data with its tensors as lists."""
+    """Data as JSON values; of fitted tensors, which `Recipe.save` keeps, the shape."""
     if isinstance(data, torch.Tensor):
-        return data.tolist()
+        return {"tensor": list(data.shape)}
     if isinstance(data, Mapping):
         return {key: _plain(value) for key, value in data.items()}
     return [_plain(value) for value in data] if isinstance(data, list | tuple) else data
