@@ -7,8 +7,8 @@ from html import escape
 
 from hasten.tune.breakdown import Breakdown, Times
 
-WIDTH, HEIGHT = 640, 150
-BAR, GAP, LABEL = 34, 8, 24
+WIDTH, HEIGHT = 640, 146
+BAR, GAP, LABEL = 30, 14, 32
 
 
 def time_bars(breakdown: Breakdown, name: str) -> str:
@@ -21,10 +21,10 @@ def time_bars(breakdown: Breakdown, name: str) -> str:
 
 
 def _bar(breakdown: Breakdown, label: str, times: Times, row: int, scale: float) -> Iterator[str]:
-    top = row * (LABEL + BAR + 2 * GAP)
+    top = row * (LABEL + BAR + GAP)
     share = times.total / breakdown.default.total
     told = f"{label}: {100 * share:.0f} % of the default's time" if row else f"{label}: 100 %"
-    yield f'<text class="label" x="0" y="{top + LABEL - GAP / 2:.0f}">{escape(told)}</text>'
+    yield f'<text class="label" x="0" y="{top + LABEL - 9}">{escape(told)}</text>'
     left = 0.0
     for i, part in enumerate(breakdown.parts):
         width = times.parts.get(part, 0.0) * scale

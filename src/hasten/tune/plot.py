@@ -13,7 +13,7 @@ from hasten.tune.search import Trial, front, plain_front
 from hasten.tune.words import words
 
 WIDTH, HEIGHT = 640, 440
-LEFT, RIGHT, TOP, BOTTOM = 66, 16, 40, 60  # room for letters that are larger on small screens
+LEFT, RIGHT, TOP, BOTTOM = 80, 16, 40, 60  # room for letters that are larger on small screens
 TICKS = [m * 10.0**e for e in range(-4, 4) for m in (1, 2, 3, 5, 7)]
 
 Scale = Callable[[float], float]
