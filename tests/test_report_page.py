@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +55,7 @@ class Browser:
 
         self.ask("arguments[0].scrollIntoView({block: 'center'})", element)
         kind = "touch" if self.phone else "mouse"
-        actions = ActionBuilder(self.driver, mouse=PointerInput(kind, "pointer"))
+        actions = ActionBuilder(self.driver, mouse=PointerInput(kind, kind))
         actions.pointer_action.move_to(element)
         if press or self.phone:
             actions.pointer_action.pointer_down().pointer_up()
@@ -87,6 +88,16 @@ def browser(request: pytest.FixtureRequest, driver: Any, done: Any) -> Browser:
     return Browser(driver, request.param, done.out / "report.html")
 
 
+@pytest.fixture(scope="module")
+def comparison(done: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The page of a comparison: without a search, with more pictures, and with names."""
+    facts = {name: value for name, value in done.result.facts.items() if name != "search"}
+    front = [replace(f, name=f"a recipe of {i}", searched=None) for i, f in enumerate(done.result.front)]
+    folder = tmp_path_factory.mktemp("compared")
+    replace(done.result, facts=facts, front=front, trials=()).save(folder)
+    return folder / "report.html"
+
+
 def test_the_page_is_whole_and_loads_nothing(browser: Browser, tmp_path: Path) -> None:
     assert browser.ask("return [...document.querySelectorAll('section')].map((s) => s.id)") == SECTIONS
     assert browser.ask("return document.documentElement.scrollWidth <= window.innerWidth"), "it scrolls sideways"
@@ -96,6 +107,14 @@ def test_the_page_is_whole_and_loads_nothing(browser: Browser, tmp_path: Path) -
     events = [json.loads(entry["message"])["message"] for entry in browser.driver.get_log("performance")]
     asked = [e["params"]["request"]["url"] for e in events if e["method"] == "Network.requestWillBeSent"]
     assert asked and all(url.startswith(("file:", "data:")) for url in asked)
+
+
+@pytest.mark.parametrize("size", [PHONE, DESK], ids=["phone", "desk"])
+def test_a_comparison_fits_as_well(driver: Any, comparison: Path, size: tuple[int, int]) -> None:
+    browser = Browser(driver, size, comparison)
+    assert browser.ask("return document.documentElement.scrollWidth <= window.innerWidth"), "it scrolls sideways"
+    assert len(browser.ask("return [...document.querySelector('.cells').children]")) == 6
+    assert driver.get_log("browser") == []
 
 
 def test_a_recipe_is_told_where_it_is_pointed_at(browser: Browser, done: Any) -> None:
