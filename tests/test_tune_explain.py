@@ -148,7 +148,7 @@ def test_times_of_the_parts_sum_to_the_total() -> None:
 
 def test_a_watch_changes_nothing_and_is_taken_off() -> None:
     pipe, watch = pipelines.make("sd"), Stopwatch()
-    before = {name: part for name, part in vars(pipe).items()}
+    before = dict(vars(pipe))
     inside = {name: dict(vars(part)) for name, part in pipe.components.items() if isinstance(part, torch.nn.Module)}
 
     def images() -> torch.Tensor:

@@ -126,8 +126,8 @@ class Problem:
         """A Runner by the recipe, applied once; None is the pipeline as shipped."""
         twin = copy.copy(self.pipe)
         twin.set_progress_bar_config(disable=True)
+        twin.scheduler = copy.deepcopy(self.pipe.scheduler)  # what runs by it leaves traces in it
         if recipe is None:
-            twin.scheduler = copy.deepcopy(self.pipe.scheduler)
             yield Runner(twin, self.call)
             return
         call = dict(self.call)
