@@ -74,9 +74,14 @@ class Ablation:
         return [row.ingredient.name for row in self.rows]
 
     @property
+    def factors(self) -> list[float]:
+        """The speed-ups of the ingredients that are to make up the whole's."""
+        return [row.speed.value for row in self.rows if row.ingredient.factor]
+
+    @property
     def product(self) -> float:
-        """The speed-ups of the ingredients, multiplied."""
-        return math.prod(row.speed.value for row in self.rows if row.ingredient.factor)
+        """The factors, multiplied."""
+        return math.prod(self.factors)
 
     @property
     def closure(self) -> float | None:

@@ -59,6 +59,7 @@ function turning(gallery) {
   beside.addEventListener("click", () => {
     const turns = gallery.classList.toggle("turning");
     slider.disabled = !turns;
+    told.style.visibility = turns ? "visible" : "hidden";
     beside.setAttribute("aria-pressed", String(!turns));
   });
   gallery.classList.add("turning");

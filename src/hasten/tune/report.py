@@ -92,6 +92,8 @@ def closure(ablation: Ablation) -> str:
     )
     if abs(ablation.closure - 1) <= CLOSED:
         return f"{sums}."
+    if len(ablation.factors) == 1 and not ablation.refused:
+        return f"{sums}. There is one ingredient alone, so what differs is the clock."
     return f"{sums}. They are not independent: what one gives depends on whether another is there."
 
 
