@@ -178,7 +178,7 @@ def test_methods_lists_every_method_with_its_paper(capsys: pytest.CaptureFixture
     assert run("methods", "--json") == 0
     found = json.loads(capsys.readouterr().out)
     assert {m["name"] for m in found} == {c.name for family in (SOLVERS, STARTS, GUIDANCES, CACHES) for c in family}
-    assert all(m["paper"] and m["about"] and 2000 < m["year"] < 2100 and "." in m["arxiv"] for m in found)
+    assert all(m["paper"] and m["about"] and 2000 < m["year"] < 2100 and "." in m["link"] for m in found)
     heun = next(m for m in found if m["name"] == "heun")
     assert (heun["order"], heun["needs_fit"], heun["adaptive"]) == (2, False, False) and "guidance" in heun["caution"]
     assert run("methods", "--family", "caches", "--json") == 0

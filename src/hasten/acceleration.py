@@ -30,6 +30,7 @@ class Acceleration(ABC):
 
     before: names of accelerations that must be applied earlier than this one if both are (outermost first).
     conflicts: names of those that cannot be in the same recipe. off: settings that change nothing at all.
+    last: whether nothing can be applied inside it. exact: whether results change by rounding only.
     """
 
     name: ClassVar[str]
@@ -37,6 +38,8 @@ class Acceleration(ABC):
     before: ClassVar[tuple[str, ...]] = ()
     conflicts: ClassVar[tuple[str, ...]] = ()
     off: ClassVar[Mapping[str, Any]] = {}
+    last: ClassVar[bool] = False
+    exact: ClassVar[bool] = False
 
     @abstractmethod
     def check(self, network: nn.Module) -> None:
@@ -78,7 +81,7 @@ class Acceleration(ABC):
             raise HastenError(f"{self.name}: is applied to this pipeline already; leave that context first")
         if other.name in self.conflicts or self.name in other.conflicts:
             raise HastenError(f"{self.name}: cannot work together with {other.name!r}; keep one of them")
-        if self.name in other.before:
+        if other.last or self.name in other.before:
             raise HastenError(f"{self.name}: must be applied before {other.name!r}; swap the two")
 
 

@@ -15,11 +15,16 @@ Class = TypeVar("Class")
 
 @dataclass(frozen=True)
 class Paper:
-    """Where a method comes from."""
+    """Where a method comes from: on arXiv, or by its DOI."""
 
     title: str
     year: int
-    arxiv: str
+    arxiv: str = ""
+    doi: str = ""
+
+    @property
+    def link(self) -> str:
+        return f"https://arxiv.org/abs/{self.arxiv}" if self.arxiv else f"https://doi.org/{self.doi}"
 
 
 class Family(Generic[T]):

@@ -183,7 +183,7 @@ def invert(
 
 @app.command()
 def methods(
-    family: Annotated[str | None, typer.Option(help="Only one of: solver, start, guidance, caches.")] = None,
+    family: Annotated[str | None, typer.Option(help="Only one of: solver, start, guidance, caches, quantize, compile.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
     markdown: Annotated[bool, typer.Option("--markdown", help="As the table of the README.")] = False,
 ) -> None:
@@ -202,7 +202,7 @@ def methods(
     columns = (Column("method", overflow="fold"), "family", "calls a step", "order", "what it is", "paper", "measured")
     table = Table(*columns, padding=(0, 2, 1, 0), box=None)
     for method in found:
-        paper = f"{method['paper']}, {method['year']}, arXiv {method['arxiv']}"
+        paper = f"{method['paper']}, {method['year']}, {method['link']}"
         start = method["name"], method["family"], listing.calls(method), str(method.get("order", ""))
         table.add_row(*start, listing.about(method), paper, method["figure"])
     Console().print(table)

@@ -18,11 +18,16 @@ FIGURES = Path(__file__).parent / "figures.json"
 def families() -> dict[str, Any]:
     """The families of methods by name."""
     from hasten.caches import CACHES
+    from hasten.compiling import COMPILERS
     from hasten.guidance import GUIDANCES
+    from hasten.quantize import QUANTIZERS
     from hasten.solvers import SOLVERS
     from hasten.starts import STARTS
 
-    return {"solver": SOLVERS, "start": STARTS, "guidance": GUIDANCES, "caches": CACHES}
+    return {
+        "solver": SOLVERS, "start": STARTS, "guidance": GUIDANCES, "caches": CACHES, "quantize": QUANTIZERS,
+        "compile": COMPILERS,
+    }  # fmt: skip
 
 
 def methods(family: str | None = None) -> list[dict[str, Any]]:
@@ -62,7 +67,7 @@ def about(method: Mapping[str, Any]) -> str:
 
 
 def link(method: Mapping[str, Any]) -> str:
-    return f"[{method['paper']}](https://arxiv.org/abs/{method['arxiv']}), {method['year']}"
+    return f"[{method['paper']}]({method['link']}), {method['year']}"
 
 
 def _of(family: str, classes: Any) -> Iterator[dict[str, Any]]:
@@ -70,7 +75,7 @@ def _of(family: str, classes: Any) -> Iterator[dict[str, Any]]:
     for cls in classes:
         said = " ".join((cls.__doc__ or "").split("\n\n")[0].split()).split(" Source:")[0]
         found = {"name": cls.name, "family": family, "about": said, "paper": cls.paper.title}
-        found |= {"year": cls.paper.year, "arxiv": cls.paper.arxiv}
+        found |= {"year": cls.paper.year, "arxiv": cls.paper.arxiv, "link": cls.paper.link}
         made = cls()
         found["settings"] = {field.name: plain(getattr(made, field.name)) for field in dataclasses.fields(cls)}
         found["aliases"] = classes.aliases(cls.name)

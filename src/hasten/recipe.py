@@ -14,10 +14,12 @@ import torch
 from hasten.acceleration import Acceleration, network_of
 from hasten.caches import CACHES, Cache
 from hasten.clock import scheduled
+from hasten.compiling import COMPILERS, Compiler
 from hasten.errors import HastenError, positive_int, unknown
 from hasten.grids import ENDS, GRIDS, Explicit, Grid, resolve
 from hasten.guidance import GUIDANCES
 from hasten.guidance.base import Guidance as Guide
+from hasten.quantize import QUANTIZERS, Quantizer
 from hasten.solvers import SOLVERS, Solver
 
 VERSION = 1
@@ -47,7 +49,8 @@ class Recipe(pydantic.BaseModel):
 
     solver: a Solver, name or object. steps: at least 1. grid: a Grid, name, object or list of times, with a
     solver only. end: "data" or "min". guidance: a number, or an object with "scale" and/or a method of
-    `GUIDANCES`. caches: methods of `CACHES`, each at most once. quantize, prune, compile: no methods yet.
+    `GUIDANCES`. caches: methods of `CACHES`, each at most once. quantize, compile: a method of `QUANTIZERS`, of `COMPILERS`.
+    prune: no methods yet.
 
     Raises HastenError (one line: field, value, what would be right) for anything unknown or contradictory.
     """
@@ -60,9 +63,9 @@ class Recipe(pydantic.BaseModel):
     end: str = "data"
     guidance: Guidance | None = None
     caches: tuple[Cache, ...] = ()
-    quantize: None = None
+    quantize: Quantizer | None = None
     prune: None = None
-    compile: None = None
+    compile: Compiler | None = None
 
     def __init__(self, **fields: Any) -> None:
         try:
@@ -76,9 +79,8 @@ class Recipe(pydantic.BaseModel):
         for key in fields:
             if key not in cls.model_fields:
                 raise unknown("recipe", key, cls.model_fields)
-        for key in ("quantize", "prune", "compile"):
-            if fields.get(key) not in (None, False):
-                raise unknown(key, fields[key], [])
+        if fields.get("prune") not in (None, False):
+            raise unknown("prune", fields["prune"], [])
         return {key: value for key, value in fields.items() if value is not None and value is not False}
 
     @pydantic.field_validator("version")
@@ -133,6 +135,16 @@ class Recipe(pydantic.BaseModel):
         specs = value if isinstance(value, list | tuple) else [value]
         return tuple(CACHES.build(spec) for spec in specs)
 
+    @pydantic.field_validator("quantize", mode="before")
+    @classmethod
+    def _quantize(cls, value: Any) -> Quantizer:
+        return QUANTIZERS.build(value)
+
+    @pydantic.field_validator("compile", mode="before")
+    @classmethod
+    def _compile(cls, value: Any) -> Compiler:
+        return COMPILERS.build(value)
+
     @pydantic.model_validator(mode="after")
     def _agrees(self) -> Recipe:
         if self.solver is None and (self.grid is not None or self.end != "data"):
@@ -152,8 +164,8 @@ class Recipe(pydantic.BaseModel):
     @property
     def accelerations(self) -> list[Acceleration]:
         """The context managers of the recipe, in no particular order."""
-        guided = [self.guidance.method] if self.guidance and self.guidance.method else []
-        return [*guided, *self.caches]
+        guided = [self.guidance.method] if self.guidance else []
+        return [method for method in (*guided, *self.caches, self.quantize, self.compile) if method is not None]
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data, without the fields that are left at their defaults. Fitted tensors stay tensors."""
@@ -171,6 +183,10 @@ class Recipe(pydantic.BaseModel):
             data["guidance"] = scale | (GUIDANCES.describe(self.guidance.method) if self.guidance.method else {})
         if self.caches:
             data["caches"] = [CACHES.describe(cache) for cache in self.caches]
+        if self.quantize is not None:
+            data["quantize"] = QUANTIZERS.describe(self.quantize)
+        if self.compile is not None:
+            data["compile"] = COMPILERS.describe(self.compile)
         return data
 
     def to_json(self) -> str:

@@ -1,0 +1,17 @@
+"""What a quantizer is."""
+
+from __future__ import annotations
+
+from hasten.acceleration import Acceleration
+from hasten.caches import CACHES
+from hasten.catalog import Family
+from hasten.guidance import GUIDANCES
+
+
+class Quantizer(Acceleration):
+    """A change to the numbers that the network computes with."""
+
+    before = tuple(cls.name for family in (GUIDANCES, CACHES) for cls in family)  # they see the network from outside
+
+
+QUANTIZERS: Family[Quantizer] = Family("quantize", Quantizer)
