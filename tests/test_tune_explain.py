@@ -54,6 +54,11 @@ def test_ingredients_of_recipes_that_hold_little() -> None:
     (only,) = ingredients(Recipe(guidance=2.0))
     assert only.without == Recipe()
     assert [(one.name, one.factor) for one in ingredients(Recipe(solver="ddim"))] == [("solver", True)]
+    run = Recipe(quantize="bfloat16", compile="channels-last")
+    assert {one.name: list(one.without.to_dict()) for one in ingredients(run)} == {
+        "cast": ["version", "compile"], "channels-last": ["version", "quantize"],
+    }  # fmt: skip
+    assert words(run) == "cast, channels-last"
     heun = {one.name: one.without for one in ingredients(Recipe(solver="heun", steps=5))}
     assert heun["solver"].steps == 10, "as many network calls"
 

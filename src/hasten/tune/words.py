@@ -12,6 +12,7 @@ from hasten.solvers import Solver
 
 READABLE = 4  # numbers of a setting that are spelled out
 ROW = 8  # numbers of a row that are
+OF_THE_SOLVER = ("version", "solver", "steps", "grid", "end")
 
 
 def words(recipe: Recipe) -> str:
@@ -24,10 +25,9 @@ def words(recipe: Recipe) -> str:
     data = recipe.to_dict()
     if recipe.grid is not None:
         parts.append(_grid(data["grid"]))
-    if recipe.guidance is not None:
-        parts.append(_described(data["guidance"], "guidance"))
-    rows = {field: value for field, value in data.items() if isinstance(value, list)}
-    parts += [_described(row, field) for field, value in rows.items() for row in value]
+    rest = {field: value for field, value in data.items() if field not in OF_THE_SOLVER}
+    for field, value in rest.items():
+        parts += [_described(one, field) for one in (value if isinstance(value, list) else [value])]
     return ", ".join(parts) or "the default"
 
 
