@@ -183,9 +183,7 @@ def invert(
 
 @app.command()
 def methods(
-    family: Annotated[
-        str | None, typer.Option(help="Only one of: solver, start, guidance, caches, quantize, compile.")
-    ] = None,
+    family: Annotated[str | None, typer.Option(help="Only one of: solver, start, guidance, caches, quantize, compile.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
     markdown: Annotated[bool, typer.Option("--markdown", help="As the table of the README.")] = False,
 ) -> None:
