@@ -13,10 +13,11 @@ from typing import Any
 import pipelines
 import pytest
 import torch
+from small import hurry
 
 from hasten.cli import main
 from hasten.recipe import Recipe
-from hasten.tune import reference, tuning
+from hasten.tune import tuning
 
 torch.set_num_threads(1)  # the networks are tiny
 
@@ -186,9 +187,7 @@ def test_methods_lists_every_method_with_its_paper(capsys: pytest.CaptureFixture
 def test_tune_and_compare_from_the_command_line(
     here: Path, model: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(reference, "FIRST", 8)
-    monkeypatch.setattr(reference, "LAST", 16)
-    monkeypatch.setattr(tuning, "REPEATS", 2)
+    hurry(monkeypatch)
     fewer = {"call": {"num_inference_steps": 6}}
     for function, more in ((tuning.tune, {"samples": (2, 2), "finalists": 1}), (tuning.compare, {})):
         monkeypatch.setattr(function, "__kwdefaults__", function.__kwdefaults__ | fewer | more)

@@ -17,13 +17,14 @@ import numpy as np
 import pipelines
 import pytest
 import torch
+from small import LETTERS, STEPS, hurry, tuned
 
 import hasten
 from hasten.errors import HastenError
 from hasten.measure import Estimate, count_calls
 from hasten.recipe import Recipe
 from hasten.solvers import SOLVERS
-from hasten.tune import Budget, Score, judge, reference, tuning
+from hasten.tune import Budget, Score, judge, reference
 from hasten.tune.problem import Problem
 from hasten.tune.reference import Yardstick
 from hasten.tune.samples import choose, known_prompts, read_prompts
@@ -32,34 +33,10 @@ from hasten.tune.space import Space
 
 torch.set_num_threads(1)  # the networks are tiny
 
-LETTERS = list("abcdefghij")
-STEPS = 8  # of the default
-
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reference, "FIRST", 8)
-    monkeypatch.setattr(reference, "LAST", 16)
-    monkeypatch.setattr(tuning, "REPEATS", 2)
-
-
-def tuned(out: Path | None, pipe: Any = None, **choices: Any) -> Any:
-    pipe = pipe or pipelines.make("sd")
-    settings = {"budget": "2x", "minutes": 1, "trials": 3, "samples": (3, 4), "batch": 2, "finalists": 2}
-    return hasten.tune(pipe, LETTERS, out=out, call={"num_inference_steps": STEPS}, **settings | choices)
-
-
-@pytest.fixture(scope="module")
-def done(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """One tuning that many tests look at."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(reference, "FIRST", 8)
-        patch.setattr(reference, "LAST", 16)
-        patch.setattr(tuning, "REPEATS", 2)
-        pipe, out = pipelines.make("sd"), tmp_path_factory.mktemp("tuned")
-        before = set(vars(pipe))
-        result = tuned(out, pipe)
-        return SimpleNamespace(pipe=pipe, out=out, result=result, left_behind=set(vars(pipe)) ^ before)
+    hurry(monkeypatch)
 
 
 @pytest.fixture
@@ -581,7 +558,7 @@ def test_impossible_choices_are_refused_before_anything_runs(
 class Page(html.parser.HTMLParser):
     """Collects what a browser would load, and checks that tags are closed."""
 
-    VOID = ("meta", "img", "br", "rect", "line", "circle", "path")
+    VOID = ("meta", "img", "br", "input", "line", "path")
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -593,7 +570,7 @@ class Page(html.parser.HTMLParser):
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.images += tag == "img"
         self.loads += [v or "" for k, v in attrs if k in ("src", "href", "srcset", "xlink:href", "data", "action")]
-        self.loads += ["script"] if tag in ("script", "link", "iframe", "object") else []
+        self.loads += [tag] if tag in ("link", "iframe", "object") else []
         if tag not in self.VOID:
             self.open.append(tag)
 
@@ -609,7 +586,7 @@ def test_the_report_is_one_file_that_loads_nothing(done: Any) -> None:
     text = (done.out / "report.html").read_text()
     page = Page(text)
     assert page.images >= 4 * 4 and page.loads and all(v.startswith("data:image/") for v in page.loads)
-    assert not page.open and "url(" not in text and "@import" not in text and "http" not in text
+    assert not page.open and "url(" not in text and "@import" not in text and "://" not in text
     for told in ("RMSE", done.result.samples.prompts[0], "hasten.tune(pipe", "torch", "seeds", "PNDMScheduler"):
         assert told in text, told
     assert f"{done.result.chosen.confirmed.speed.value:.2f}×" in text
@@ -628,7 +605,7 @@ def test_the_report_says_what_the_sample_cannot_exclude(done: Any) -> None:
 def test_prompts_cannot_break_the_report(done: Any) -> None:
     samples = choose(['<script>alert("x")</script>', "b"], {"confirm": 4})["confirm"]
     report = replace(done.result, samples=samples).report
-    assert "<script>" not in report and "&lt;script&gt;" in report
+    assert report.count("<script>") == 1 and "&lt;script&gt;alert" in report
 
 
 # The room
@@ -646,7 +623,7 @@ def test_the_room_can_be_called_however_it_is_imported() -> None:
 
 def test_fitted_numbers_are_not_spelled_out() -> None:
     from hasten.solvers import BNS
-    from hasten.tune.report import words
+    from hasten.tune.words import words
 
     fitted = BNS(order=1, weights=(0.5, 0.1) * 4, at=(1.0, 0.8, 0.5, 0.1, 0.0))
     assert words(Recipe(solver=fitted, steps=4, grid="karras")) == "BNS order 1 fitted, 4 steps, karras times"

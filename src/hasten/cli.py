@@ -304,7 +304,8 @@ def _show(result: Any, folder: Path) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from hasten.tune.report import headline, words
+    from hasten.tune.report import headline
+    from hasten.tune.words import words
 
     console = Console()
     table = Table("", "recipe", "faster", "drift", "flips", box=None, pad_edge=False)

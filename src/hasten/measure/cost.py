@@ -160,17 +160,18 @@ def _seconds(run: Run) -> float:
     enabled = gc.isenabled()
     gc.disable()
     try:
-        _wait()
+        wait()
         start = time.perf_counter()
         run()
-        _wait()
+        wait()
         return time.perf_counter() - start
     finally:
         if enabled:
             gc.enable()
 
 
-def _wait() -> None:
+def wait() -> None:
+    """Return when accelerators have done what they were told."""
     if torch.cuda.is_initialized():
         torch.cuda.synchronize()
     elif torch.backends.mps.is_available():

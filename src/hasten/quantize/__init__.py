@@ -1,6 +1,6 @@
 """Numbers of fewer bits: one class a method, listed in `QUANTIZERS`."""
 
 from hasten.quantize.base import QUANTIZERS, Quantizer
-from hasten.quantize.cast import Cast
+from hasten.quantize.cast import BFloat16, Float16
 
-__all__ = ["QUANTIZERS", "Cast", "Quantizer"]
+__all__ = ["QUANTIZERS", "BFloat16", "Float16", "Quantizer"]

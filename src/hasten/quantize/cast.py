@@ -4,44 +4,33 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from hasten.acceleration import batch_of, mapped, wrap
 from hasten.catalog import Paper
-from hasten.errors import UnsupportedModel, one_of
+from hasten.errors import UnsupportedModel
 from hasten.quantize.base import QUANTIZERS, Quantizer
 from hasten.running import Run
 
-TYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 
-
-@QUANTIZERS.add
-@dataclass(frozen=True)
 class Cast(Quantizer):
-    """Hold the network's weights in 16 bits and compute in them; states and sampler stay as they are.
+    """The network's weights in 16 bits, and its arithmetic; states and sampler stay as they are.
 
-    dtype: "bfloat16" or "float16". Parts that a model asks to keep in float32 are kept. Arguments with rows
-    (states, embeddings) are cast on the way in and the answer on the way out; times are not.
-    Source: Kalamkar et al. 2019 for bfloat16.
+    Parts that a model asks to keep in float32 are kept. Arguments with rows (states, embeddings) are cast on the
+    way in and the answer on the way out; times are not.
     """
 
-    dtype: str = "bfloat16"
-
-    name = "cast"
-    paper = Paper("A Study of BFLOAT16 for Deep Learning Training", 2019, "1905.12322")
-
-    def __post_init__(self) -> None:
-        one_of("dtype", self.dtype, TYPES)
+    dtype: ClassVar[torch.dtype]
 
     def check(self, network: nn.Module) -> None:
         if not any(p.dtype == torch.float32 for p in network.parameters()):
             raise UnsupportedModel(f"quantize: {type(network).__name__} has no float32 weights to cast")
 
     def attach(self, network: nn.Module, run: Run) -> None:
-        dtype, kept = TYPES[self.dtype], tuple(getattr(network, "_keep_in_fp32_modules", None) or ())
+        dtype, kept = self.dtype, tuple(getattr(network, "_keep_in_fp32_modules", None) or ())
         for name, module in network.named_modules():
             if not set(name.split(".")) & set(kept):
                 retype(module, lambda x: x.to(dtype) if x.dtype == torch.float32 else x)
@@ -55,8 +44,30 @@ class Cast(Quantizer):
         wrap(network, forward)
 
 
-QUANTIZERS.alias("bfloat16", Cast.name, dtype="bfloat16")
-QUANTIZERS.alias("float16", Cast.name, dtype="float16")
+@QUANTIZERS.add
+@dataclass(frozen=True)
+class BFloat16(Cast):
+    """Weights and arithmetic of the network in bfloat16: the range of float32, 8 bits of precision.
+
+    Source: Kalamkar et al. 2019.
+    """
+
+    name = "bfloat16"
+    paper = Paper("A Study of BFLOAT16 for Deep Learning Training", 2019, "1905.12322")
+    dtype = torch.bfloat16
+
+
+@QUANTIZERS.add
+@dataclass(frozen=True)
+class Float16(Cast):
+    """Weights and arithmetic of the network in float16: 11 bits of precision, numbers up to 65,504.
+
+    Source: Micikevicius et al. 2018.
+    """
+
+    name = "float16"
+    paper = Paper("Mixed Precision Training", 2018, "1710.03740")
+    dtype = torch.float16
 
 
 def retype(module: nn.Module, change: Callable[[Tensor], Tensor]) -> None:

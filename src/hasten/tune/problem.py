@@ -40,10 +40,11 @@ class Pictures:
 
 @dataclass(frozen=True)
 class Cost:
-    """Of one image: network calls and multiply-adds."""
+    """Of one image: network calls, multiply-adds, and the bytes of weights and of tensors at the worst moment."""
 
     calls: int
     macs: int
+    memory: int = 0
 
 
 class Runner:
@@ -131,8 +132,8 @@ class Problem:
         """A Runner by the recipe, applied once; None is the pipeline as shipped."""
         twin = copy.copy(self.pipe)
         twin.set_progress_bar_config(disable=True)
+        twin.scheduler = copy.deepcopy(self.pipe.scheduler)  # what runs by it leaves traces in it
         if recipe is None:
-            twin.scheduler = copy.deepcopy(self.pipe.scheduler)
             yield Runner(twin, self.call)
             return
         call = dict(self.call)
@@ -165,7 +166,7 @@ class Problem:
 
         with self.running(recipe) as run, count_calls(run.network) as seen:
             total = macs(lambda: run(self.single))
-        return Cost(seen.calls, total)
+        return Cost(seen.calls, total, self.memory(recipe))
 
     def memory(self, recipe: Recipe | None) -> int:
         """Bytes of the pipeline's weights and of the tensors that one image takes at its worst moment."""

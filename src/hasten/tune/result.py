@@ -7,7 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+import torch
 
 from hasten.errors import HastenError
 from hasten.measure import Estimate
@@ -17,7 +19,11 @@ from hasten.tune.problem import Cost, Pictures
 from hasten.tune.samples import Samples
 from hasten.tune.search import Trial
 
-FRONT, REPORT = "front.json", "report.html"
+if TYPE_CHECKING:
+    from hasten.tune.ablation import Ablation
+    from hasten.tune.breakdown import Breakdown
+
+FRONT, REPORT, SUMMARY = "front.json", "report.html", "report.md"
 
 
 @dataclass(frozen=True)
@@ -41,7 +47,7 @@ class Confirmed:
     def score(self) -> Score:
         """What a budget looks at."""
         medians = {name: statistics["median"].value for name, statistics in self.metrics.items()}
-        return Score(self.drift.value, self.flips.value, self.speed.value, medians)
+        return Score(self.drift.value, self.flips.value, self.speed.value, medians, self.cost.memory)
 
     def to_json(self) -> dict[str, Any]:
         numbers = {name: getattr(self, name).to_json() for name in ("drift", "worst", "flips", "speed")}
@@ -67,7 +73,7 @@ class Finalist:
     def to_json(self) -> dict[str, Any]:
         return {
             "name": self.name,
-            "recipe": json.loads(self.recipe.to_json()),
+            "recipe": _plain(self.recipe.to_dict()),
             "searched": None if self.searched is None else asdict(self.searched),
             "confirmed": None if self.confirmed is None else self.confirmed.to_json(),
         }
@@ -92,7 +98,8 @@ class TuneResult:
     """The outcome of `hasten.tune` or `hasten.tune.compare`.
 
     front: the finalists, fastest first. best: the fastest of them whose confirmed numbers keep the budget, or
-    None. trials: what the search saw. facts: model, samples, seeds, versions, the command.
+    None. trials: what the search saw. facts: model, samples, seeds, versions, the command. ablation, breakdown:
+    of the chosen finalist, what its ingredients contribute and where its time goes.
     """
 
     front: list[Finalist]
@@ -101,6 +108,8 @@ class TuneResult:
     trials: Sequence[Trial] = ()
     samples: Samples | None = None
     facts: dict[str, Any] = field(default_factory=dict)
+    ablation: Ablation | None = None
+    breakdown: Breakdown | None = None
 
     @property
     def best(self) -> Finalist | None:
@@ -137,6 +146,13 @@ class TuneResult:
 
         return render(self)
 
+    @property
+    def summary(self) -> str:
+        """The numbers of the report as Markdown, for a terminal or a pull request."""
+        from hasten.tune.report import summarise
+
+        return summarise(self)
+
     def to_json(self) -> dict[str, Any]:
         """Everything but the pictures, as plain JSON values."""
         best = self.best
@@ -148,11 +164,13 @@ class TuneResult:
             "default": None
             if self.baseline is None
             else {**self.baseline.numbers.to_json(), "settings": dict(self.baseline.settings)},
+            "ablation": None if self.ablation is None else self.ablation.to_json(),
+            "breakdown": None if self.breakdown is None else self.breakdown.to_json(),
             "facts": self.facts,
         }
 
     def save(self, folder: str | Path) -> None:
-        """Write recipe.json, front.json and, once there is something confirmed to show, report.html.
+        """Write front.json and, once there is something confirmed to show, recipe.json, report.html and report.md.
 
         Raises HastenError if the folder cannot be written to.
         """
@@ -163,6 +181,7 @@ class TuneResult:
             if self.baseline is not None and self.front:
                 self.recipe.save(folder)
                 (folder / REPORT).write_text(self.report, encoding="utf-8")
+                (folder / SUMMARY).write_text(self.summary, encoding="utf-8")
         except OSError as error:
             raise HastenError(f"out: cannot write to {folder}: {error.strerror or error}") from None
 
@@ -170,3 +189,12 @@ class TuneResult:
 def _confirmed(finalist: Finalist) -> Confirmed:
     assert finalist.confirmed is not None
     return finalist.confirmed
+
+
+def _plain(data: Any) -> Any:
+    """Data as JSON values; of fitted tensors, which `Recipe.save` keeps, the shape."""
+    if isinstance(data, torch.Tensor):
+        return {"tensor": list(data.shape)}
+    if isinstance(data, Mapping):
+        return {key: _plain(value) for key, value in data.items()}
+    return [_plain(value) for value in data] if isinstance(data, list | tuple) else data

@@ -72,8 +72,8 @@ RUNS: dict[str, dict[str, Any]] = {
     "channels-last": {"compile": {"name": "channels-last"}},
     "compiled": {"compile": {"name": "torch-compile"}},
     "compiled, channels-last": {"compile": {"name": "torch-compile", "channels_last": True}},
-    "bfloat16": {"quantize": {"name": "cast", "dtype": "bfloat16"}},
-    "bfloat16, compiled": {"quantize": {"name": "cast", "dtype": "bfloat16"}, "compile": {"name": "torch-compile"}},
+    "bfloat16": {"quantize": {"name": "bfloat16"}},
+    "bfloat16, compiled": {"quantize": {"name": "bfloat16"}, "compile": {"name": "torch-compile"}},
 }
 """Ways to run the network's code that go with any recipe; those that pay are tried on the best recipes of a search."""
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from hasten.tune.search import Search
 
 REPEATS = 10  # rounds of the final timing
+PARTS_REPEATS = 5  # and of the timing of its ingredients and parts
 LEAST_SHARE = 1 / 3  # of the time that goes to the search even where the rest takes longer than planned
 COMPILING = 8 * 60  # seconds from which a search is long enough to compile the network for
 RUNNING = (0.05, 0.2)  # shares of the time to try ways to run the network's code, without and with compiling
@@ -220,8 +221,9 @@ class _Job:
         default = self.yardstick.seconds.get("default", 0.6 * one * sizes["search"])
         reference = self.yardstick.seconds.get("reference", default)
         drawing = sizes["confirm"] / sizes["search"] * (default + reference + self.count * default / 3)
+        explaining = 2 * sizes["confirm"] / sizes["search"] * default + 4 * (PARTS_REPEATS + 1) * one
         running = RUNNING[self.seconds >= COMPILING] * self.seconds if self.space.runs else 0.0
-        return running + 1.15 * (drawing + (REPEATS + 2) * one * (1 + self.count / 3))
+        return running + 1.15 * (drawing + explaining + (REPEATS + 2) * one * (1 + self.count / 3))
 
     def _best(self, judge: Judge, trials: list[Any]) -> str:
         within = [t.score for t in trials if self.budget.within(t.score, judge.default)]
@@ -246,6 +248,7 @@ def _confirmed(
 ) -> TuneResult:
     """The given finalists measured on the confirm samples; what is claimed comes from here alone."""
     from hasten.tune.confirm import SPLIT, baseline, judged, redraw, speed_ups
+    from hasten.tune.explain import explain
     from hasten.tune.result import TuneResult
 
     samples = problem.samples[SPLIT]
@@ -254,7 +257,9 @@ def _confirmed(
         drawn = redraw(problem, base, given, advance)
     speeds = speed_ups(problem, [finalist for finalist, _ in drawn.values()], REPEATS, display.shown)
     measured = judged(problem, base, default, drawn, speeds, budget)
-    return TuneResult(measured, base, budget, samples=samples)
+    result = TuneResult(measured, base, budget, samples=samples)
+    explain(result, problem, default, PARTS_REPEATS, display)
+    return result
 
 
 def _check(minutes: float, trials: int | None, finalists: int, samples: Sequence[int]) -> None:
