@@ -20,11 +20,13 @@ import torch
 from small import LETTERS, STEPS, hurry, tuned
 
 import hasten
+from hasten.catalog import Span
 from hasten.errors import HastenError
 from hasten.measure import Estimate, count_calls
 from hasten.recipe import Recipe
 from hasten.solvers import SOLVERS
 from hasten.tune import Budget, Score, judge, reference
+from hasten.tune.judge import Judge, Verdict
 from hasten.tune.problem import Problem
 from hasten.tune.reference import Yardstick
 from hasten.tune.samples import choose, known_prompts, read_prompts
@@ -93,6 +95,16 @@ def test_a_budget_tells_scores_apart(budget: str, kept: Score, passed: Score) ->
     assert limit.within(kept, default) and not limit.within(passed, default)
     assert not limit.within(kept, default, caution=0.5) or limit.metric == "drift"
     assert max(limit.excess(kept, default, 0.1).values()) >= max(limit.excess(kept, default).values())
+
+
+def test_memory_is_a_limit_besides() -> None:
+    limit = Budget.of("1.0x, memory<=1.5GB")
+    small, large = (replace(score(drift=0.5), memory=m) for m in (10**9, 2 * 10**9))
+    assert str(limit) == "1x, memory<=1500MB" and "1500 MB" in limit.sentence and Budget.of(str(limit)) == limit
+    assert limit.within(small, score()) and not limit.within(large, score())
+    for wrong in ("1x, ssim>=0.9", "1x,", "1x, memory<=0MB", "memory<=3MB, 1x"):
+        with pytest.raises(HastenError, match="budget"):
+            Budget.of(wrong)
 
 
 # Samples
@@ -222,7 +234,7 @@ class Fixed:
     """Stands in for an Optuna trial that takes the first choice, or the one it is told."""
 
     def __init__(self, **choices: Any) -> None:
-        self.choices, self.asked = choices, set()
+        self.choices, self.asked, self.user_attrs = choices, set(), {}
 
     def _take(self, name: str, first: Any) -> Any:
         self.asked.add(name)
@@ -241,18 +253,30 @@ class Fixed:
         return self._take(name, low)
 
 
-def test_a_unet_with_guidance_may_have_everything_and_a_dit_no_cache() -> None:
+def test_a_unet_with_guidance_may_have_everything_and_a_dit_other_caches() -> None:
     unet = Space.of(problem())
-    assert unet.guided and unet.branches > 0
-    trial = Fixed(guide="interval", cache="deepcache")
+    assert {"interval", "reuse"} <= set(unet.methods["guidance"])
+    assert {"deepcache", "faster-diffusion", "tome", "cache"} <= set(unet.methods["cache"])
+    trial = Fixed(guidance="interval", cache="deepcache")
     recipe = unet.suggest(trial)
-    assert recipe.caches and recipe.guidance and {"low", "high", "interval", "branch"} <= trial.asked
+    assert recipe.caches and recipe.guidance
+    assert {"interval.low", "interval.high", "deepcache.interval", "deepcache.branch"} <= trial.asked
     dit = Space.of(SimpleNamespace(pipe=pipelines.make("pixart"), guided=False))  # type: ignore[arg-type]
-    assert not dit.guided and dit.branches == 0
+    assert not dit.methods["guidance"] and "deepcache" not in dit.methods["cache"]
+    assert "taylorseer" in dit.methods["cache"] and "channels-last" in dit.runs
     trial = Fixed()
-    assert not dit.suggest(trial).accelerations and not {"guide", "cache"} & trial.asked
-    assert all("guide" not in s or s["guide"] == "always" for s in dit.starts())
-    assert all(s["cache"] == "none" for s in dit.starts())
+    assert not dit.suggest(trial).accelerations and "guidance" not in trial.asked
+    assert all(s["guidance"] == "none" for s in dit.starts())
+    assert all(s["cache"] in ("none", *dit.methods["cache"]) for s in dit.starts())
+
+
+def test_a_part_of_a_cache_is_chosen_with_its_own_settings() -> None:
+    space = Space.of(problem())
+    trial = Fixed(**{"cache": "cache", "cache.site": "unet-deep", "cache.forecaster": "taylor"})
+    (cache,) = space.suggest(trial).caches
+    assert (cache.site.name, cache.gate.name, cache.forecaster.name) == ("unet-deep", "every", "taylor")
+    assert {"cache.site.unet-deep.branch", "cache.gate.every.interval", "cache.forecaster.taylor.order"} <= trial.asked
+    assert "cache.site.whole.space" not in trial.asked
 
 
 def test_the_space_avoids_what_is_known_to_go_wrong() -> None:
@@ -267,11 +291,14 @@ def test_every_choice_of_the_space_is_a_recipe_the_model_runs() -> None:
     space = Space.of(task)
     from hasten.tune.space import GRIDS
 
+    branches = space.methods["cache"]["deepcache"]["branch"]
     suggestions = [
         *({"solver": solver, "calls": 5} for solver in space.solvers),
         *({"grid": grid, "calls": 3} for grid in GRIDS),
-        *({"cache": "deepcache", "branch": branch, "calls": 3} for branch in range(space.branches)),
-        {"guide": "interval", "low": 0.5, "high": 2.0, "calls": 3},
+        *({"cache": name, "calls": 3} for name in space.methods["cache"]),
+        *({"guidance": name, "calls": 3} for name in space.methods["guidance"]),
+        {"cache": "deepcache", "deepcache.branch": branches.high, "calls": 3},
+        {"guidance": "interval", "interval.low": 0.5, "interval.high": 2.0, "calls": 3},
     ]
     for choice in suggestions:
         recipe = space.suggest(Fixed(**choice))
@@ -343,21 +370,28 @@ class Imagined:
     def fitted(self, recipe: Recipe) -> Recipe:
         return recipe
 
-    def __call__(self, recipe: Recipe) -> tuple[Score, int]:
+    def __call__(self, recipe: Recipe) -> Verdict:
         self.asked.append(json.dumps(recipe.to_dict()))
         if len(self.asked) == self.stop:
             raise KeyboardInterrupt
         if len(self.asked) == self.fail:
             raise RuntimeError("out of luck")
         steps = recipe.steps or 1
-        return score(drift=10 / steps, speed=50 / steps), steps
+        return Verdict(score(drift=10 / steps, speed=50 / steps), steps, complete=steps > 3)
+
+    def again(self, recipe: Recipe, known: Score) -> Verdict:
+        return Verdict(replace(known, speed=2 * known.speed), recipe.steps or 1)
 
 
 def search(folder: Path | None = None, resume: bool = False, seed: int = 0, budget: str = "1x") -> Search:
     solvers = {
         f"{name} order={order}": {"name": name, "order": order} for name in ("dpm++", "unipc") for order in (2, 3)
     }
-    return Search(Space(solvers, True, 3), Budget.of(budget), seed, folder, resume)
+    methods = {
+        "guidance": {"interval": {"low": Span(0.02, 1.0), "high": Span(2.0, 9.0)}},
+        "cache": {"deepcache": {"interval": Span(2, 5)}},
+    }
+    return Search(Space(solvers, methods), Budget.of(budget), seed, folder, resume)
 
 
 FOREVER = float("inf")
@@ -431,10 +465,54 @@ def test_a_recipe_that_comes_again_is_not_measured_again() -> None:
     one, asked = search(), Imagined()
     for _ in range(2):
         one.study.enqueue_trial(
-            {"solver": "unipc order=2", "calls": 7, "grid": "logsnr", "guide": "always", "cache": "none"}
+            {"solver": "unipc order=2", "calls": 7, "grid": "logsnr", "guidance": "none", "cache": "none"}
         )
     one.run(asked, FOREVER, most=len(one.space.starts()) + 2)  # type: ignore[arg-type]
     assert len(asked.asked) == len(set(asked.asked)) == one.tried - 1
+
+
+def test_a_recipe_that_is_hopeless_on_the_first_batch_is_in_no_front() -> None:
+    one = search()
+    for calls in (3, 9):
+        one.study.enqueue_trial({"solver": "unipc order=2", "calls": calls, "grid": "logsnr"})
+    one.run(Imagined(), FOREVER, most=len(one.space.starts()) + 2)  # type: ignore[arg-type]
+    assert 3 not in {trial.recipe.steps for trial in one.trials} and 9 in {trial.recipe.steps for trial in one.trials}
+
+
+def test_what_is_compiled_is_timed_again_and_not_drawn() -> None:
+    one, asked = search(), Imagined()
+    one.run(asked, FOREVER, most=4)  # type: ignore[arg-type]
+    before, drawn = one.trials, len(asked.asked)
+    assert one.refine(before[:2], ["compiled", "bfloat16"], asked)  # type: ignore[arg-type]
+    more = one.trials[len(before) :]
+    changed = [(t.recipe.compile is not None, t.recipe.quantize is not None) for t in more]
+    assert changed == [(True, False), (False, True)] * 2
+    for plain, compiled in zip(before, more[::2]):
+        assert compiled.score == replace(plain.score, speed=2 * plain.score.speed)
+        assert compiled.recipe.model_copy(update={"compile": None}) == plain.recipe
+    assert len(asked.asked) == drawn + 2, "casts change pictures"
+
+
+def test_a_judge_looks_at_all_samples_only_where_there_is_hope(monkeypatch: pytest.MonkeyPatch) -> None:
+    task = problem(search=6)
+    task.batch = 2
+    drawn: list[int] = []
+    original = Problem.draw
+
+    def draw(self: Problem, recipe: Any, samples: Any, *rest: Any) -> Any:
+        drawn.append(len(samples))
+        return original(self, recipe, samples, *rest)
+
+    found = Judge(task, Yardstick(task), Budget.of("0.5x"))
+    monkeypatch.setattr(Problem, "draw", draw)
+    good = found(Recipe(solver="unipc", steps=12, grid="logsnr"))
+    assert good.complete and drawn == [2, 4]
+    made = original(task, Recipe(solver="unipc", steps=12, grid="logsnr"), task.samples["search"])
+    whole = judge.compared(made, found.reference)
+    assert good.score.medians["latent_rmse"] == pytest.approx(float(np.median(whole.samples["latent_rmse"])), rel=1e-5)
+    drawn.clear()
+    bad = found(Recipe(steps=1))
+    assert not bad.complete and drawn == [2] and bad.score.speed > 0
 
 
 # The whole

@@ -56,7 +56,7 @@ def test_ingredients_of_recipes_that_hold_little() -> None:
     assert [(one.name, one.factor) for one in ingredients(Recipe(solver="ddim"))] == [("solver", True)]
     run = Recipe(quantize="bfloat16", compile="channels-last")
     assert {one.name: list(one.without.to_dict()) for one in ingredients(run)} == {
-        "cast": ["version", "compile"], "channels-last": ["version", "quantize"],
+        "bfloat16": ["version", "compile"], "channels-last": ["version", "quantize"],
     }  # fmt: skip
     assert words(run) == "cast, channels-last"
     heun = {one.name: one.without for one in ingredients(Recipe(solver="heun", steps=5))}

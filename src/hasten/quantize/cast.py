@@ -20,7 +20,8 @@ class Cast(Quantizer):
     """The network's weights in 16 bits, and its arithmetic; states and sampler stay as they are.
 
     Parts that a model asks to keep in float32 are kept. Arguments with rows (states, embeddings) are cast on the
-    way in and the answer on the way out; times are not.
+    way in and the answer on the way out; times are not. A pipeline without a text encoder asks the network which
+    type its states are to have, and then keeps them in 16 bits as well.
     """
 
     dtype: ClassVar[torch.dtype]

@@ -195,6 +195,8 @@ class _Job:
         """Try the best recipes with the ways to run the network's code that pay here; False if Ctrl-C ended it."""
         from hasten.tune.search import finalists
 
+        if self.most is not None and self.search.tried >= self.most:
+            return True
         try:
             with self.display.stage("ways to run the network", len(self._runs())) as advance:
                 runs = []

@@ -1,0 +1,102 @@
+"""How the network is run: casts, memory layout, compilation, as part of a recipe."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pipelines
+import pytest
+import torch
+from torch import Tensor
+
+from hasten import accelerate
+from hasten.acceleration import network_of, view
+from hasten.compiling import ChannelsLast, TorchCompile, untouched
+from hasten.errors import HastenError, UnsupportedModel
+from hasten.quantize import BFloat16, Float16
+from hasten.recipe import Recipe
+
+torch.set_num_threads(1)
+
+
+def drawn(pipe: Any, recipe: Any) -> Tensor:
+    with accelerate(pipe, recipe) as fast:
+        return pipelines.call(fast, steps=3)
+
+
+def weights(pipe: Any) -> list[Tensor]:
+    return [p.detach().clone() for p in network_of(pipe).parameters()]
+
+
+def relative(a: Tensor, b: Tensor) -> float:
+    return float((a - b).norm() / b.norm())
+
+
+@pytest.mark.parametrize("name", ["sd", "pixart", "flux"])
+@pytest.mark.parametrize("method", [BFloat16(), Float16()])
+def test_a_cast_computes_in_16_bits_and_nothing_else_changes(name: str, method: Any) -> None:
+    pipe = pipelines.make(name)
+    before, plain = weights(pipe), drawn(pipe, {})
+    with method.applied(pipe):
+        inside = network_of(pipe)
+        assert {p.dtype for p in inside.parameters()} == {method.dtype}
+        assert inside is not before
+    cast = drawn(pipe, {"quantize": method})
+    if getattr(pipe, "text_encoder", None) is not None:
+        assert cast.dtype == plain.dtype
+    assert 0 < relative(cast.float(), plain) < 0.1
+    assert all(torch.equal(a, b) for a, b in zip(before, weights(pipe))) and torch.equal(drawn(pipe, {}), plain)
+
+
+def test_channels_last_changes_the_layout_alone() -> None:
+    pipe = pipelines.make("sd")
+    plain = drawn(pipe, {})
+    with ChannelsLast().applied(pipe):
+        kernels = [p for p in network_of(pipe).parameters() if p.ndim == 4 and p.shape[1] > 1 and p.shape[2] > 1]
+        assert kernels and all(p.is_contiguous(memory_format=torch.channels_last) for p in kernels)
+    assert relative(drawn(pipe, {"compile": "channels-last"}), plain) < 1e-5
+    assert all(p.is_contiguous() for p in network_of(pipe).parameters()) and torch.equal(drawn(pipe, {}), plain)
+
+
+def test_a_network_that_nobody_touched_is_compiled_whole() -> None:
+    network = view(network_of(pipelines.make("sd")))
+    assert list(untouched(network)) == [network]
+
+
+@pytest.mark.parametrize(
+    "cache", [{"name": "deepcache", "interval": 2}, {"name": "tome"}, {"name": "taylorseer", "interval": 2}]
+)
+def test_what_a_cache_has_changed_is_compiled_in_its_untouched_parts(cache: dict[str, Any]) -> None:
+    pipe = pipelines.make("sd")
+    with accelerate(pipe, {"caches": [cache]}):
+        parts = list(untouched(network_of(pipe)))
+        assert parts and network_of(pipe) not in parts
+        for part in parts:
+            assert not any("forward" in inner.__dict__ for inner in part.modules() if inner is not part)
+    eager = TorchCompile(backend="eager")
+    assert relative(drawn(pipe, {"caches": [cache], "compile": eager}), drawn(pipe, {"caches": [cache]})) < 1e-5
+
+
+def test_inductor_gives_the_same_pictures_and_nothing_is_left() -> None:
+    pipe = pipelines.make("sd")
+    plain = drawn(pipe, {})
+    assert relative(drawn(pipe, {"compile": {"name": "torch-compile", "channels_last": True}}), plain) < 1e-4
+    assert torch.equal(drawn(pipe, {}), plain)
+
+
+def test_nothing_goes_inside_of_what_is_compiled() -> None:
+    pipe = pipelines.make("sd")
+    with TorchCompile(backend="eager").applied(pipe), pytest.raises(HastenError, match="must be applied before"):
+        BFloat16().applied(pipe).__enter__()
+
+
+def test_they_are_fields_of_a_recipe() -> None:
+    recipe = Recipe(quantize="bfloat16", compile={"name": "torch-compile", "channels_last": True})
+    assert Recipe.from_json(recipe.to_json()) == recipe
+    assert [a.name for a in recipe.accelerations] == ["bfloat16", "torch-compile"]
+    with pytest.raises(HastenError, match="quantize"):
+        Recipe(quantize="int3")
+    with pytest.raises(HastenError, match="backend"):
+        Recipe(compile={"name": "torch-compile", "backend": "wishes"})
+    with pytest.raises(UnsupportedModel, match="no convolutions"):
+        ChannelsLast().check(torch.nn.Linear(2, 2))
