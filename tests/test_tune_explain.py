@@ -58,7 +58,7 @@ def test_ingredients_of_recipes_that_hold_little() -> None:
     assert {one.name: list(one.without.to_dict()) for one in ingredients(run)} == {
         "bfloat16": ["version", "compile"], "channels-last": ["version", "quantize"],
     }  # fmt: skip
-    assert words(run) == "cast, channels-last"
+    assert words(run) == "bfloat16, channels-last"
     heun = {one.name: one.without for one in ingredients(Recipe(solver="heun", steps=5))}
     assert heun["solver"].steps == 10, "as many network calls"
 

@@ -81,6 +81,8 @@ def tune(
     out: Annotated[Path | None, typer.Option(help="Where to write; tuned/MODEL if not given.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the search in the folder.")] = False,
     trials: Annotated[int | None, typer.Option(help="At most so many recipes.", show_default=False)] = None,
+    workers: Annotated[int, typer.Option(help="Processes that search side by side.")] = 1,
+    cluster: Annotated[str | None, typer.Option(help='"local", or the address of a Ray cluster for them.')] = None,
 ) -> None:
     """Search the fastest recipe within a budget, confirm it on unseen prompts, write recipe and report."""
     from hasten.tune import Budget
@@ -94,7 +96,8 @@ def tune(
 
     try:
         result = hasten.tune(
-            pipe, given, limit, minutes, seed, folder, resume, trials=trials, command=_typed(),
+            pipe, given, limit, minutes, seed, folder, resume, trials=trials, command=_typed(), workers=workers,
+            cluster=cluster,
         )  # fmt: skip
     except KeyboardInterrupt:
         _complain(f"interrupted; what is finished is in {folder}, go on with --resume")

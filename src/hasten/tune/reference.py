@@ -21,6 +21,7 @@ from hasten.tune.problem import Pictures, Problem, Ticks
 from hasten.tune.samples import Samples
 
 TOLERANCE = 1e-3  # RMSE of an image in [0, 1]
+YARDSTICK = "yardstick.safetensors"
 FIRST, LAST = 32, 512  # steps that are tried, doubling
 
 

@@ -139,5 +139,15 @@ def zoo_name(pipe: Any) -> str | None:
     return next((name for name in zoo.names() if zoo.folder(name).resolve() == path.resolve()), None)
 
 
+def loadable(pipe: Any) -> str:
+    """What `hasten.load` takes to load a pipeline again. Raises HastenError if it came from nowhere."""
+    path = str(getattr(pipe, "name_or_path", None) or "")
+    if not path:
+        raise HastenError(
+            "workers: this pipeline was not loaded from a name or a folder, so that others cannot load it"
+        )
+    return zoo_name(pipe) or path
+
+
 def _reason(error: Exception) -> str:
     return error.strerror or str(error) if isinstance(error, OSError) else "it is not UTF-8 text"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
+import os
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -47,10 +48,28 @@ class Search:
     """
 
     def __init__(self, space: Space, budget: Budget, seed: int = 0, folder: Path | None = None, resume: bool = False):
+        self._open(space, budget, seed, folder, resume)
+        with _quiet():
+            self._begin()
+
+    @classmethod
+    def join(cls, space: Space, budget: Budget, seed: int, folder: Path) -> Search:
+        """The search that somebody else has begun in a folder and is at."""
+        search = cls.__new__(cls)
+        search._open(space, budget, seed, folder, resume=True)
+        return search
+
+    def _open(self, space: Space, budget: Budget, seed: int, folder: Path | None, resume: bool) -> None:
+        from optuna.samplers import TPESampler
+
         self.space, self.budget = space, budget
         with _quiet():
             self.study = _opened(folder, {"budget": str(budget), "seed": seed}, resume)
-            self._begin(seed)
+            before = len(self.study.get_trials(deepcopy=False))
+            self.study.sampler = TPESampler(
+                multivariate=True, group=True, n_startup_trials=STARTUP, constant_liar=True,
+                seed=seed + 1_000_003 * before + (os.getpid() if resume and before else 0),
+            )  # fmt: skip
 
     @property
     def trials(self) -> list[Trial]:
@@ -66,6 +85,13 @@ class Search:
         """How many proposals were finished, the failed and repeated ones included."""
         return sum("recipe" in t.user_attrs or "error" in t.user_attrs for t in self.study.trials)
 
+    @property
+    def begun(self) -> int:
+        """How many proposals are finished or being tried, by whomever."""
+        from optuna.trial import TrialState
+
+        return self.tried + len(self.study.get_trials(deepcopy=False, states=[TrialState.RUNNING]))
+
     def run(self, judge: Judge, until: float, most: int | None = None, watch: Watch | None = None) -> bool:
         """Try recipes until `time.monotonic()` says so, or `most` proposals are finished in all.
 
@@ -75,7 +101,7 @@ class Search:
         from optuna.trial import TrialState
 
         with _quiet():
-            while (self.tried < LEAST or time.monotonic() < until) and (most is None or self.tried < most):
+            while (self.tried < LEAST or time.monotonic() < until) and (most is None or self.begun < most):
                 trial = self.study.ask()
                 try:
                     self._try(trial, judge)
@@ -126,14 +152,11 @@ class Search:
         """What was found out about a recipe that was asked for before."""
         return next((t.user_attrs for t in self.study.trials if t.user_attrs.get("asked") == asked), None)
 
-    def _begin(self, seed: int) -> None:
-        from optuna.samplers import TPESampler
+    def _begin(self) -> None:
+        """Put recipes to begin with into a new study, and back into an old one what nobody finished."""
         from optuna.trial import TrialState
 
         before = self.study.get_trials(deepcopy=False)
-        self.study.sampler = TPESampler(
-            multivariate=True, group=True, n_startup_trials=STARTUP, seed=seed + 1_000_003 * len(before)
-        )
         if not before:
             for start in self.space.starts():
                 self.study.enqueue_trial(start)
@@ -211,8 +234,12 @@ def _opened(folder: Path | None, settings: dict[str, Any], resume: bool) -> Any:
     file = folder / STUDY
     if file.exists() and not resume:
         raise HastenError(f"out: {folder} already holds a search; go on with it by --resume or name another folder")
+    patient = {"connect_args": {"timeout": 60}}  # where others write at the same time
     study = optuna.create_study(
-        storage=f"sqlite:///{file}", study_name="tune", directions=["minimize", "minimize"], load_if_exists=True
+        storage=optuna.storages.RDBStorage(f"sqlite:///{file}", engine_kwargs=patient),
+        study_name="tune",
+        directions=["minimize", "minimize"],
+        load_if_exists=True,
     )
     before = study.user_attrs.get("settings", settings)
     for name, value in settings.items():

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from hasten.errors import HastenError, positive_int
 from hasten.tune.budget import Budget
-from hasten.tune.samples import Prompts
+from hasten.tune.samples import Prompts, loadable
+from hasten.tune.workers import Start, helped, starter
 
 if TYPE_CHECKING:
     from hasten.tune.judge import Judge
@@ -25,7 +26,6 @@ PARTS_REPEATS = 5  # and of the timing of its ingredients and parts
 LEAST_SHARE = 1 / 3  # of the time that goes to the search even where the rest takes longer than planned
 COMPILING = 8 * 60  # seconds from which a search is long enough to compile the network for
 RUNNING = (0.05, 0.2)  # shares of the time to try ways to run the network's code, without and with compiling
-YARDSTICK = "yardstick.safetensors"
 
 
 def tune(
@@ -44,6 +44,8 @@ def tune(
     call: Mapping[str, Any] | None = None,
     progress: bool | None = None,
     command: str | None = None,
+    workers: int = 1,
+    cluster: str | None = None,
 ) -> TuneResult:
     """Find the fastest recipe whose results stay within a budget, and measure it again on unseen samples.
 
@@ -56,7 +58,9 @@ def tune(
     trials: at most so many proposals in all. samples: how many images to search and to confirm with. batch: how
     many run at once; solvers are fitted on twice as many, in one batch. finalists: how many recipes are confirmed.
     call: what every call of the pipeline gets besides (height=..., num_inference_steps=... for another default).
-    progress: bars; None is where stderr is a terminal. command: what the report says was typed.
+    progress: bars; None is where stderr is a terminal. command: what the report says was typed. workers: processes
+    that search side by side, with the cores shared out; more than one needs `out` and a pipeline that was loaded from
+    a name or folder. cluster: "local" or the address of a Ray cluster that sees `out`, for all workers but this one.
 
     Ctrl-C ends the search and goes on to confirm what it found; a second one ends that too, and what is finished
     stays in `out`. Raises HastenError for impossible input, before anything is run.
@@ -72,7 +76,10 @@ def tune(
     problem = Problem(pipe, chosen, batch=batch, call=call)
     folder = None if out is None else _writable(Path(out))
     typed = command or f'hasten.tune(pipe, budget="{limit}", minutes={minutes:g}, seed={seed})'
-    job = _Job(problem, limit, minutes * 60, seed, folder, resume, trials, finalists, progress, typed)
+    start = _starter(workers, cluster, folder, pipe)
+    job = _Job(
+        problem, limit, minutes * 60, seed, folder, resume, trials, finalists, progress, typed, workers - 1, start
+    )
     return job.run()
 
 
@@ -130,16 +137,17 @@ class _Job:
 
     def __init__(
         self, problem: Problem, budget: Budget, seconds: float, seed: int, folder: Path | None, resume: bool,
-        trials: int | None, finalists: int, progress: bool | None, command: str,
+        trials: int | None, finalists: int, progress: bool | None, command: str, helpers: int, start: Start,
     ) -> None:  # fmt: skip
         from hasten.tune.progress import Display
-        from hasten.tune.reference import Yardstick
+        from hasten.tune.reference import YARDSTICK, Yardstick
         from hasten.tune.search import Search
         from hasten.tune.space import Space
 
         self.started = time.monotonic()
         self.problem, self.budget, self.seconds, self.seed = problem, budget, seconds, seed
         self.folder, self.most, self.count, self.command = folder, trials, finalists, command
+        self.helpers, self.start, self.failures = helpers, start, list[str]()
         self.display: Display = Display(progress)
         self.space = Space.of(problem)
         self.yardstick = Yardstick(problem, None if folder is None else folder / YARDSTICK)
@@ -164,6 +172,8 @@ class _Job:
         result.facts = {
             **facts.gather(self.problem, self.yardstick, self.seed, self.command),
             **facts.searched(self.search, self.space, judge, complete),
+            "workers": self.helpers + 1,
+            "failures": self.failures,
             "minutes": round((time.monotonic() - self.started) / 60, 2),
         }
         if self.folder is not None:
@@ -189,7 +199,13 @@ class _Job:
                 advance(to=time.monotonic() - begin, text=f"search: {len(trials)} recipes{self._best(judge, trials)}")
                 self._save_front(trials)
 
-            return self.search.run(judge, until, self.most, watch)
+            if not self.helpers:
+                return self.search.run(judge, until, self.most, watch)
+            assert self.folder is not None
+            with helped(
+                self.problem, str(self.budget), self.seed, self.folder, self.helpers, until, self.most, self.start
+            ) as self.failures:
+                return self.search.run(judge, until, self.most, watch)
 
     def _refine(self, judge: Judge) -> bool:
         """Try the best recipes with the ways to run the network's code that pay here; False if Ctrl-C ended it."""
@@ -262,6 +278,15 @@ def _confirmed(
     result = TuneResult(measured, base, budget, samples=samples)
     explain(result, problem, default, PARTS_REPEATS, display)
     return result
+
+
+def _starter(workers: int, cluster: str | None, folder: Path | None, pipe: Any) -> Start:
+    """How helpers are started. Raises HastenError if there can be none."""
+    if positive_int("workers", workers) > 1:
+        loadable(pipe)
+        if folder is None:
+            raise HastenError("workers: several need a folder to meet in; give out")
+    return starter(cluster)
 
 
 def _check(minutes: float, trials: int | None, finalists: int, samples: Sequence[int]) -> None:
