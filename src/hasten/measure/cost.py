@@ -67,7 +67,14 @@ def macs(run: Run) -> int:
 
 @overload
 def timed_ratio(
-    default: Run, others: Run, *, repeats: int = ..., warmup: int = ..., seed: int = ..., progress: bool = ...
+    default: Run,
+    others: Run,
+    *,
+    repeats: int = ...,
+    warmup: int = ...,
+    seed: int = ...,
+    progress: bool = ...,
+    clock: Callable[[], float] = ...,
 ) -> Estimate: ...
 @overload
 def timed_ratio(
@@ -78,6 +85,7 @@ def timed_ratio(
     warmup: int = ...,
     seed: int = ...,
     progress: bool = ...,
+    clock: Callable[[], float] = ...,
 ) -> dict[str, Estimate]: ...
 def timed_ratio(
     default: Run,
@@ -87,13 +95,14 @@ def timed_ratio(
     warmup: int = 1,
     seed: int = 0,
     progress: bool = False,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> Estimate | dict[str, Estimate]:
     """Speed-up over the default: its time over the other's, median of rounds with a bootstrap interval.
 
     Every round times each run once, so that a slow minute of the machine hits all of them; the order is
     random in even rounds and the reverse of it in odd ones, so that what a predecessor leaves behind (caches,
     heat) cancels. Accelerators are waited for; garbage is collected between rounds, not within. 2 means twice
-    as fast.
+    as fast. clock: seconds; time.process_time on a CPU with one thread is blind to what other processes do.
     """
     runs = {"": others} if callable(others) else dict(others)
     rounds = positive_int("repeats", repeats)
@@ -109,7 +118,7 @@ def timed_ratio(
         else:
             shuffle(names)
         gc.collect()
-        seconds = {name: _seconds(default if name is None else runs[name]) for name in names}
+        seconds = {name: _seconds(default if name is None else runs[name], clock) for name in names}
         for name in runs:
             ratios[name].append(seconds[None] / seconds[name])
     found = {name: bootstrap(x, seed=seed).named(f"speed-up {name}".rstrip(), "x") for name, x in ratios.items()}
@@ -156,7 +165,7 @@ def weight_bytes(model: Any) -> int:
     return sum(storages.values())
 
 
-def _seconds(run: Run) -> float:
+def _seconds(run: Run, clock: Callable[[], float]) -> float:
     enabled = gc.isenabled()
     gc.disable()
     try:

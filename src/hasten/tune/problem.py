@@ -19,6 +19,8 @@ from hasten.errors import HastenError, positive_int
 from hasten.recipe import Recipe, accelerate
 from hasten.tune.samples import Samples, zoo_name
 
+CALLBACKS = ("callback_on_step_end", "callback")  # how pipelines tell of their steps
+
 Ticks = Callable[[int], None]
 """Told how many samples have just been drawn."""
 
@@ -63,15 +65,10 @@ class Runner:
         from hasten.bridge import generators
 
         last: dict[str, Tensor] = {}
-
-        def keep(_pipe: Any, _step: int, _time: Any, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-            last.update(tensors)
-            return {}
-
         chosen = {**self.call} if steps is None else {**self.call, "num_inference_steps": steps}
         made = self.pipe(
             prompt=list(samples.prompts), generator=generators(list(samples.seeds), len(samples)),
-            output_type=output, callback_on_step_end=keep, **chosen,
+            output_type=output, **_telling(self.pipe, last), **chosen,
         )  # fmt: skip
         return Pictures(made.images.float().cpu(), last["latents"].float().cpu())
 
@@ -94,7 +91,8 @@ class Problem:
         self.batch, self.call = positive_int("batch", batch), call_of(pipe) | dict(call or {})
         network_of(pipe)
         accepted = inspect.signature(type(pipe).__call__).parameters
-        for name in ("prompt", "num_inference_steps", "generator", "output_type", "callback_on_step_end", *self.call):
+        told = next((name for name in CALLBACKS if name in accepted), CALLBACKS[0])
+        for name in ("prompt", "num_inference_steps", "generator", "output_type", told, *self.call):
             if name not in accepted:
                 raise HastenError(f"model: {type(pipe).__name__} takes no {name}; give a text-to-image pipeline")
         defaults = {name: parameter.default for name, parameter in accepted.items()} | self.call
@@ -174,6 +172,22 @@ class Problem:
 
         with self.running(recipe) as run:
             return weight_bytes(run.pipe) + peak_memory(lambda: run(self.single))
+
+
+def _telling(pipe: Any, last: dict[str, Tensor]) -> dict[str, Any]:
+    """Arguments with which a pipeline keeps `last["latents"]` up to date, in the way of now or of old."""
+
+    def now(_pipe: Any, _step: int, _time: Any, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        last.update(tensors)
+        return {}
+
+    def before(_step: int, _time: Any, latents: Tensor) -> None:
+        last["latents"] = latents
+
+    own = getattr(pipe, "pipe", pipe)  # of an accelerated one
+    if CALLBACKS[0] in inspect.signature(type(own).__call__).parameters:
+        return {CALLBACKS[0]: now}
+    return {CALLBACKS[1]: before, "callback_steps": 1}
 
 
 def _scale(recipe: Recipe) -> float | None:
