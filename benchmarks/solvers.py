@@ -252,11 +252,12 @@ def main() -> None:
         case = CASES[name](**({"count": given.count} if given.count else {})).solve()
         peers, missing = others.available(case.process)
         kept = report["cases"].setdefault(name, {"nfe": {}, "best": {}})
-        kept |= {"samples": len(case.noises["report"]), "settled": case.settled, "missing": missing}
+        kept |= {"samples": kept.get("samples", {}), "settled": case.settled, "missing": missing}
         for nfe in given.nfe:
             candidates = [*ours(case, nfe), *fitted(case, nfe), *theirs(case, nfe, peers)]
             rows = measured(case, candidates, f"{name}, {nfe} evaluations, {len(candidates)} candidates")
             kept["nfe"][str(nfe)], kept["best"][str(nfe)] = rows, compared(rows)
+            kept["samples"][str(nfe)] = len(case.noises["report"])
             print(name, nfe, json.dumps(kept["best"][str(nfe)]), flush=True)
             save(report, given.out)
     plot(report, given.out.with_suffix(".png"))
