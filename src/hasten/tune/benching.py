@@ -184,7 +184,9 @@ class _Bench:
         """The schedulers of diffusers whose settings won; `shared` is what was tried for that."""
         from hasten.tune.peers.families import schedulers
 
-        racer.run(schedulers(self.contest, "diffusers"), shared, begin + SCHEDULERS * self.seconds)
+        until = begin + SCHEDULERS * self.seconds
+        ranked = racer.ranked(schedulers(self.contest, "diffusers"), shared, (begin + until) / 2)
+        racer.run(ranked, shared, until)
         ordered = [*racer.within(shared), *sorted(shared.trials, key=lambda t: t.score.drift)]
         found: list[Any] = []
         for trial in ordered:
@@ -200,9 +202,10 @@ class _Bench:
         race = Race()
         if peer.name == "diffusers" and not remote:
             race = shared
-            families = [family for family in families if family.method is not None]
+            families = [family for family in families if family.method is not None]  # the others were raced before
         self.races[peer.name] = race
-        racer.run(families, race, until)
+        alone, upon = ([f for f in families if (f.method is None) == plain] for plain in (True, False))
+        racer.run([*racer.ranked(alone, race, (time.monotonic() + until) / 2), *upon], race, until)
         if not race.trials:
             del self.races[peer.name]
             why = next(iter(race.refused.values()), "every setting drifts too far on the first samples")
@@ -212,12 +215,11 @@ class _Bench:
         """The recipes and the best settings of each peer, measured on samples that nothing was chosen on."""
         from hasten.tune.confirm import SPLIT, baseline, judged, redraw, speed_ups
         from hasten.tune.result import Finalist
-        from hasten.tune.search import finalists
 
-        scout, drawn = racer.scout, {}
+        drawn: dict[str, tuple[Finalist, Drift]] = {}
         groups: dict[str, list[Finalist]] = {"": given}
         for name, race in self.races.items():
-            best = finalists(race.trials, self.budget, scout.default, scout.caution, self.count)
+            best = racer.finalists(race, self.count)
             groups[name] = [Finalist(f"{name} {i}", t.recipe, t.score) for i, t in enumerate(best, 1)]
         total = (2 + sum(map(len, groups.values()))) * len(self.contest.samples[SPLIT])
         with self.display.stage("measure again on unseen samples", total) as advance:

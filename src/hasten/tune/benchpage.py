@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from hasten.measure import Estimate
 from hasten.tune.benched import OURS, PICTURE, BenchResult, confirmed, side, words
 
 COLOURS = ("#2f5fd0", "#b3401f", "#8a4fbf", "#b8860b", "#3a8fa3")
@@ -26,8 +28,7 @@ def table(result: BenchResult) -> str:
         found = confirmed(finalist)
         best = finalist is result.best(side(finalist))
         row = (
-            side(finalist), words(finalist), f"{found.speed.value:.2f} ({found.speed.low:.2f} to {found.speed.high:.2f})",
-            f"{found.drift.value:.2f} ({found.drift.low:.2f} to {found.drift.high:.2f})",
+            side(finalist), words(finalist), _spread(found.speed), _spread(found.drift),
             f"{100 * found.flips.value:.0f} %", str(found.cost.calls), "yes" if found.within else "no",
         )  # fmt: skip
         lines.append(f"| {' | '.join(f'**{cell}**' if best else cell for cell in row)} |")
@@ -76,18 +77,21 @@ def _confirmed(axes: Any, result: BenchResult, name: str, colour: str, marker: s
     mine = [confirmed(f) for f in result.front if side(f) == name and 0 < confirmed(f).drift.value < float("inf")]
     if not mine:
         return
-    x, y = (
-        [estimate.value for estimate in estimates] for estimates in ([c.speed for c in mine], [c.drift for c in mine])
-    )
-    spread = (
-        [[e.value - e.low for e in es], [e.high - e.value for e in es]]
-        for es in ([c.speed for c in mine], [c.drift for c in mine])
-    )
-    across, up = spread
+    speeds, drifts = [c.speed for c in mine], [c.drift for c in mine]
+    (x, across), (y, up) = _bars(speeds), _bars(drifts)
     size = 15 if marker == "*" else 8
     axes.errorbar(
         x, y, xerr=across, yerr=up, fmt=marker, color=colour, markersize=size, linewidth=1, label=name, zorder=3
     )
+
+
+def _bars(estimates: Sequence[Estimate]) -> tuple[list[float], list[list[float]]]:
+    """Values, and how far their intervals reach below and above."""
+    return [e.value for e in estimates], [[e.value - e.low for e in estimates], [e.high - e.value for e in estimates]]
+
+
+def _spread(estimate: Estimate) -> str:
+    return f"{estimate.value:.2f} ({estimate.low:.2f} to {estimate.high:.2f})"
 
 
 def _has_ours(result: BenchResult) -> bool:

@@ -33,7 +33,7 @@ class Peer:
         """Everything it is tried with. Raises HastenError if it has nothing for this model."""
         found = [] if self.schedulers is None else self.schedulers(problem, self.name)
         if self.methods is not None and not (remote and self.schedulers):
-            found += families.upon(self.name, self.methods(problem), good)
+            found += families.upon(self.name, self.methods(problem), good, in_turn=remote)
         if not found:
             raise HastenError(f"{self.name}: has nothing for {type(problem.pipe).__name__}")
         return found

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import itertools
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -63,7 +63,7 @@ _DIFFUSION: tuple[Scheduler, ...] = (
     ("LMSDiscreteScheduler", {}), ("HeunDiscreteScheduler", {}), ("KDPM2DiscreteScheduler", {}),
 )  # fmt: skip
 _TWICE = ("HeunDiscreteScheduler", "KDPM2DiscreteScheduler", "FlowMatchHeunDiscreteScheduler")
-_SHIFTS = (1.0, 0.6, 1.6, 3.0)
+_SHIFTS = (1.0, 0.8, 0.6, 0.4, 1.6, 3.0)
 _BENT = ({}, {"use_karras_sigmas": True}, {"use_exponential_sigmas": True}, {"use_beta_sigmas": True})
 
 
@@ -123,9 +123,16 @@ def skramples(problem: Problem, peer: str) -> list[Family]:
     ]
 
 
-def upon(peer: str, methods: Iterable[Mapping[str, Any]], good: Sequence[Scheduler | None]) -> list[Family]:
-    """Methods on the network, each with the pipeline's own scheduler and with good ones."""
-    return [Family(peer, scheduler, method) for method in methods for scheduler in (*good, None)]
+def upon(
+    peer: str, methods: Sequence[Mapping[str, Any]], good: Sequence[Scheduler | None], in_turn: bool
+) -> list[Family]:
+    """Methods on the network, each with good schedulers and the pipeline's own.
+
+    in_turn: one method after the other, for those that take long to put on; else one scheduler after the other.
+    """
+    pairs = itertools.product(methods, (*good, None))
+    found = [Family(peer, scheduler, method) for method, scheduler in pairs]
+    return found if in_turn else sorted(found, key=lambda f: (*good, None).index(f.scheduler))
 
 
 def each(name: str, **choices: Sequence[Any]) -> list[dict[str, Any]]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import TypeVar
 
 import numpy as np
 
@@ -17,12 +18,16 @@ from hasten.tune.peers.remote import PeerError
 from hasten.tune.peers.setting import Setting
 from hasten.tune.problem import Pictures
 from hasten.tune.reference import Yardstick
-from hasten.tune.search import Trial
+from hasten.tune.search import Trial, finalists
 
 SCREEN = 4  # samples that are drawn first
 HOPELESS = 3.0  # times the budget's drift on those, with which the others are spared
-SLACK = 1.05  # times the fastest setting's time that another may take and still be tried
+SLACK = 1.1  # times the fastest setting's time that another may take and still be tried
+NEAR = 1.25  # times the budget's drift within which a setting is timed with care
+BEHIND = 2.0  # times the least drift at equal cost, with which a family is not raced
 SPLIT = "search"
+
+T = TypeVar("T")
 
 
 class Hopeless(HastenError):
@@ -47,26 +52,30 @@ class Scout:
     def __call__(self, setting: Setting) -> tuple[Score, int]:
         """Score, and network calls of one image. Raises HastenError if it cannot run or diverges."""
         first = self.contest.draw(setting, self.samples[:SCREEN])  # type: ignore[arg-type]
-        self._screen(first)
+        if self.budget.metric == "drift" and self._drift(first) > HOPELESS * self.budget.limit:
+            raise Hopeless("drift: much above the budget on the first samples")
         made = [first]
         if len(self.samples) > SCREEN:
             made.append(self.contest.draw(setting, self.samples[SCREEN:]))  # type: ignore[arg-type]
-        speed, calls = self._timed(setting)
-        return score(compared(joined(made), self.reference), self.default_drift, speed), calls
+        found = compared(joined(made), self.reference)
+        near = self.budget.metric != "drift" or score(found, self.default_drift, 1.0).drift < NEAR * self.budget.limit
+        speed, calls = self._timed(setting, 2 if near else 1)
+        return score(found, self.default_drift, speed), calls
 
-    def _screen(self, first: Pictures) -> None:
-        if self.budget.metric != "drift":
-            return
-        ours = np.median(compared(first, self.reference[: len(first.images)]).samples["latent_rmse"])
-        theirs = np.median(self.default_drift.samples["latent_rmse"][: len(first.images)])
-        if ours > HOPELESS * self.budget.limit * max(float(theirs), 1e-12):
-            raise Hopeless("drift: much above the budget on the first samples")
+    def glance(self, setting: Setting) -> float:
+        """Its drift over the default's on the first samples. Raises HastenError if it cannot run or diverges."""
+        return self._drift(self.contest.draw(setting, self.samples[:SCREEN]))  # type: ignore[arg-type]
 
-    def _timed(self, setting: Setting) -> tuple[float, int]:
+    def _drift(self, first: Pictures) -> float:
+        count = len(first.images)
+        ours = np.median(compared(first, self.reference[:count]).samples["latent_rmse"])
+        return float(ours) / max(float(np.median(self.default_drift.samples["latent_rmse"][:count])), 1e-12)
+
+    def _timed(self, setting: Setting, rounds: int) -> tuple[float, int]:
         remote = self.contest.remote(setting)
         if remote is None:
-            return self.clock(setting)  # type: ignore[arg-type]
-        ratios = remote.ratios(setting, self.contest.single, 2, self.clock.short)
+            return self.clock(setting, rounds)  # type: ignore[arg-type]
+        ratios = remote.ratios(setting, self.contest.single, rounds, self.clock.short)
         return self.clock.whole * float(np.median(ratios)), setting.steps or self.contest.steps
 
 
@@ -98,18 +107,38 @@ class Racer:
                 race.left += len(families) - number
                 break
             self._bisect(family, race)
-        by_key = {_key(f): f for f in families}
         for trial in self.within(race)[:3]:
-            family = by_key.get(_key(_setting(trial)))
-            steps = _setting(trial).steps
-            more = [n for n in self.ladder if steps is not None and n > steps][:2]
-            for one in more if family else ():
-                self._try(family.at(one), race)
+            best = _setting(trial)
+            for steps in [n for n in self.ladder if n > (best.steps or self.ladder[-1])][:2]:
+                self._try(replace(best, steps=steps), race)
+
+    def ranked(self, families: Sequence[Family], race: Race, until: float) -> list[Family]:
+        """The families by their drift at equal cost, on the first samples; those far behind the first are left out."""
+        calls = next(n for n in self.ladder if n >= min(max(6, self.ladder[-1] // 4), self.ladder[-1]))
+        seen: list[tuple[float, Family]] = []
+        for number, family in enumerate(families):
+            if seen and time.monotonic() > until:
+                race.left += len(families) - number
+                break
+            setting = family.at(max(1, calls // family.calls))
+            found = self._guarded(setting, race, self.scout.glance)
+            if found is not None:
+                seen.append((found, family))
+        least = min((drift for drift, _ in seen), default=0.0)
+        kept = [(drift, family) for drift, family in seen if drift <= BEHIND * least]
+        race.hopeless += len(seen) - len(kept)
+        return [family for _, family in sorted(kept, key=lambda pair: pair[0])]
 
     def within(self, race: Race) -> list[Trial]:
         """The trials that keep the budget on the search samples, fastest first."""
         found = [t for t in race.trials if self.budget.within(t.score, self.scout.default)]
         return sorted(found, key=lambda t: -t.score.speed)
+
+    def finalists(self, race: Race, count: int) -> list[Trial]:
+        """The trials worth measuring again: half of them the fastest by the search, without a margin; then safer ones."""
+        hopeful = self.within(race)[: (count + 1) // 2]
+        rest, scout = [t for t in race.trials if t not in hopeful], self.scout
+        return hopeful + finalists(rest, self.budget, scout.default, scout.caution, count - len(hopeful))
 
     def _bisect(self, family: Family, race: Race) -> None:
         """Look for the fewest steps within the budget, among those that would not be slower than the best so far."""
@@ -140,20 +169,25 @@ class Racer:
         known = [t for t in race.trials if _setting(t) == setting]
         if known:
             return known[0]
+        found = self._guarded(setting, race, self.scout)
+        if found is None:
+            return None
+        race.trials.append(Trial(len(race.trials), setting, *found))  # type: ignore[arg-type]
+        return race.trials[-1]
+
+    def _guarded(self, setting: Setting, race: Race, look: Callable[[Setting], T]) -> T | None:
+        """What a look at a setting finds; None, and a note in the race, for one that is hopeless or cannot run."""
+        self.watch(str(setting))
         try:
-            found, calls = self.scout(setting)
+            return look(setting)
         except Hopeless:
             race.hopeless += 1
-            return None
         except Exception as error:  # one setting that cannot run must not end the race
             remote = self.scout.contest.remote(setting)
             if isinstance(error, PeerError) and remote is not None and not remote.alive:
                 raise
-            race.refused[str(setting)] = " ".join(f"{error}".split()) or type(error).__name__
-            return None
-        race.trials.append(Trial(len(race.trials), setting, found, calls))  # type: ignore[arg-type]
-        self.watch(str(setting))
-        return race.trials[-1]
+            race.refused[str(setting)] = " ".join(str(error).split()) or type(error).__name__
+        return None
 
 
 def joined(parts: Sequence[Pictures]) -> Pictures:
@@ -165,7 +199,3 @@ def joined(parts: Sequence[Pictures]) -> Pictures:
 
 def _setting(trial: Trial) -> Setting:
     return trial.recipe  # type: ignore[return-value]
-
-
-def _key(way: Family | Setting) -> str:
-    return Setting(way.peer, way.scheduler, None, way.method).to_json()

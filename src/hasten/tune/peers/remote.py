@@ -15,6 +15,7 @@ from typing import IO, Any
 import torch
 
 from hasten.acceleration import network_of
+from hasten.bridge.loading import _no_bars
 from hasten.errors import HastenError
 from hasten.tune.peers.setting import Setting
 from hasten.tune.problem import Cost, Pictures, Problem
@@ -87,7 +88,8 @@ class Remote:
         """Hand over a copy of the pipeline, and what every call gets."""
         folder = Path(self.folder.name) / "model"
         if not folder.exists():
-            problem.pipe.save_pretrained(folder)
+            with _no_bars():
+                problem.pipe.save_pretrained(folder)
         parameter = next(network_of(problem.pipe).parameters())
         try:
             json.dumps(problem.call)

@@ -71,7 +71,14 @@ METHODS = {"deepcache": deepcached, "pruna": _pruna}
 
 
 class Worker:
-    """Answers requests, each by the method it names."""
+    """Answers requests, each by the method it names.
+
+    made: the latest method's pipeline; own: its own scheduler.
+    """
+
+    method: Any = None
+    made: Any = None
+    own: Any = None
 
     def hello(self, package: str) -> dict[str, Any]:
         """Import the peer; versions."""
@@ -93,7 +100,8 @@ class Worker:
         torch.set_num_threads(threads)
         self.folder, self.dtype, self.device = folder, getattr(torch, dtype), device
         self.call = {"num_inference_steps": steps, **call}
-        self.default, self.made = self._fresh(), (None, None)
+        self.default = self._fresh()
+        self.own = self.default.scheduler
         return {}
 
     def draw(
@@ -160,16 +168,16 @@ class Worker:
         if setting is None:
             return self.default, self.call
         method = setting["method"] or {}
-        if method != self.made[0]:
-            self.made = (None, None)
+        if method != self.method:
+            self.method = self.made = None  # the memory of the one before
             pipe = self._fresh()
-            scheduler = pipe.scheduler
-            made = METHODS[method["name"]](pipe, **{k: v for k, v in method.items() if k != "name"}) if method else pipe
-            self.made = (method, (made, scheduler))
-        made, scheduler = self.made[1]
-        getattr(made, "model", made).scheduler = scheduler_of(scheduler, setting["scheduler"])
+            self.own = pipe.scheduler
+            fields = {key: value for key, value in method.items() if key != "name"}
+            self.made = METHODS[method["name"]](pipe, **fields) if method else pipe
+            self.method = method
+        getattr(self.made, "model", self.made).scheduler = scheduler_of(self.own, setting["scheduler"])
         steps = {} if setting["steps"] is None else {"num_inference_steps": setting["steps"]}
-        return made, {**self.call, **steps}
+        return self.made, {**self.call, **steps}
 
     def _fresh(self) -> Any:
         from diffusers import DiffusionPipeline
