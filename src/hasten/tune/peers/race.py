@@ -110,7 +110,8 @@ class Racer:
         for trial in self.within(race)[:3]:
             best = _setting(trial)
             for steps in [n for n in self.ladder if n > (best.steps or self.ladder[-1])][:2]:
-                self._try(replace(best, steps=steps), race)
+                if time.monotonic() < until:
+                    self._try(replace(best, steps=steps), race)
 
     def ranked(self, families: Sequence[Family], race: Race, until: float) -> list[Family]:
         """The families by their drift at equal cost, on the first samples; those far behind the first are left out."""
@@ -135,7 +136,7 @@ class Racer:
         return sorted(found, key=lambda t: -t.score.speed)
 
     def finalists(self, race: Race, count: int) -> list[Trial]:
-        """The trials worth measuring again: half of them the fastest by the search, without a margin; then safer ones."""
+        """The trials worth measuring again: half of them the fastest within the budget, the others safer ones."""
         hopeful = self.within(race)[: (count + 1) // 2]
         rest, scout = [t for t in race.trials if t not in hopeful], self.scout
         return hopeful + finalists(rest, self.budget, scout.default, scout.caution, count - len(hopeful))

@@ -31,7 +31,11 @@ def scheduler_of(scheduler: Any, spec: Any) -> Any:
         return _skrample(scheduler, **changes)
     import diffusers
 
-    return getattr(diffusers, name).from_config({**scheduler.config, **changes})
+    config = {**scheduler.config, **changes}
+    usual = config.get("_use_default_values", ())  # what diffusers fills in anew for another class
+    return getattr(diffusers, name).from_config(
+        {**config, "_use_default_values": [key for key in usual if key not in changes]}
+    )
 
 
 def _skrample(scheduler: Any, sampler: str, order: int = 0, schedule: str = "", shift: float = 0.0) -> Any:
@@ -82,13 +86,9 @@ class Worker:
 
     def hello(self, package: str) -> dict[str, Any]:
         """Import the peer; versions."""
-        import diffusers
-        import safetensors
-        import torch
-
         importlib.import_module(package)
-        versions = {module.__name__: module.__version__ for module in (torch, diffusers, safetensors)}
-        versions[package] = importlib.metadata.version(package)
+        names = ("torch", "diffusers", "safetensors", package)
+        versions = {name: importlib.metadata.version(name) for name in reversed(names)}
         return {"versions": {"python": sys.version.split()[0], **versions}}
 
     def load(
