@@ -24,7 +24,7 @@ SCREEN = 4  # samples that are drawn first
 HOPELESS = 3.0  # times the budget's drift on those, with which the others are spared
 SLACK = 1.1  # times the fastest setting's time that another may take and still be tried
 NEAR = 1.25  # times the budget's drift within which a setting is timed with care
-BEHIND = 2.0  # times the least drift at equal cost, with which a family is not raced
+BEHIND = 2.0  # times the least drift at equal cost, above the budget, with which a family is not raced
 SPLIT = "search"
 
 T = TypeVar("T")
@@ -114,8 +114,8 @@ class Racer:
                     self._try(replace(best, steps=steps), race)
 
     def ranked(self, families: Sequence[Family], race: Race, until: float) -> list[Family]:
-        """The families by their drift at equal cost, on the first samples; those far behind the first are left out."""
-        calls = next(n for n in self.ladder if n >= min(max(6, self.ladder[-1] // 4), self.ladder[-1]))
+        """The families by their drift at equal cost, on the first samples; those far behind are left out."""
+        calls = next(n for n in self.ladder if n >= min(max(6, self.ladder[-1] // 6), self.ladder[-1]))
         seen: list[tuple[float, Family]] = []
         for number, family in enumerate(families):
             if seen and time.monotonic() > until:
@@ -126,7 +126,8 @@ class Racer:
             if found is not None:
                 seen.append((found, family))
         least = min((drift for drift, _ in seen), default=0.0)
-        kept = [(drift, family) for drift, family in seen if drift <= BEHIND * least]
+        enough = self.budget.limit if self.budget.metric == "drift" else 0.0
+        kept = [(drift, family) for drift, family in seen if drift <= max(BEHIND * least, enough)]
         race.hopeless += len(seen) - len(kept)
         return [family for _, family in sorted(kept, key=lambda pair: pair[0])]
 
