@@ -57,7 +57,7 @@ def bench(against: Any = "diffusers", recipes: Any = (), out: Path | None = None
 # Settings
 
 
-@pytest.mark.parametrize("kind", ["sd", "sdxl", "sd3", "flux"])
+@pytest.mark.parametrize("kind", ["sd", "sd3", "flux"])
 def test_every_scheduler_of_a_family_can_be_made(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.undo()
     problem = contest(kind)
@@ -150,7 +150,8 @@ def test_a_race_goes_on_after_settings_that_cannot_run_and_ends_in_time() -> Non
     run.run(some, race, until=0.0)
     assert list(race.refused.values()) == ["does not suit this pipeline"] and race.left == 1
     assert run.within(race)[0].recipe.steps == 5
-    assert len(run.finalists(race, 3)) == 3
+    front = run.front(race)
+    assert [t.recipe.steps for t in front] == sorted(t.recipe.steps for t in front) and len(front) > 1
 
 
 # A peer's own process

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -18,13 +19,14 @@ from hasten.tune.peers.remote import PeerError
 from hasten.tune.peers.setting import Setting
 from hasten.tune.problem import Pictures
 from hasten.tune.reference import Yardstick
-from hasten.tune.search import Trial, finalists
+from hasten.tune.search import Trial, front
 
 SCREEN = 4  # samples that are drawn first
 HOPELESS = 3.0  # times the budget's drift on those, with which the others are spared
 SLACK = 1.1  # times the fastest setting's time that another may take and still be tried
 NEAR = 1.25  # times the budget's drift within which a setting is timed with care
 BEHIND = 2.0  # times the least drift at equal cost, above the budget, with which a family is not raced
+NEIGHBOURS = (4, 2, 2)  # how many more steps are tried of the fastest settings
 SPLIT = "search"
 
 T = TypeVar("T")
@@ -107,9 +109,9 @@ class Racer:
                 race.left += len(families) - number
                 break
             self._bisect(family, race)
-        for trial in self.within(race)[:3]:
+        for trial, count in zip(self.within(race), NEIGHBOURS):
             best = _setting(trial)
-            for steps in [n for n in self.ladder if n > (best.steps or self.ladder[-1])][:2]:
+            for steps in [n for n in self.ladder if n > (best.steps or self.ladder[-1])][:count]:
                 if time.monotonic() < until:
                     self._try(replace(best, steps=steps), race)
 
@@ -136,11 +138,11 @@ class Racer:
         found = [t for t in race.trials if self.budget.within(t.score, self.scout.default)]
         return sorted(found, key=lambda t: -t.score.speed)
 
-    def finalists(self, race: Race, count: int) -> list[Trial]:
-        """The trials worth measuring again: half of them the fastest within the budget, the others safer ones."""
-        hopeful = self.within(race)[: (count + 1) // 2]
-        rest, scout = [t for t in race.trials if t not in hopeful], self.scout
-        return hopeful + finalists(rest, self.budget, scout.default, scout.caution, count - len(hopeful))
+    def front(self, race: Race) -> list[Trial]:
+        """The trials worth measuring again, the most wanted first: from over the budget or near it to safe ones."""
+        limit = NEAR * self.budget.limit if self.budget.metric == "drift" else math.inf
+        found = front([t for t in race.trials if t.score.drift < limit] or race.trials)
+        return found if self.budget.seeks_speed else found[::-1]
 
     def _bisect(self, family: Family, race: Race) -> None:
         """Look for the fewest steps within the budget, among those that would not be slower than the best so far."""
