@@ -134,7 +134,7 @@ class _Bench:
             try:
                 self._start(peer)
             except HastenError as error:
-                self.missing[peer.name] = _without_name(peer, error)
+                self.missing[peer.name] = _reason(peer.name, error)
             else:
                 ready.append(peer)
         return ready
@@ -179,7 +179,7 @@ class _Bench:
                 try:
                     self._enter(racer, peer, good, shared, until)
                 except HastenError as error:
-                    self.missing[peer.name] = _without_name(peer, error)
+                    self.missing[peer.name] = _reason(peer.name, error)
 
     def _good(self, racer: Racer, shared: Race, begin: float) -> list[Scheduler | None]:
         """The schedulers of diffusers whose settings won; `shared` is what was tried for that."""
@@ -280,7 +280,7 @@ class _Bench:
         except HastenError as error:
             if not name:
                 raise
-            self.missing[name] = str(error)
+            self.missing[name] = _reason(name, error)
             self.races.pop(name, None)
 
 
@@ -288,5 +288,5 @@ def _side(finalist: Finalist) -> str:
     return getattr(finalist.recipe, "peer", "")
 
 
-def _without_name(peer: Peer, error: Exception) -> str:
-    return str(error).removeprefix(f"{peer.name}: ")
+def _reason(name: str, error: Exception) -> str:
+    return str(error).removeprefix(f"{name}: ")
