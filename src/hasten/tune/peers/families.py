@@ -63,7 +63,7 @@ _DIFFUSION: tuple[Scheduler, ...] = (
     ("LMSDiscreteScheduler", {}), ("HeunDiscreteScheduler", {}), ("KDPM2DiscreteScheduler", {}),
 )  # fmt: skip
 _TWICE = ("HeunDiscreteScheduler", "KDPM2DiscreteScheduler", "FlowMatchHeunDiscreteScheduler")
-_SHIFTS = (1.0, 0.8, 0.6, 0.4, 1.6, 3.0)
+_SHIFTS = (1.0, 0.6, 0.4, 0.8, 0.3, 1.6, 3.0)
 _BENT = ({}, {"use_karras_sigmas": True}, {"use_exponential_sigmas": True}, {"use_beta_sigmas": True})
 
 
