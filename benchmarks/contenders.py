@@ -8,9 +8,11 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
+from hasten.acceleration import view
 from hasten.caches import DiffusersMagCache, MagCache, TeaCache
 from hasten.guidance import GUIDANCES
 from hasten.tune.fit import SPLIT
+from hasten.tune.peers.worker import deepcached
 from hasten.tune.problem import Problem, Runner
 
 Entry = tuple[str, str, dict[str, Any]]  # label, group, fields of a Recipe
@@ -132,17 +134,10 @@ def packages(problem: Problem) -> dict[str, Callable[[], AbstractContextManager[
 def _deepcache(problem: Problem, interval: int, branch: int) -> Callable[[], AbstractContextManager[Runner]]:
     @contextmanager
     def running() -> Iterator[Runner]:
-        from DeepCache import DeepCacheSDHelper
-
         twin = copy.copy(problem.pipe)
         twin.set_progress_bar_config(disable=True)
         twin.scheduler = copy.deepcopy(problem.pipe.scheduler)
-        helper = DeepCacheSDHelper(pipe=twin)
-        helper.set_params(cache_interval=interval, cache_branch_id=branch)
-        helper.enable()
-        try:
-            yield Runner(twin, problem.call)
-        finally:
-            helper.disable()
+        twin.unet = view(twin.unet)  # the package patches what it is given
+        yield Runner(deepcached(twin, interval, branch), problem.call)
 
     return running

@@ -227,7 +227,7 @@ def test_help_is_quick_and_version_is_told() -> None:
     begin = time.perf_counter()
     shown = subprocess.run([sys.executable, "-m", "hasten", "--help"], capture_output=True, text=True, check=True)
     assert time.perf_counter() - begin < 5, "about half a second on an idle machine"
-    for command in ("tune", "compare", "generate", "invert", "methods", "train", "--version", "--debug"):
+    for command in ("tune", "compare", "bench", "generate", "invert", "methods", "train", "--version", "--debug"):
         assert command in shown.stdout
     code = "import sys, hasten.cli; sys.exit('torch' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -132,6 +132,41 @@ def compare(
 
 
 @app.command()
+def bench(
+    model: Model,
+    against: Annotated[str, typer.Option(help="Peers, with commas: diffusers, deepcache, cache-dit, pruna, skrample.")]
+    = "diffusers,deepcache,cache-dit,pruna",
+    recipe: Annotated[list[str] | None, typer.Option(help="A recipe.json, or its folder; give several.")] = None,
+    python: Annotated[
+        list[str] | None, typer.Option(help="pruna=/path/to/bin/python: a peer's own environment; give several.")
+    ] = None,
+    budget: Limit = "1.0x",
+    minutes: Annotated[float, typer.Option(help="For finding the best settings; measuring them comes on top.")] = 20.0,
+    prompts: Prompts = None,
+    samples: Annotated[int, typer.Option(help="How many images to measure; half as many to choose settings on.")] = 32,
+    seed: Seed = 0,
+    out: Annotated[Path | None, typer.Option(help="Where to write; benched/MODEL if not given.")] = None,
+) -> None:  # fmt: skip
+    """Measure other packages at their own best settings beside recipes, on the same prompts and seeds."""
+    from hasten.recipe import Recipe
+    from hasten.tune import Budget, peers
+    from hasten.tune import bench as measure
+    from hasten.tune.samples import read_prompts
+
+    Budget.of(budget)
+    peers.chosen(against)
+    elsewhere = peers.pythons(python or [])
+    recipes = dict(zip(_names(recipe or []), [Recipe.of(one) for one in recipe or []]))
+    given = None if prompts is None else read_prompts(prompts)
+    folder = out or Path("benched") / Path(model).name
+    result = measure(
+        _loaded(model), against, recipes, given, budget, minutes, seed, folder, pythons=elsewhere,
+        samples=(max(2, samples // 2), samples), command=_typed(),
+    )  # fmt: skip
+    _show_bench(result, folder)
+
+
+@app.command()
 def generate(
     model: Model,
     prompt: Annotated[list[str], typer.Argument(help="What to draw; each prompt gives an image.")],
@@ -322,6 +357,29 @@ def _show(result: Any, folder: Path) -> None:
     console.print(table)
     console.print(headline(result), style="bold", highlight=False)
     console.print(f"report: {folder / 'report.html'}", soft_wrap=True, highlight=False)
+
+
+def _show_bench(result: Any, folder: Path) -> None:
+    """Every confirmed setting as a table, who is missing, and the claim."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from hasten.tune.benched import side, words
+
+    console = Console()
+    table = Table("", "setting", "faster", "drift", "flips", "", box=None, pad_edge=False)
+    for finalist in result.front:
+        found = finalist.confirmed
+        mark = "bold green" if finalist is result.best(side(finalist)) else None
+        table.add_row(
+            side(finalist), words(finalist), f"{found.speed.value:.2f}x", f"{found.drift.value:.2f}x",
+            f"{100 * found.flips.value:.0f} %", "" if found.within else "over the budget", style=mark,
+        )  # fmt: skip
+    console.print(table)
+    for name, why in result.missing.items():
+        console.print(f"{name} did not take part: {why}", highlight=False, markup=False)
+    console.print(result.claim, style="bold", highlight=False, markup=False)
+    console.print(f"table: {folder / 'bench.md'}", soft_wrap=True, highlight=False)
 
 
 def _measured(key: str, estimate: dict[str, Any]) -> str:
