@@ -112,7 +112,10 @@ def timing(problem: Problem, contenders: list[Contender]) -> Iterator[dict[str, 
         yield runs
 
 
-def measured(problem: Problem, field: list[Contender], rounds: int, about: str) -> dict[str, Any]:
+def measured(
+    problem: Problem, field: list[Contender], missing: dict[str, str], rounds: int, about: str
+) -> dict[str, Any]:
+    """The rows. Who fails (it diverges) joins those that are missing, with the reason."""
     yardstick = Yardstick(problem)
     default, reference = yardstick.default("confirm"), yardstick.reference("confirm")
     whole = problem.cost(None)
@@ -121,7 +124,8 @@ def measured(problem: Problem, field: list[Contender], rounds: int, about: str) 
         try:
             one.pictures = draw(problem, one)
             marks = {"default": compared(one.pictures, default), "reference": compared(one.pictures, reference)}
-        except HastenError:  # it diverged
+        except HastenError as error:
+            missing[one.label] = str(error)
             continue
         with one.running() as run, count_calls(run.network) as seen:
             cost = macs(lambda run=run: run(problem.single))
@@ -261,7 +265,7 @@ def main() -> None:
         problem = problem_of(model, given.images)
         everybody, missing = field(problem)
         chosen = [c for c in everybody if not given.only or c.label.startswith(tuple(given.only))]
-        found = measured(problem, chosen, given.rounds, model)
+        found = measured(problem, chosen, missing, given.rounds, model)
         report["models"][model] = found | {"missing": missing, "threads": torch.get_num_threads()}
         save(report, given.out)
         plot(report, given.out.with_suffix(".png"))
