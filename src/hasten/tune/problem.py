@@ -148,7 +148,8 @@ class Problem:
         """
         parts: list[Pictures] = []
         with self.running(recipe) as run:
-            for part in samples.batches(1 if recipe and recipe.compile else self.batch):
+            compiled = isinstance(recipe, Recipe) and recipe.compile is not None
+            for part in samples.batches(1 if compiled else self.batch):
                 parts.append(run(part))
                 ticks(len(part))
         return functools.reduce(Pictures.joined, parts)
