@@ -52,7 +52,7 @@ UNET = [
     *_each("sada", variant=["paper", "official"]), *_each("sada", variant=["paper"], variable=["logsnr"]),
     *_each("sada", variant=["paper"], lagrange_int=[1]),
     *_each("sada", variant=["paper"], max_downsample=[1], max_fix=[64]),
-    *_each("tome", ratio=[0.25, 0.5]), *_each("interval", low=[0.1, 0.28], high=[5.4]),
+    *_each("tome", ratio=[0.25, 0.5], downsample=[2]), *_each("interval", low=[0.1, 0.28], high=[5.4]),
     *_each("reuse", interval=[2, 4]), *_each("reuse-frequencies"), *_each("taylorseer", interval=[2, 4]),
 ]  # fmt: skip
 DIT = [

@@ -5,6 +5,7 @@ import torch
 from pipelines import call, make
 from tiny import randn, unet
 
+import hasten
 from hasten.acceleration import view
 from hasten.caches import CACHES, DeepCache, DiffusersPAB, TokenMerging
 from hasten.caches.merging import Matching, destinations
@@ -208,3 +209,10 @@ def test_bad_settings_are_refused_in_one_line(fields, message):
 def test_models_without_such_blocks_are_refused(kind):
     with pytest.raises(UnsupportedModel, match=r"tome: .*Transformer2DModel has no blocks with a self-attention"):
         TokenMerging().check(make(kind).transformer)
+
+
+def test_a_unet_without_attention_on_fine_grids_says_which_setting_it_takes() -> None:
+    pipe = hasten.load("emoji-sd")
+    with pytest.raises(UnsupportedModel, match="give downsample=2"):
+        TokenMerging().check(pipe.unet)
+    TokenMerging(downsample=2).check(pipe.unet)

@@ -54,6 +54,12 @@ class TokenMerging(Cache):
                 f"tome: {type(network).__name__} has no blocks with a self-attention `attn1` after `norm1`; give a "
                 "U-Net or a transformer made of such blocks, such as UNet2DConditionModel"
             )
+        finest = _finest(network)
+        if finest > self.downsample:
+            raise UnsupportedModel(
+                f"tome: {type(network).__name__} attends on grids {finest} times coarser than its finest at best; "
+                f"give downsample={finest}"
+            )
 
     def attach(self, network: nn.Module, run: Run) -> None:
         if not self.ratio:
@@ -76,6 +82,14 @@ def _blocks(network: nn.Module) -> Iterator[Any]:
     for module in network.modules():
         if isinstance(getattr(module, "attn1", None), nn.Module) and hasattr(module, "norm1"):
             yield module
+
+
+def _finest(network: nn.Module) -> int:
+    """How much coarser than the network's finest grid the finest is that it attends on; 1 if it cannot be told."""
+    for level, down in enumerate(getattr(network, "down_blocks", ())):
+        if any(_blocks(down)):
+            return 2**level
+    return 1
 
 
 class _Size:
