@@ -140,7 +140,7 @@ def bench(
     python: Annotated[
         list[str] | None, typer.Option(help="pruna=/path/to/bin/python: a peer's own environment; give several.")
     ] = None,
-    budget: Limit = "1.0x",
+    budget: Limit = None,
     minutes: Annotated[float, typer.Option(help="For finding the best settings; measuring them comes on top.")] = 20.0,
     prompts: Prompts = None,
     samples: Annotated[int, typer.Option(help="How many images to measure; half as many to choose settings on.")] = 32,
@@ -153,14 +153,14 @@ def bench(
     from hasten.tune import bench as measure
     from hasten.tune.samples import read_prompts
 
-    Budget.of(budget)
+    limit = Budget.of(_budget(budget))
     peers.chosen(against)
     elsewhere = peers.pythons(python or [])
     recipes = dict(zip(_names(recipe or []), [Recipe.of(one) for one in recipe or []]))
     given = None if prompts is None else read_prompts(prompts)
     folder = out or Path("benched") / Path(model).name
     result = measure(
-        _loaded(model), against, recipes, given, budget, minutes, seed, folder, pythons=elsewhere,
+        _loaded(model), against, recipes, given, limit, minutes, seed, folder, pythons=elsewhere,
         samples=(max(2, samples // 2), samples), command=_typed(),
     )  # fmt: skip
     _show_bench(result, folder)
