@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import sys
 from pathlib import Path
@@ -94,6 +95,13 @@ def test_names_are_checked() -> None:
         peers.pythons({"cache-dit": "/bin/python"})
 
 
+packages = pytest.mark.skipif(
+    not all(map(importlib.util.find_spec, ("DeepCache", "cache_dit"))),
+    reason='DeepCache and cache-dit are not installed: pip install "hasten[compare]"',
+)
+
+
+@packages
 def test_the_package_deepcache_leaves_the_pipeline_as_it_was() -> None:
     problem = contest()
     before = tiny.fingerprint(problem.pipe)
@@ -157,6 +165,7 @@ def test_a_race_goes_on_after_settings_that_cannot_run_and_ends_in_time() -> Non
 # A peer's own process
 
 
+@packages
 def test_a_worker_draws_what_hasten_draws() -> None:
     problem = contest()
     samples = problem.samples["search"]
@@ -208,6 +217,7 @@ def test_an_environment_that_does_not_work_says_why(tmp_path: Path) -> None:
 # The whole
 
 
+@packages
 def test_peers_beside_recipes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     gone = peers.Peer("pruna", "no_such_package", methods=families.smashes, here=False)
     monkeypatch.setitem(peers.PEERS, "pruna", gone)
@@ -228,6 +238,7 @@ def test_peers_beside_recipes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         assert result.ratio.value == pytest.approx(ours.confirmed.speed.value / peer.confirmed.speed.value)
 
 
+@packages
 def test_bench_from_the_command_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
