@@ -20,7 +20,7 @@ from hasten.errors import HastenError
 from hasten.recipe import Recipe
 from hasten.tune import Budget, Score, benching, peers, reference
 from hasten.tune.benched import side
-from hasten.tune.peers import families
+from hasten.tune.peers import families, final
 from hasten.tune.peers.contest import Contest
 from hasten.tune.peers.families import Family
 from hasten.tune.peers.race import Hopeless, Race, Racer
@@ -160,6 +160,30 @@ def test_a_race_goes_on_after_settings_that_cannot_run_and_ends_in_time() -> Non
     assert run.within(race)[0].recipe.steps == 5
     front = run.front(race)
     assert [t.recipe.steps for t in front] == sorted(t.recipe.steps for t in front) and len(front) > 1
+
+
+def test_the_final_goes_between_what_the_race_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The race took 9 steps for enough; the unseen samples ask for 11 and it had only tried 9 and 20."""
+    looked: list[int] = []
+
+    def redraw(_: Any, __: Any, finalists: list[Any], ___: Any) -> dict[str, Any]:
+        looked.append(finalists[0].recipe.steps)
+        return {finalists[0].name: (finalists[0], finalists[0].recipe.steps)}
+
+    monkeypatch.setattr(final, "redraw", redraw)
+    monkeypatch.setattr(final, "score", lambda steps, *_: Score((needed / steps) ** 2, 0.0, 1.0, {}))
+    run, _ = racer(lambda setting: 1.0)
+    race = Race()
+    for steps in (9, 20):
+        run.scout = lambda setting: (Score(9 / setting.steps, 0.0, 50 / setting.steps, {}), setting.steps)  # type: ignore[assignment]
+        run.scout.contest = None  # type: ignore[attr-defined]
+        run._try(Setting("diffusers", DPM, steps), race)
+    base: Any = SimpleNamespace(numbers=SimpleNamespace(score=Score(1.0, 0.0, 1.0, {})))
+    for needed, best in ((11, 11), (9, 9), (6, 6), (20, 20), (31, 31)):
+        looked.clear()
+        drawn = final.Final(run, base, None, 8, lambda _: None)("diffusers", race)  # type: ignore[arg-type]
+        assert min(f.recipe.steps for f, steps in drawn.values() if steps >= needed) == best  # type: ignore[operator]
+        assert len(looked) == len(set(looked)) <= 8
 
 
 # A peer's own process

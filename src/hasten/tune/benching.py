@@ -38,7 +38,7 @@ def bench(
     pythons: Mapping[str, str] | Iterable[str] = (),
     samples: tuple[int, int] = (16, 32),
     batch: int = 8,
-    finalists: int = 5,
+    finalists: int = 8,
     call: Mapping[str, Any] | None = None,
     progress: bool | None = None,
     command: str | None = None,
@@ -215,6 +215,7 @@ class _Bench:
     def _confirm(self, racer: Racer, given: list[Finalist]) -> tuple[list[Finalist], Baseline]:
         """The recipes and the best settings of each peer, measured on samples that nothing was chosen on."""
         from hasten.tune.confirm import SPLIT, baseline, judged, redraw, speed_ups
+        from hasten.tune.peers.final import Final
 
         drawn: dict[str, tuple[Finalist, Drift]] = {}
         total = (2 + len(given) + self.count * len(self.races)) * len(self.contest.samples[SPLIT])
@@ -222,8 +223,9 @@ class _Bench:
             base, default = baseline(self.contest, self.yardstick, advance)
             if given:
                 drawn |= redraw(self.contest, base, given, advance)
-            for name in [*self.races]:
-                self._guarded(name, lambda name=name: drawn.update(self._best(racer, name, base, default, advance)))
+            final = Final(racer, base, default, self.count, advance)
+            for name, race in [*self.races.items()]:
+                self._guarded(name, lambda name=name, race=race: drawn.update(final(name, race)))
         here = [f for f, _ in drawn.values() if self.contest.remote(f.recipe) is None]
         speeds = speed_ups(self.contest, here, REPEATS, self.display.shown) if here else {}
         front = []
@@ -231,37 +233,6 @@ class _Bench:
             mine = {key: pair for key, pair in drawn.items() if _side(pair[0]) == name}
             self._guarded(name, lambda mine=mine: front.extend(self._judged(base, default, mine, speeds, judged)))
         return sorted(front, key=lambda f: -f.confirmed.speed.value), base  # type: ignore[union-attr]
-
-    def _best(
-        self, racer: Racer, name: str, base: Baseline, default: Drift, advance: Any
-    ) -> dict[str, tuple[Finalist, Drift]]:
-        """Bisect a peer's front for the best setting that keeps the budget on the unseen samples, too.
-
-        So a peer is not judged by what its few search samples flattered; that these samples choose as well
-        is, if anything, in its favour.
-        """
-        from hasten.tune.confirm import redraw
-        from hasten.tune.judge import score
-        from hasten.tune.peers.remote import PeerError
-        from hasten.tune.result import Finalist
-
-        front, drawn = racer.front(self.races[name]), {}
-        low, high = 0, len(front)
-        while low < high and len(drawn) < self.count:
-            middle = (low + high) // 2
-            trial = front[middle]
-            finalist = Finalist(f"{name} {len(drawn) + 1}", trial.recipe, trial.score)
-            kept = False
-            try:
-                drawn |= redraw(self.contest, base, [finalist], advance)
-                found = score(drawn[finalist.name][1], default, trial.score.speed)
-                kept = self.budget.within(found, base.numbers.score)
-            except PeerError:
-                raise
-            except HastenError:  # it diverges on these samples
-                pass
-            low, high = (low, middle) if kept else (middle + 1, high)
-        return drawn
 
     def _judged(
         self, base: Baseline, default: Drift, mine: dict[str, Any], speeds: Mapping[str, Estimate], judged: Any
