@@ -14,8 +14,8 @@ FILES = sorted(SOURCE.rglob("*.py"))
 # from the ground up: a room imports only rooms before it
 ROOMS = [
     "errors", "headers", "catalog", "processes", "predictions", "fitting", "grids", "denoisers", "solvers",
-    "learning", "sampling", "starts", "running", "clock", "acceleration", "following", "guidance", "caches", "bridge",
-    "recipe", "measure", "train", "interpolants", "discrete", "edit", "tune", "zoo", "listing", "cli",
+    "learning", "sampling", "starts", "running", "clock", "acceleration", "following", "guidance", "caches",
+    "quantize", "compiling", "bridge", "recipe", "measure", "train", "interpolants", "discrete", "edit", "tune", "zoo", "listing", "cli",
 ]  # fmt: skip
 
 
