@@ -15,7 +15,8 @@ FILES = sorted(SOURCE.rglob("*.py"))
 ROOMS = [
     "errors", "headers", "catalog", "processes", "predictions", "fitting", "grids", "denoisers", "solvers",
     "learning", "sampling", "starts", "running", "clock", "acceleration", "following", "guidance", "caches",
-    "quantize", "compiling", "bridge", "recipe", "measure", "train", "interpolants", "discrete", "edit", "tune", "zoo", "listing", "cli",
+    "quantize", "compiling", "bridge", "recipe",
+    "measure", "train", "interpolants", "discrete", "edit", "tune", "zoo", "listing", "cli",
 ]  # fmt: skip
 
 
