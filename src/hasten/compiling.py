@@ -25,8 +25,7 @@ class Compiler(Acceleration):
     """A change to how the network's code is run."""
 
     before = tuple(cls.name for family in (GUIDANCES, CACHES, QUANTIZERS) for cls in family)
-    last = True
-    exact = True
+    innermost = True
 
 
 COMPILERS: Family[Compiler] = Family("compile", Compiler)
