@@ -14,6 +14,7 @@ gate and forecaster, there too), "steps" (no cache: the best solvers and grids, 
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import time
 from collections.abc import Callable, Iterator
@@ -59,10 +60,11 @@ def problem_of(model: str, images: int) -> Problem:
     return Problem(pipe, {"confirm": samples["confirm"], SPLIT: to_fit(samples["search"], 16)}, batch=8)
 
 
-def field(problem: Problem, only: tuple[str, ...] = ("",)) -> tuple[list[Contender], dict[str, str]]:
-    """Everybody who takes part, and why others do not. only: what their labels begin with."""
-    fitted, found, missing = Fitter(problem), [], {}
+def field(problem: Problem, only: tuple[str, ...] = ("",)) -> tuple[list[Contender], dict[str, str], set[str]]:
+    """Everybody who takes part, why others do not, and all labels there are. only: what labels begin with."""
+    fitted, found, missing, labels = Fitter(problem), [], {}, set()
     for label, group, spec in contenders.recipes(problem):
+        labels.add(label)
         if not label.startswith(only):
             continue
         try:
@@ -74,6 +76,7 @@ def field(problem: Problem, only: tuple[str, ...] = ("",)) -> tuple[list[Contend
             continue
         found.append(Contender(label, group, lambda recipe=recipe: problem.running(recipe)))
     for label, start in contenders.packages(problem).items():
+        labels.add(label)
         if not label.startswith(only):
             continue
         try:
@@ -83,14 +86,13 @@ def field(problem: Problem, only: tuple[str, ...] = ("",)) -> tuple[list[Contend
             missing[label] = f"{type(error).__name__}: {error}"
             continue
         found.append(Contender(label, "peer", start))
-    return found, missing
+    return found, missing, labels
 
 
 def draw(problem: Problem, one: Contender) -> Pictures:
     samples = problem.samples["confirm"]
     with one.running() as run:
-        parts = [run(part) for part in samples.batches(problem.batch)]
-    return Pictures(torch.cat([p.images for p in parts]), torch.cat([p.latents for p in parts]))
+        return functools.reduce(Pictures.joined, map(run, samples.batches(problem.batch)))
 
 
 @contextmanager
@@ -269,15 +271,15 @@ def main() -> None:
     report: dict[str, Any] = {"what": __doc__.split("\n\n")[2], "models": old["models"]}
     for model in given.models:
         problem = problem_of(model, given.images)
-        chosen, missing = field(problem, tuple(given.only) or ("",))
+        chosen, missing, labels = field(problem, tuple(given.only) or ("",))
         found = measured(problem, chosen, missing, given.rounds, model)
         if given.only:  # the others stay as they were measured before
             before = report["models"].get(model, {"rows": [], "missing": {}})
-            mine = {row["label"] for row in found["rows"]} | missing.keys()
-            found["rows"] += [row for row in before["rows"] if row["label"] not in mine]
+            others = labels - {row["label"] for row in found["rows"]} - missing.keys()
+            found["rows"] += [row for row in before["rows"] if row["label"] in others]
             found["rows"].sort(key=lambda row: row["speed"][0])
             found["at speed"] = at_speeds(found["rows"])
-            missing |= {label: why for label, why in before["missing"].items() if label not in mine}
+            missing |= {label: why for label, why in before["missing"].items() if label in others}
         report["models"][model] = found | {"missing": missing, "threads": torch.get_num_threads()}
         save(report, given.out)
         plot(report, given.out.with_suffix(".png"))

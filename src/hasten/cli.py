@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import shlex
 import sys
 import traceback
@@ -303,7 +304,8 @@ def train(
 
 @contextlib.contextmanager
 def _without_chatter() -> Iterator[None]:
-    """Without the warnings of the libraries underneath."""
+    """Without the warnings of the libraries underneath, those of torch's own code if it is not loaded yet."""
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:

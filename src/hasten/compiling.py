@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -22,10 +22,11 @@ SHAPES = 64  # variants of one function (sizes, batch sizes) that are compiled b
 
 
 class Compiler(Acceleration):
-    """A change to how the network's code is run."""
+    """A change to how the network's code is run. prepares: whether that takes long for each new size of batch."""
 
     before = tuple(cls.name for family in (GUIDANCES, CACHES, QUANTIZERS) for cls in family)
     innermost = True
+    prepares: ClassVar[bool] = False
 
 
 COMPILERS: Family[Compiler] = Family("compile", Compiler)
@@ -69,6 +70,7 @@ class TorchCompile(Compiler):
         "PyTorch 2: Faster Machine Learning Through Dynamic Python Bytecode Transformation and Graph Compilation",
         2024, doi="10.1145/3620665.3640366",
     )  # fmt: skip
+    prepares = True
 
     def __post_init__(self) -> None:
         one_of("backend", self.backend, torch.compiler.list_backends(exclude_tags=()))

@@ -13,6 +13,7 @@ import torch
 
 from hasten.acceleration import Acceleration, network_of
 from hasten.caches import CACHES, Cache
+from hasten.catalog import Family
 from hasten.clock import scheduled
 from hasten.compiling import COMPILERS, Compiler
 from hasten.errors import HastenError, positive_int, unknown
@@ -23,6 +24,7 @@ from hasten.quantize import QUANTIZERS, Quantizer
 from hasten.solvers import SOLVERS, Solver
 
 VERSION = 1
+_METHODS: dict[str, Family[Any]] = {"solver": SOLVERS, "quantize": QUANTIZERS, "compile": COMPILERS}
 _RECIPE, _TENSORS = "recipe.json", "tensors.safetensors"
 
 
@@ -90,10 +92,10 @@ class Recipe(pydantic.BaseModel):
             raise HastenError(f"version: {value} is not known; this hasten reads recipes of version {VERSION}")
         return value
 
-    @pydantic.field_validator("solver", mode="before")
+    @pydantic.field_validator(*_METHODS, mode="before")
     @classmethod
-    def _solver(cls, value: Any) -> Solver:
-        return SOLVERS.build(value)
+    def _method(cls, value: Any, info: pydantic.ValidationInfo) -> Any:
+        return _METHODS[str(info.field_name)].build(value)
 
     @pydantic.field_validator("steps", mode="before")
     @classmethod
@@ -134,16 +136,6 @@ class Recipe(pydantic.BaseModel):
     def _caches(cls, value: Any) -> tuple[Cache, ...]:
         specs = value if isinstance(value, list | tuple) else [value]
         return tuple(CACHES.build(spec) for spec in specs)
-
-    @pydantic.field_validator("quantize", mode="before")
-    @classmethod
-    def _quantize(cls, value: Any) -> Quantizer:
-        return QUANTIZERS.build(value)
-
-    @pydantic.field_validator("compile", mode="before")
-    @classmethod
-    def _compile(cls, value: Any) -> Compiler:
-        return COMPILERS.build(value)
 
     @pydantic.model_validator(mode="after")
     def _agrees(self) -> Recipe:

@@ -163,7 +163,7 @@ def ablate(
     speeds = _timed(problem, chosen.recipe, [one for one, _ in drawn], repeats)
     rows = []
     for one, made in drawn:
-        macs = problem.cost(one.without).macs / chosen.confirmed.cost.macs
+        macs = problem.work(one.without)[1] / chosen.confirmed.cost.macs
         rows.append(Contribution(one, speeds[one.name], macs, *_drift(made, base, default)))
     return Ablation(speeds[WHOLE], rows, refused)
 

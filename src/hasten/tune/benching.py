@@ -53,17 +53,14 @@ def bench(
     measured again. The rest is as in `tune`.
     Raises HastenError for impossible input, before anything is run.
     """
-    from hasten.recipe import Recipe
     from hasten.tune.peers import chosen
     from hasten.tune.peers import pythons as read
     from hasten.tune.peers.contest import Contest
-    from hasten.tune.result import Finalist
     from hasten.tune.samples import SPLITS, choose, known_prompts
-    from hasten.tune.tuning import _check, _letter, _writable
+    from hasten.tune.tuning import _check, _writable, named
 
     limit, peers, elsewhere = Budget.of(budget), chosen(against), read(pythons)
-    by_name = recipes if isinstance(recipes, Mapping) else {_letter(i): recipe for i, recipe in enumerate(recipes)}
-    given = [Finalist(name, Recipe.of(recipe)) for name, recipe in by_name.items()]
+    given = named(recipes)
     _check(minutes, None, finalists, samples)
     drawn = choose(known_prompts(pipe) if prompts is None else prompts, dict(zip(SPLITS, samples)), seed)
     contest = Contest(pipe, drawn, batch=batch, call=call)
@@ -71,7 +68,8 @@ def bench(
         with contest.running(finalist.recipe):
             pass
     folder = None if out is None else _writable(Path(out))
-    typed = command or f"hasten.tune.bench(pipe, {[peer.name for peer in peers]}, {list(by_name)}, seed={seed})"
+    names = [[one.name for one in some] for some in (peers, given)]
+    typed = command or f"hasten.tune.bench(pipe, {names[0]}, {names[1]}, seed={seed})"
     job = _Bench(contest, peers, elsewhere, limit, minutes * 60, finalists, progress)
     with job:
         result = job.run(given, seed, typed)

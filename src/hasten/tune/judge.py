@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -40,8 +39,9 @@ class Judge:
 
     def __init__(self, problem: Problem, yardstick: Yardstick, budget: Budget, split: str = "search") -> None:
         self.problem, self.split, self.budget = problem, split, budget
-        self.reference, self.pictures = yardstick.reference(split), yardstick.default(split)
-        self.default_drift = compared(self.pictures, self.reference)
+        self.reference, default, first = yardstick.reference(split), yardstick.default(split), slice(problem.batch)
+        self.default_drift = compared(default, self.reference)
+        self.first_drift = compared(default[first], self.reference[first])
         self.default = score(self.default_drift, self.default_drift, speed=1.0)
         self.caution = caution(self.default_drift) if budget.metric == "drift" else MARGIN
         self.clock = Clock(problem)
@@ -66,15 +66,15 @@ class Judge:
         memory = self.problem.memory(recipe) if self.budget.memory is not None else 0
         return Verdict(replace(known, speed=speed, memory=memory), calls)
 
-    def paying(self, runs: Iterable[str]) -> list[str]:
-        """Which ways to run the network's code (labels of `RUNS`) make the default faster here."""
-        return [run for run in runs if self.clock(Recipe(**RUNS[run]), steps=self.clock.short)[0] >= WORTH]
+    def pays(self, run: str) -> bool:
+        """Whether a way to run the network's code (a label of `RUNS`) makes the default faster here."""
+        return self.clock(Recipe(**RUNS[run]), steps=self.clock.short)[0] >= WORTH
 
     def _score(self, made: Pictures) -> Score:
-        """Of the first samples, against the default on the same; fast beyond measure as long as nobody timed it."""
-        rows = slice(len(made.images))
-        default = compared(self.pictures[rows], self.reference[rows])
-        return score(compared(made, self.reference[rows]), default, math.inf)
+        """Of the first batch or of all, against the default on the same; fast beyond measure, as nobody timed it."""
+        count = len(made.images)
+        default = self.default_drift if count == len(self.reference.images) else self.first_drift
+        return score(compared(made, self.reference[:count]), default, math.inf)
 
     def _hopeless(self, made: Pictures) -> bool:
         excess = self.budget.excess(self._score(made), self.default)

@@ -142,14 +142,14 @@ class Problem:
             yield Runner(fast, call)
 
     def draw(self, recipe: Recipe | None, samples: Samples, ticks: Ticks = lambda count: None) -> Pictures:
-        """The samples by a recipe (None: by the default), `batch` at a time; one at a time where it compiles.
+        """The samples by a recipe (None: by the default), `batch` at a time; one at a time where it prepares for that.
 
-        What is compiled is so for one size of batch: the one that is timed.
+        Compiling takes long for each size of batch, and the one that is timed is one.
         """
         parts: list[Pictures] = []
         with self.running(recipe) as run:
-            compiled = isinstance(recipe, Recipe) and recipe.compile is not None
-            for part in samples.batches(1 if compiled else self.batch):
+            alone = isinstance(recipe, Recipe) and recipe.compile is not None and recipe.compile.prepares
+            for part in samples.batches(1 if alone else self.batch):
                 parts.append(run(part))
                 ticks(len(part))
         return functools.reduce(Pictures.joined, parts)
@@ -161,11 +161,16 @@ class Problem:
 
     def cost(self, recipe: Recipe | None) -> Cost:
         """What one image costs, without a clock."""
+        calls, macs = self.work(recipe)
+        return Cost(calls, macs, self.memory(recipe))
+
+    def work(self, recipe: Recipe | None) -> tuple[int, int]:
+        """Network calls and multiply-adds of one image."""
         from hasten.measure import count_calls, macs
 
         with self.running(recipe) as run, count_calls(run.network) as seen:
             total = macs(lambda: run(self.single))
-        return Cost(seen.calls, total, self.memory(recipe))
+        return seen.calls, total
 
     def memory(self, recipe: Recipe | None) -> int:
         """Bytes of the pipeline's weights and of the tensors that one image takes at its worst moment."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import json
 import math
-import os
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -53,13 +52,15 @@ class Search:
             self._begin()
 
     @classmethod
-    def join(cls, space: Space, budget: Budget, seed: int, folder: Path) -> Search:
-        """The search that somebody else has begun in a folder and is at."""
+    def join(cls, space: Space, budget: Budget, seed: int, folder: Path, number: int) -> Search:
+        """The search that somebody else has begun in a folder and is at. number: which helper this is, from 1."""
         search = cls.__new__(cls)
-        search._open(space, budget, seed, folder, resume=True)
+        search._open(space, budget, seed, folder, resume=True, number=number)
         return search
 
-    def _open(self, space: Space, budget: Budget, seed: int, folder: Path | None, resume: bool) -> None:
+    def _open(
+        self, space: Space, budget: Budget, seed: int, folder: Path | None, resume: bool, number: int = 0
+    ) -> None:
         from optuna.samplers import TPESampler
 
         self.space, self.budget = space, budget
@@ -68,7 +69,7 @@ class Search:
             before = len(self.study.get_trials(deepcopy=False))
             self.study.sampler = TPESampler(
                 multivariate=True, group=True, n_startup_trials=STARTUP, constant_liar=True,
-                seed=seed + 1_000_003 * before + (os.getpid() if resume and before else 0),
+                seed=seed + 1_000_003 * before + 10_007 * number,
             )  # fmt: skip
 
     @property

@@ -9,10 +9,8 @@ from typing import Any
 from hasten.acceleration import network_of
 from hasten.caches import CACHES
 from hasten.catalog import Family, Span
-from hasten.compiling import COMPILERS
 from hasten.errors import HastenError
 from hasten.guidance import GUIDANCES
-from hasten.quantize import QUANTIZERS
 from hasten.recipe import Recipe
 from hasten.solvers import SOLVERS
 from hasten.tune.problem import Problem
@@ -201,10 +199,9 @@ def _accepts(cls: Any, fields: dict[str, Any], network: Any) -> bool:
 
 def _runs(label: str, network: Any) -> bool:
     """Whether a network can be run so."""
-    families = {"quantize": QUANTIZERS, "compile": COMPILERS}
     try:
-        for field, spec in RUNS[label].items():
-            families[field].build(spec).check(network)
+        for acceleration in Recipe(**RUNS[label]).accelerations:
+            acceleration.check(network)
     except HastenError:
         return False
     return True

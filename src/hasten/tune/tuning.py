@@ -53,8 +53,8 @@ def tune(
     {"search": [...], "confirm": [...]}; the model's own captions or everyday prompts if None. budget: see
     `Budget.of`. minutes: for everything, above 0; the search gets at least a third of them and tries at least
     three recipes, so a slow model takes longer. seed: of the search and of the samples. out: a folder for
-    recipe.json, front.json, report.html and the search itself; nothing is written if None. resume: go on with
-    the search in `out`.
+    recipe.json, front.json, report.html, report.md and the search itself; nothing is written if None. resume: go
+    on with the search in `out`.
     trials: at most so many proposals in all. samples: how many images to search and to confirm with. batch: how
     many run at once; solvers are fitted on twice as many, in one batch. finalists: how many recipes are confirmed.
     call: what every call of the pipeline gets besides (height=..., num_inference_steps=... for another default).
@@ -103,17 +103,14 @@ def compare(
     rest is as in `tune`. Raises HastenError for a recipe that is wrong or does not suit the model, before
     anything is run.
     """
-    from hasten.recipe import Recipe
     from hasten.tune import facts
     from hasten.tune.problem import Problem
     from hasten.tune.progress import Display
     from hasten.tune.reference import Yardstick
-    from hasten.tune.result import Finalist
     from hasten.tune.samples import choose, known_prompts
 
     limit = Budget.of(budget)
-    by_name = recipes if isinstance(recipes, Mapping) else {_letter(i): recipe for i, recipe in enumerate(recipes)}
-    given = [Finalist(name, Recipe.of(recipe)) for name, recipe in by_name.items()]
+    given = named(recipes)
     if not given:
         raise HastenError("recipes: there are none; give at least one")
     _check(1.0, None, 1, (2, samples))
@@ -124,7 +121,7 @@ def compare(
             pass
     folder = None if out is None else _writable(Path(out))
     yardstick = Yardstick(problem)
-    typed = command or f"hasten.tune.compare(pipe, {list(by_name)}, seed={seed})"
+    typed = command or f"hasten.tune.compare(pipe, {[one.name for one in given]}, seed={seed})"
     result = _confirmed(problem, yardstick, given, limit, Display(progress))
     result.facts = facts.gather(problem, yardstick, seed, typed)
     if folder is not None:
@@ -217,7 +214,7 @@ class _Job:
             with self.display.stage("ways to run the network", len(self._runs())) as advance:
                 runs = []
                 for run in self._runs():
-                    runs += judge.paying([run])
+                    runs += [run] if judge.pays(run) else []
                     advance(1)
         except KeyboardInterrupt:
             return False
@@ -228,9 +225,11 @@ class _Job:
 
     def _runs(self) -> list[str]:
         """What is tried of the ways to run the network's code: compiling only where there is time for it."""
+        from hasten.recipe import Recipe
         from hasten.tune.space import RUNS
 
-        return [run for run in self.space.runs if self.seconds >= COMPILING or "torch-compile" not in str(RUNS[run])]
+        compilers = {run: Recipe(**RUNS[run]).compile for run in self.space.runs}
+        return [run for run, by in compilers.items() if self.seconds >= COMPILING or not (by and by.prepares)]
 
     def _reserve(self, judge: Judge) -> float:
         """Seconds that ways to run the network, and confirming, will take."""
@@ -310,6 +309,15 @@ def _writable(folder: Path) -> Path:
     except OSError as error:
         raise HastenError(f"out: cannot write to {folder}: {error.strerror or error}") from None
     return folder
+
+
+def named(recipes: Mapping[str, Any] | Sequence[Any]) -> list[Finalist]:
+    """Given recipes by their names, or by letters where they have none. Raises HastenError for one that is wrong."""
+    from hasten.recipe import Recipe
+    from hasten.tune.result import Finalist
+
+    by_name = recipes if isinstance(recipes, Mapping) else {_letter(i): recipe for i, recipe in enumerate(recipes)}
+    return [Finalist(name, Recipe.of(recipe)) for name, recipe in by_name.items()]
 
 
 def _letter(index: int) -> str:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -17,7 +16,10 @@ from hasten.tune.samples import Samples, loadable
 
 @dataclass(frozen=True)
 class Task:
-    """What a helper has to know. until: seconds since 1970. most: proposals in all. threads: that torch may use."""
+    """What a helper has to know.
+
+    until: seconds since 1970. most: proposals in all. threads: that torch may use. number: which helper it is, from 1.
+    """
 
     source: str
     samples: Mapping[str, Samples]
@@ -29,6 +31,7 @@ class Task:
     until: float
     most: int | None
     threads: int
+    number: int = 1
 
 
 class Helper(Protocol):
@@ -59,7 +62,7 @@ def work(task: Task) -> None:
     problem = Problem(load(task.source), task.samples, batch=task.batch, call=task.call)
     budget = Budget.of(task.budget)
     judge = Judge(problem, Yardstick(problem, task.folder / YARDSTICK), budget)
-    search = Search.join(Space.of(problem), budget, task.seed, task.folder)
+    search = Search.join(Space.of(problem), budget, task.seed, task.folder, task.number)
     search.run(judge, time.monotonic() + task.until - time.time(), task.most)
 
 
@@ -95,7 +98,7 @@ def helped(
         loadable(problem.pipe), problem.samples, problem.batch, problem.call, budget, seed, folder,
         time.time() + until - time.monotonic(), most, share,
     )  # fmt: skip
-    helpers = [start(task) for _ in range(count)]
+    helpers = [start(replace(task, number=number)) for number in range(1, count + 1)]
     failures: list[str] = []
     torch.set_num_threads(share)
     try:
@@ -115,15 +118,8 @@ class _Process:
 
         context = multiprocessing.get_context("spawn")
         self.ours, theirs = context.Pipe(duplex=False)
-        before = os.environ.get("OMP_NUM_THREADS")
-        os.environ["OMP_NUM_THREADS"] = str(task.threads)
-        try:
-            self.process = context.Process(target=_report, args=(task, theirs), daemon=True)
-            self.process.start()
-        finally:
-            os.environ.pop("OMP_NUM_THREADS")
-            if before is not None:
-                os.environ["OMP_NUM_THREADS"] = before
+        self.process = context.Process(target=_report, args=(task, theirs), daemon=True)
+        self.process.start()
         theirs.close()
 
     def wait(self) -> str | None:

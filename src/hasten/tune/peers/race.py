@@ -56,10 +56,10 @@ class Scout:
         first = self.contest.draw(setting, self.samples[:SCREEN])  # type: ignore[arg-type]
         if self.budget.metric == "drift" and self._drift(first) > HOPELESS * self.budget.limit:
             raise Hopeless("drift: much above the budget on the first samples")
-        made = [first]
+        made = first
         if len(self.samples) > SCREEN:
-            made.append(self.contest.draw(setting, self.samples[SCREEN:]))  # type: ignore[arg-type]
-        found = compared(joined(made), self.reference)
+            made = first.joined(self.contest.draw(setting, self.samples[SCREEN:]))  # type: ignore[arg-type]
+        found = compared(made, self.reference)
         near = self.budget.metric != "drift" or score(found, self.default_drift, 1.0).drift < NEAR * self.budget.limit
         speed, calls = self._timed(setting, 2 if near else 1)
         return score(found, self.default_drift, speed), calls
@@ -192,13 +192,6 @@ class Racer:
                 raise
             race.refused[str(setting)] = " ".join(str(error).split()) or type(error).__name__
         return None
-
-
-def joined(parts: Sequence[Pictures]) -> Pictures:
-    """Pictures of some samples after those of others."""
-    import torch
-
-    return Pictures(torch.cat([p.images for p in parts]), torch.cat([p.latents for p in parts]))
 
 
 def _setting(trial: Trial) -> Setting:
