@@ -509,6 +509,9 @@ def test_a_judge_looks_at_all_samples_only_where_there_is_hope(monkeypatch: pyte
     assert good.complete and drawn == [2, 4]
     made = original(task, Recipe(solver="unipc", steps=12, grid="logsnr"), task.samples["search"])
     whole = judge.compared(made, found.reference)
+    default = judge.compared(original(task, None, task.samples["search"]), found.reference)
+    ours, theirs = (float(np.median(x.samples["latent_rmse"])) for x in (whole, default))
+    assert good.score.drift == pytest.approx(ours / theirs, rel=1e-5)
     assert good.score.medians["latent_rmse"] == pytest.approx(float(np.median(whole.samples["latent_rmse"])), rel=1e-5)
     drawn.clear()
     bad = found(Recipe(steps=1))

@@ -31,7 +31,6 @@ class Acceleration(ABC):
     before: names of accelerations that must be applied earlier than this one if both are (outermost first).
     conflicts: names of those that cannot be in the same recipe. off: settings that change nothing at all.
     tried: what a search tries for each setting (a Span, a list, or a family of parts); None leaves the method alone.
-    innermost: whether nothing can be applied inside it.
     """
 
     name: ClassVar[str]
@@ -40,7 +39,6 @@ class Acceleration(ABC):
     conflicts: ClassVar[tuple[str, ...]] = ()
     off: ClassVar[Mapping[str, Any]] = {}
     tried: ClassVar[Mapping[str, Any] | None] = None
-    innermost: ClassVar[bool] = False
 
     @abstractmethod
     def check(self, network: nn.Module) -> None:
@@ -82,7 +80,7 @@ class Acceleration(ABC):
             raise HastenError(f"{self.name}: is applied to this pipeline already; leave that context first")
         if other.name in self.conflicts or self.name in other.conflicts:
             raise HastenError(f"{self.name}: cannot work together with {other.name!r}; keep one of them")
-        if other.innermost or self.name in other.before:
+        if self.name in other.before:
             raise HastenError(f"{self.name}: must be applied before {other.name!r}; swap the two")
 
 

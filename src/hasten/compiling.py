@@ -25,7 +25,6 @@ class Compiler(Acceleration):
     """A change to how the network's code is run. prepares: whether that takes long for each new size of batch."""
 
     before = tuple(cls.name for family in (GUIDANCES, CACHES, QUANTIZERS) for cls in family)
-    innermost = True
     prepares: ClassVar[bool] = False
 
 
