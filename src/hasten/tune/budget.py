@@ -136,5 +136,5 @@ def _memory(text: str) -> int:
     """Bytes of "memory<=500MB"."""
     found = _MEMORY.fullmatch(text)
     if found is None:
-        raise HastenError(f"budget: {text!r} is not understood; what follows a comma is memory<=500MB (or GB)")
+        raise HastenError(f"budget: {text!r} is not understood; write memory<=500MB, or GB")
     return round(_limit(text, found["amount"], math.inf) * MB * (1000 if found["unit"] == "gb" else 1))
