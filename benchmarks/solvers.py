@@ -212,7 +212,7 @@ def plot(report: dict[str, Any], file: Path) -> None:
     figure, axes = plt.subplots(1, len(report["cases"]), figsize=(5.2 * len(report["cases"]), 4.4), squeeze=False)
     for axis, (name, case) in zip(axes[0], report["cases"].items()):
         lines: dict[str, dict[int, float]] = {}
-        for nfe, rows in case["nfe"].items():
+        for nfe, rows in sorted(case["nfe"].items(), key=lambda item: int(item[0])):
             for row in rows:
                 if "rmse" in row:
                     lines.setdefault(row["family"], {})[int(nfe)] = row["rmse"][0]

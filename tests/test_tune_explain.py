@@ -19,6 +19,7 @@ from hasten.recipe import Recipe
 from hasten.tune import ablation as room
 from hasten.tune.ablation import Ablation, Contribution, Ingredient, ablate, ingredients
 from hasten.tune.breakdown import REST, Stopwatch, break_down, watched
+from hasten.tune.budget import Score
 from hasten.tune.confirm import SPLIT, baseline
 from hasten.tune.problem import Pictures, Problem
 from hasten.tune.reference import Yardstick
@@ -221,3 +222,14 @@ def test_fitted_numbers_are_cut_short_for_the_page(done: Any, tmp_path: Any) -> 
     assert kept["statistics"] == {"tensor": [3, 4]}
     assert Recipe.load(tmp_path / "recipe.json").to_dict()["solver"]["statistics"].equal(statistics)
     assert "12 fitted numbers" in (tmp_path / "report.html").read_text()
+
+
+def test_search_and_confirmation_agree_where_their_intervals_overlap() -> None:
+    def finalist(searched: tuple[float, float, float], confirmed: tuple[float, float, float]) -> Any:
+        value, *interval = searched
+        seen = Score(value, 0.0, 2.0, {}, interval=interval)
+        return SimpleNamespace(searched=seen, confirmed=SimpleNamespace(drift=Estimate(*confirmed, n=32)))
+
+    front = [finalist((0.1, 0.05, 0.4), (0.4, 0.4, 0.9)), finalist((0.1, 0.05, 0.3), (0.4, 0.31, 0.9))]
+    told = flattery(SimpleNamespace(front=front))  # type: ignore[arg-type]
+    assert "4.00 times" in told and "overlap for 1 of 2" in told

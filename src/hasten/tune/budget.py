@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from hasten.errors import HastenError
@@ -23,9 +23,9 @@ class Score:
     """What a budget looks at, of one recipe over one set of samples.
 
     drift: median latent RMSE against the reference, relative to the default's (1 is as far away as the
-    default). flips: share of samples that landed nearer to another reference. speed: the default's time over
-    the recipe's. medians: metric -> median over the samples. memory: bytes that the pipeline's weights and one
-    image take, 0 if nobody measured them.
+    default), interval: its bounds, or None where there are none. flips: share of samples that landed nearer to
+    another reference. speed: the default's time over the recipe's. medians: metric -> median over the samples.
+    memory: bytes that the pipeline's weights and one image take, 0 if nobody measured them.
     """
 
     drift: float
@@ -33,6 +33,7 @@ class Score:
     speed: float
     medians: Mapping[str, float]
     memory: int = 0
+    interval: Sequence[float] | None = None
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from hasten.measure import Drift, bootstrap, count_calls, drift, timed_ratio
+from hasten.measure import Drift, bootstrap, count_calls, drift, relative, timed_ratio
 from hasten.recipe import Recipe
 from hasten.tune.budget import Budget, Score
 from hasten.tune.fit import Fitter
@@ -18,6 +18,7 @@ from hasten.tune.space import RUNS
 
 MARGIN = 0.1
 HOPELESS = 2.0  # times the budget by which a recipe passes it on the first batch, and is not looked at further
+INFINITE = 1e12  # the drift of anything over an exact default's, as a number that can be stored
 WORTH = 1.05  # speed-up for which a way to run the network's code pays
 
 
@@ -131,6 +132,7 @@ def compared(made: Pictures, reference: Pictures) -> Drift:
 def score(made: Drift, default: Drift, speed: float) -> Score:
     """What a budget looks at. Without other references to land on there are no flips."""
     medians = {name: float(np.median(values)) for name, values in made.samples.items()}
-    ours, theirs = medians["latent_rmse"], float(np.median(default.samples["latent_rmse"]))
-    ratio = 1.0 if ours == theirs else ours / max(theirs, 1e-12)
-    return Score(ratio, float(made.flipped.mean()) if len(made.flipped) else 0.0, speed, medians)
+    flips = float(made.flipped.mean()) if len(made.flipped) else 0.0
+    found = relative(made, default, "latent_rmse")
+    interval = (found.low, found.high) if math.isfinite(found.high) else None
+    return Score(min(found.value, INFINITE), flips, speed, medians, interval=interval)
