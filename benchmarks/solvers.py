@@ -7,7 +7,8 @@ guidance 7.5; emoji-flux. All start from the same noise and are held against the
 root mean square error over samples, median, 95th percentile, and the share of flips (samples nearer to another mode
 or reference than to their own). Whoever can be set up in several ways (times, orders, fits) chooses on noises (and
 prompts) of its own; what is reported comes from others. What hasten fits, it fits on those it chooses with. On
-networks the candidates of a family are compared on a few rows first, and the best of them on all.
+networks the candidates of a family are compared on a few rows first, and the best of them on all; with --shortlist
+only those that were the best of their family at another number of evaluations (and whatever is fitted).
 """
 
 from __future__ import annotations
@@ -239,6 +240,7 @@ def main() -> None:
     parser.add_argument("--cases", nargs="+", default=list(CASES), choices=list(CASES))
     parser.add_argument("--nfe", nargs="+", type=int, default=list(NFE))
     parser.add_argument("--count", type=int, help="samples to choose by, and to report on")
+    parser.add_argument("--shortlist", action="store_true", help="only what was the best of its family before")
     parser.add_argument("--threads", type=int)
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "solvers.json")
     given = parser.parse_args()
@@ -254,7 +256,11 @@ def main() -> None:
         kept = report["cases"].setdefault(name, {"nfe": {}, "best": {}})
         kept |= {"samples": kept.get("samples", {}), "settled": case.settled, "missing": missing}
         for nfe in given.nfe:
-            candidates = [*ours(case, nfe), *fitted(case, nfe), *theirs(case, nfe, peers)]
+            candidates = [*ours(case, nfe), *theirs(case, nfe, peers)]
+            if given.shortlist:
+                known = {(row["family"], row["label"]) for rows in kept["nfe"].values() for row in rows}
+                candidates = [one for one in candidates if (one.family, one.label.strip()) in known]
+            candidates += fitted(case, nfe)
             rows = measured(case, candidates, f"{name}, {nfe} evaluations, {len(candidates)} candidates")
             kept["nfe"][str(nfe)], kept["best"][str(nfe)] = rows, compared(rows)
             kept["samples"][str(nfe)] = len(case.noises["report"])

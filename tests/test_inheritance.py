@@ -11,11 +11,12 @@ from tiny import randn, unet
 
 from hasten import sample
 from hasten.bridge import SolverScheduler
-from hasten.caches import CACHES, DeepCache, FasterDiffusion, FeatureInheritance
+from hasten.caches import CACHES, DeepCache, FasterDiffusion, FeatureInheritance, TokenMerging
 from hasten.caches.pieces import pieces_of
 from hasten.denoisers import Denoiser
 from hasten.errors import HastenError, UnsupportedModel
 from hasten.following import AcceleratedDenoiser
+from hasten.guidance import DifferenceReuse
 from hasten.processes import VariancePreserving
 from hasten.recipe import ordered
 from hasten.running import Run
@@ -90,6 +91,49 @@ def test_the_serial_form_written_by_hand(scheduler):
     assert (got - x).abs().max() < 1e-5 * x.abs().max()
     with FasterDiffusion(keys=(0, 1, 3), injection=0.0).applied(pipe):
         assert (call(pipe, steps=8, guidance_scale=1.0) - x).abs().max() > 1e-2
+
+
+@pytest.mark.parametrize("scheduler", ["DDIMScheduler", "EulerDiscreteScheduler", "DPMSolverMultistepScheduler"])
+@pytest.mark.parametrize(("kind", "scale"), [("sd", 1.0), ("sd", 4.0), ("controlnet", 4.0), ("img2img", 4.0)])
+@torch.no_grad()
+def test_decoders_in_parallel_are_the_serial_form(kind, scale, scheduler):
+    pipe = make(kind, torch.float64)
+    pipe.scheduler = getattr(diffusers, scheduler).from_config(pipe.scheduler.config)
+    more = {"guidance_scale": scale}
+    if kind == "controlnet":  # it is felt at every step when serial, at key steps in parallel
+        more["controlnet_conditioning_scale"] = 0.0
+    ways, images = {}, {}
+    for parallel in (1, 3, 8):
+        ways[parallel] = 0
+        with FasterDiffusion(keys=(0, 1, 5), injection=0.02, parallel=parallel).applied(pipe):
+            up = pipe.unet.up_blocks[0]
+
+            def count(*_, parallel=parallel):
+                ways[parallel] += 1
+
+            up.register_forward_hook(count)
+            images[parallel] = call(pipe, prompts=2, steps=10, **more)
+    for parallel in (3, 8):
+        assert (images[parallel] - images[1]).abs().max() < 1e-8 * images[1].abs().max()
+    if kind != "img2img":
+        assert ways == {1: 10, 3: 5, 8: 3}  # 1 step, 4 in two calls or one, 5 likewise
+
+
+@torch.no_grad()
+def test_decoders_in_parallel_where_they_cannot_be():
+    pipe = make("sd")
+    plain = call(pipe, steps=6)
+    with FasterDiffusion(keys=1, injection=0.0, parallel=4).applied(pipe):
+        assert torch.equal(call(pipe, steps=6), plain)
+    for scheduler in (diffusers.HeunDiscreteScheduler, SolverScheduler):
+        more = {"solver": "heun"} if scheduler is SolverScheduler else {}
+        pipe.scheduler = scheduler.from_config(pipe.scheduler.config, **more)
+        with FasterDiffusion(keys=2, parallel=4).applied(pipe), pytest.raises(HastenError, match="parallel: needs"):
+            call(pipe, steps=6)
+    with FasterDiffusion(parallel=2).applied(pipe), pytest.raises(HastenError, match="keep one of them"):
+        TokenMerging().applied(pipe).__enter__()
+    with DifferenceReuse().applied(pipe), pytest.raises(HastenError, match="keep one of them"):
+        FasterDiffusion(parallel=2).applied(pipe).__enter__()
 
 
 def test_noise_is_put_in_below_half_of_the_schedule_only():

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -83,6 +84,7 @@ def clocked_copy(scheduler: Any) -> Any:
         nonlocal first
         first = index
         run.steps = -(-(len(numbers) - first) // stages)
+        run.times = tuple(map(float, process.from_network_time(np.array(numbers[first:])))) if stages == 1 else ()
         ask(0)
 
     def ask(index: int) -> None:

@@ -58,7 +58,8 @@ class Run:
 
     number: which generation this is; everything remembered from another number is stale. step, steps,
     stage, time: the query being answered, counted from the first executed step. call: how many times the
-    network has been called for this query (guidance in two calls makes two). images: rows of the state,
+    network has been called for this query (guidance in two calls makes two). times: of the steps, where each
+    asks the network once at a time that is known beforehand; else empty. images: rows of the state,
     without the branches of guidance; None until known. expected: how many images a generation will have,
     where whoever starts it says so. process: of the scheduler. reading: what the network's output means.
     past: the answers of the last `PAST` steps, oldest first. edits: what accelerations do to the states that
@@ -79,6 +80,7 @@ class Run:
     steps: int = 0
     stage: int = 0
     time: float = 0.0
+    times: tuple[float, ...] = ()
     call: int = 0
     images: int | None = None
     expected: int | None = None
@@ -93,7 +95,7 @@ class Run:
     def begin(self, steps: int) -> None:
         """A new generation of `steps` steps starts."""
         self.number += 1
-        self.steps, self.images, self.expected = steps, self.expected, None
+        self.steps, self.times, self.images, self.expected = steps, (), self.expected, None
         for kept in (self.past, self.shown, self.notes, self._paths):
             kept.clear()
         self.ask(0, self.process.t_max)

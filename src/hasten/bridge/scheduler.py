@@ -251,6 +251,7 @@ class SolverScheduler(SchedulerMixin, ConfigMixin):
                 )
         self._position = index
         self.run.follow(tail[0])
+        self.run.times = tuple(query.t for query in tail) if self.solver.evaluations == 1 else ()
 
     def _start(self, timestep: Any, sample: Tensor, extras: Mapping[str, Any]) -> None:
         if not self._queries:
