@@ -76,10 +76,9 @@ def ground() -> Any:
 def measured(ground: Any, recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> Ablation:
     """An ablation whose clock counts multiply-adds."""
 
-    def timed(problem: Problem, recipe: Recipe, parts: Any, repeats: int) -> dict[str, Estimate]:
+    def timed(problem: Problem, recipe: Recipe | None, others: Any, repeats: int) -> dict[str, Estimate]:
         own = problem.cost(recipe).macs
-        others = {room.WHOLE: None} | {part.name: part.without for part in parts}
-        found = {name: problem.cost(other).macs / own for name, other in others.items()}
+        found = {name: own / problem.cost(other).macs for name, other in others.items()}
         return {name: Estimate(value, value, value, repeats) for name, value in found.items()}
 
     made, base, default = ground
@@ -93,9 +92,12 @@ def test_contributions_make_up_the_whole(ground: Any, monkeypatch: pytest.Monkey
     found = measured(ground, recipe, monkeypatch)
     rows = {row.ingredient.name: row for row in found.rows}
     assert list(rows) == ["fewer steps", "solver", "interval", "deepcache"] and not found.refused
-    assert all(row.speed.value == pytest.approx(row.macs) for row in found.rows)
+    assert all(row.last.value == pytest.approx(row.macs) for row in found.rows)
+    assert rows["solver"].first is None and rows["solver"].speed == rows["solver"].last
+    assert rows["deepcache"].first is not None and rows["deepcache"].first.value > rows["deepcache"].last.value
     assert rows["fewer steps"].macs > 1.8 and rows["deepcache"].macs > 1.05 and rows["interval"].macs >= 1
-    assert found.closure == pytest.approx(1, abs=0.15)
+    lasts = math.log(math.prod(row.last.value for row in found.rows if row.ingredient.factor))
+    assert abs(found.closure - 1) < min(0.1, abs(lasts / math.log(found.whole.value) - 1)), "nearer than the last alone"
     assert found.closure == pytest.approx(math.log(found.product) / math.log(found.whole.value))
     assert all(row.drift and row.drift.n == 2 and row.flips for row in found.rows)
     written = json.loads(json.dumps(found.to_json()))
@@ -127,6 +129,19 @@ def test_what_diverges_or_is_refused_without_an_ingredient_is_told(
     rows = {row.ingredient.name: row for row in found.rows}
     assert rows["interval"].drift is None and rows["interval"].flips is None
     assert found.refused == {"deepcache": "deepcache: is needed here"} and "deepcache" not in rows
+
+
+def test_pairs_of_ingredients_that_hinder_each_other_make_up_the_whole() -> None:
+    """ln T = -(a + b + c) + ab + ac + bc parts: each comes first with its own, last with its own less the pairs'."""
+    own, pairs = {"a": 1.0, "b": 0.7, "c": 0.4}, {"ab": -0.3, "ac": -0.1, "bc": 0.2}
+    rows = []
+    for name, log in own.items():
+        last = log + sum(value for pair, value in pairs.items() if name in pair)
+        first, last = (Estimate(math.exp(x), math.exp(x - 0.1), math.exp(x + 0.1), 5) for x in (log, last))
+        rows.append(Contribution(Ingredient(name, Recipe()), last, 1.0, None, None, first))
+    whole = math.exp(sum(own.values()) + sum(pairs.values()))
+    found = Ablation(Estimate(whole, whole, whole, 5), rows)
+    assert found.closure == pytest.approx(1) and found.rows[0].speed.high == pytest.approx(math.exp(0.8 + 0.1))
 
 
 def test_the_closing_line_is_honest() -> None:

@@ -1,9 +1,10 @@
-"""What each ingredient of a recipe contributes: the recipe without it, on the confirm samples."""
+"""What each ingredient of a recipe contributes: the recipe without it, and the default with it alone."""
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -25,31 +26,50 @@ CLOSED = 0.15  # how far the parts may sum from the whole
 
 @dataclass(frozen=True)
 class Ingredient:
-    """A part of a recipe, and the recipe without it. factor: whether its speed-up is a factor of the whole's."""
+    """A part of a recipe: the recipe without it, and one that holds nothing else.
+
+    factor: whether its speed-up is a factor of the whole's; if not, it says nothing alone.
+    """
 
     name: str
     without: Recipe
+    alone: Recipe | None = None
     factor: bool = True
 
 
 @dataclass(frozen=True)
 class Contribution:
-    """An ingredient, measured. speed: time without it over time with it. macs: multiply-adds likewise.
+    """An ingredient, measured. last: the time of the recipe without it over that of the recipe. macs: likewise.
 
-    drift and flips: without it, as in `Confirmed`; None where the recipe without it diverges.
+    drift and flips: without it, as in `Confirmed`; None where the recipe without it diverges. first: the default's
+    time over that of the default with it alone; None where that was not timed.
     """
 
     ingredient: Ingredient
-    speed: Estimate
+    last: Estimate
     macs: float
     drift: Estimate | None
     flips: Estimate | None
+    first: Estimate | None = None
+
+    @property
+    def speed(self) -> Estimate:
+        """How much faster it makes the whole: the geometric mean of coming first and coming last.
+
+        Where ingredients help or hinder each other in pairs, these multiply to the whole exactly.
+        """
+        if self.first is None:
+            return self.last
+        means = {k: math.sqrt(getattr(self.first, k) * getattr(self.last, k)) for k in ("value", "low", "high")}
+        return replace(self.last, **means)
 
     def to_json(self) -> dict[str, Any]:
         return {
             "name": self.ingredient.name,
             "factor": self.ingredient.factor,
             "speed": self.speed.to_json(),
+            "alone": None if self.first is None else self.first.to_json(),
+            "with the others": self.last.to_json(),
             "macs": self.macs,
             "without": {
                 "drift": None if self.drift is None else self.drift.to_json(),
@@ -116,20 +136,21 @@ def ingredients(recipe: Recipe) -> list[Ingredient]:
 def _steps(recipe: Recipe) -> Iterator[Ingredient]:
     own: dict[str, Any] = {"solver": None, "grid": None, "end": "data"}
     if recipe.steps is not None:
-        yield Ingredient(STEPS, _changed(recipe, steps=None, **own))
+        yield Ingredient(STEPS, _changed(recipe, steps=None, **own), Recipe(steps=recipe.steps, **_of(recipe, own)))
     if recipe.solver is not None:
         calls = None if recipe.steps is None else recipe.steps * recipe.solver.evaluations
-        yield Ingredient(SOLVER, _changed(recipe, steps=calls, **own), factor=recipe.steps is None)
+        yield Ingredient(SOLVER, _changed(recipe, steps=calls, **own), Recipe(**_of(recipe, own)), recipe.steps is None)
 
 
 def _guidance(recipe: Recipe) -> Iterator[Ingredient]:
     guidance = recipe.guidance
     if guidance is not None and guidance.scale is not None:
         without = guidance.model_copy(update={"scale": None}) if guidance.method else None
-        yield Ingredient(SCALE, _changed(recipe, guidance=without))
+        yield Ingredient(SCALE, _changed(recipe, guidance=without), Recipe(guidance=guidance.scale))
     if guidance is not None and guidance.method is not None:
         without = None if guidance.scale is None else guidance.model_copy(update={"method": None})
-        yield Ingredient(guidance.method.name, _changed(recipe, guidance=without))
+        alone = Recipe(guidance=guidance.model_copy(update={"scale": None}))
+        yield Ingredient(guidance.method.name, _changed(recipe, guidance=without), alone)
 
 
 def _accelerations(recipe: Recipe) -> Iterator[Ingredient]:
@@ -137,21 +158,29 @@ def _accelerations(recipe: Recipe) -> Iterator[Ingredient]:
     for name in type(recipe).model_fields:
         value = getattr(recipe, name)
         if isinstance(value, Acceleration):
-            yield Ingredient(value.name, _changed(recipe, **{name: None}))
+            yield Ingredient(value.name, _changed(recipe, **{name: None}), Recipe(**{name: value}))
         elif isinstance(value, tuple):
             for i, one in enumerate(value):
-                yield Ingredient(one.name, _changed(recipe, **{name: value[:i] + value[i + 1 :]}))
+                without = _changed(recipe, **{name: value[:i] + value[i + 1 :]})
+                yield Ingredient(one.name, without, Recipe(**{name: (one,)}))
 
 
 def _changed(recipe: Recipe, **fields: Any) -> Recipe:
     return recipe.model_copy(update=fields)
 
 
+def _of(recipe: Recipe, names: Iterable[str]) -> dict[str, Any]:
+    return {name: getattr(recipe, name) for name in names}
+
+
 def ablate(
     problem: Problem, base: Baseline, default: Drift, chosen: Finalist, repeats: int = 5,
     ticks: Ticks = lambda count: None,
 ) -> Ablation:  # fmt: skip
-    """Measure a confirmed finalist without each of its ingredients; all are timed in turn with it and the default."""
+    """Measure a confirmed finalist without each of its ingredients, and time the default with each of them alone.
+
+    All are timed in turn with it and the default.
+    """
     assert chosen.confirmed is not None
     drawn: list[tuple[Ingredient, Pictures]] = []
     refused: dict[str, str] = {}
@@ -160,12 +189,15 @@ def ablate(
             drawn.append((one, _drawn(problem, base, one.without, ticks)))
         except HastenError as error:
             refused[one.name] = str(error)
-    speeds = _timed(problem, chosen.recipe, [one for one, _ in drawn], repeats)
+    speeds = _timed(problem, chosen.recipe, {WHOLE: None} | {one.name: one.without for one, _ in drawn}, repeats)
+    last = {name: _inverse(ratio) for name, ratio in speeds.items()}
+    several = sum(one.factor for one, _ in drawn) > 1
+    first = _timed(problem, None, {one.name: one.alone for one, _ in drawn if one.factor and several}, repeats)
     rows = []
     for one, made in drawn:
         macs = problem.work(one.without)[1] / chosen.confirmed.cost.macs
-        rows.append(Contribution(one, speeds[one.name], macs, *_drift(made, base, default)))
-    return Ablation(speeds[WHOLE], rows, refused)
+        rows.append(Contribution(one, last[one.name], macs, *_drift(made, base, default), first.get(one.name)))
+    return Ablation(last[WHOLE], rows, refused)
 
 
 def _drawn(problem: Problem, base: Baseline, recipe: Recipe, ticks: Ticks) -> Pictures:
@@ -182,16 +214,19 @@ def _drift(made: Pictures, base: Baseline, default: Drift) -> tuple[Estimate | N
     return relative(found, default, "latent_rmse"), found.flips
 
 
-def _timed(problem: Problem, recipe: Recipe, parts: Sequence[Ingredient], repeats: int) -> dict[str, Estimate]:
-    """The time of the default, and of the recipe without each part, over the recipe's."""
+def _timed(
+    problem: Problem, recipe: Recipe | None, others: Mapping[str, Recipe | None], repeats: int
+) -> dict[str, Estimate]:
+    """The time of a recipe over that of each of the others that can run; None is the default."""
     one = problem.single
-    others: dict[str, Recipe | None] = {WHOLE: None} | {part.name: part.without for part in parts}
     with ExitStack() as stack:
-        runs = {name: stack.enter_context(problem.running(other)) for name, other in others.items()}
-        whole = stack.enter_context(problem.running(recipe))
-        calls = {name: (lambda run=run: run(one)) for name, run in runs.items()}
-        found = timed_ratio(lambda: whole(one), calls, repeats=repeats)
-    return {name: _inverse(ratio) for name, ratio in found.items()}
+        run, calls = stack.enter_context(problem.running(recipe)), {}
+        for name, other in others.items():
+            try:
+                calls[name] = functools.partial(stack.enter_context(problem.running(other)), one)
+            except HastenError:  # it cannot do without the rest
+                continue
+        return timed_ratio(lambda: run(one), calls, repeats=repeats) if calls else {}
 
 
 def _inverse(ratio: Estimate) -> Estimate:

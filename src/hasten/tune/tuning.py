@@ -238,7 +238,7 @@ class _Job:
         default = self.yardstick.seconds.get("default", 0.6 * one * sizes["search"])
         reference = self.yardstick.seconds.get("reference", default)
         drawing = sizes["confirm"] / sizes["search"] * (default + reference + self.count * default / 3)
-        explaining = 2 * sizes["confirm"] / sizes["search"] * default + 4 * (PARTS_REPEATS + 1) * one
+        explaining = 2 * sizes["confirm"] / sizes["search"] * default + 7 * (PARTS_REPEATS + 1) * one
         running = RUNNING[self.seconds >= COMPILING] * self.seconds if self.space.runs else 0.0
         return running + 1.15 * (drawing + explaining + (REPEATS + 2) * one * (1 + self.count / 3))
 
