@@ -708,6 +708,8 @@ def test_fitted_numbers_are_not_spelled_out() -> None:
 
     fitted = BNS(order=1, weights=(0.5, 0.1) * 4, at=(1.0, 0.8, 0.5, 0.1, 0.0))
     assert words(Recipe(solver=fitted, steps=4, grid="karras")) == "BNS order 1 fitted, 4 steps, karras times"
+    cache = {"name": "cache", "site": {"name": "whole", "space": "data"}, "gate": {"name": "every", "interval": 3}}
+    assert words(Recipe(caches=[cache])) == "cache site whole (space data) gate every (interval 3) forecaster hold"
 
 
 def test_a_solver_is_fitted_inside_the_pipeline_on_samples_of_its_own() -> None:

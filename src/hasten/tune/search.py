@@ -118,7 +118,9 @@ class Search:
             raise HastenError(f"search: no recipe could be run; the last one failed with {errors[-1]}")
         return True
 
-    def refine(self, trials: Sequence[Trial], runs: Sequence[str], judge: Judge, watch: Watch | None = None) -> bool:
+    def refine(
+        self, trials: Sequence[Trial], runs: Sequence[str], judge: Judge, until: float, watch: Watch | None = None
+    ) -> bool:
         """Try the recipes of some trials with each way to run the network's code (labels of `space.RUNS`).
 
         The rest is as in `run`.
@@ -126,7 +128,7 @@ class Search:
         with _quiet():
             for trial, run in itertools.product(trials, runs):
                 self.study.enqueue_trial(dict(trial.params), user_attrs={"run": run})
-        return self.run(judge, math.inf, self.tried + len(trials) * len(runs), watch)
+        return self.run(judge, until, self.tried + len(trials) * len(runs), watch)
 
     def _try(self, trial: Any, judge: Judge) -> None:
         proposed = self.space.suggest(trial)

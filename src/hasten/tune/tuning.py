@@ -25,7 +25,7 @@ REPEATS = 10  # rounds of the final timing
 PARTS_REPEATS = 5  # and of the timing of its ingredients and parts
 LEAST_SHARE = 1 / 3  # of the time that goes to the search even where the rest takes longer than planned
 COMPILING = 8 * 60  # seconds from which a search is long enough to compile the network for
-RUNNING = (0.05, 0.2)  # shares of the time to try ways to run the network's code, without and with compiling
+RUNNING = (0.05, 0.25)  # shares of the time to try ways to run the network's code, without and with compiling
 
 
 def tune(
@@ -210,6 +210,7 @@ class _Job:
 
         if self.most is not None and self.search.tried >= self.most:
             return True
+        until = max(self.started + self.seconds - self._confirming(judge), time.monotonic() + self._running)
         try:
             with self.display.stage("ways to run the network", len(self._runs())) as advance:
                 runs = []
@@ -221,7 +222,7 @@ class _Job:
         chosen = finalists(self.search.trials, self.budget, judge.default, judge.caution, self.count)
         left = [trial for trial in chosen if trial.recipe.compile is None and trial.recipe.quantize is None]
         with self.display.stage("the best recipes, run so", max(1, len(left) * len(runs))) as advance:
-            return self.search.refine(left, runs, judge, lambda trials: advance(1))
+            return self.search.refine(left, runs, judge, until, lambda trials: advance(1))
 
     def _runs(self) -> list[str]:
         """What is tried of the ways to run the network's code: compiling only where there is time for it."""
@@ -232,15 +233,23 @@ class _Job:
         return [run for run, by in compilers.items() if self.seconds >= COMPILING or not (by and by.prepares)]
 
     def _reserve(self, judge: Judge) -> float:
-        """Seconds that ways to run the network, and confirming, will take."""
+        """Seconds that are kept for ways to run the network, and for confirming."""
+        return self._running + self._confirming(judge)
+
+    @property
+    def _running(self) -> float:
+        """Seconds that are kept for ways to run the network."""
+        return RUNNING[self.seconds >= COMPILING] * self.seconds if self.space.runs else 0.0
+
+    def _confirming(self, judge: Judge) -> float:
+        """Seconds that confirming will take."""
         sizes = {split: len(samples) for split, samples in self.problem.samples.items()}
         one = judge.clock.seconds
         default = self.yardstick.seconds.get("default", 0.6 * one * sizes["search"])
         reference = self.yardstick.seconds.get("reference", default)
         drawing = sizes["confirm"] / sizes["search"] * (default + reference + self.count * default / 3)
         explaining = 2 * sizes["confirm"] / sizes["search"] * default + 7 * (PARTS_REPEATS + 1) * one
-        running = RUNNING[self.seconds >= COMPILING] * self.seconds if self.space.runs else 0.0
-        return running + 1.15 * (drawing + explaining + (REPEATS + 2) * one * (1 + self.count / 3))
+        return 1.15 * (drawing + explaining + (REPEATS + 2) * one * (1 + self.count / 3))
 
     def _best(self, judge: Judge, trials: list[Any]) -> str:
         within = [t.score for t in trials if self.budget.within(t.score, judge.default)]

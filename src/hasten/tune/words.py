@@ -51,8 +51,16 @@ def _grid(grid: dict[str, Any]) -> str:
 
 
 def _described(value: dict[str, Any], field: str) -> str:
-    fields = [f"{key} {number}" for key, number in value.items() if key not in ("name", "at")]
+    fields = [f"{key} {_part(setting)}" for key, setting in value.items() if key not in ("name", "at")]
     return " ".join([value.get("name", field), *fields])
+
+
+def _part(setting: Any) -> Any:
+    """A setting that is a part with settings of its own: its name, and those in brackets."""
+    if not isinstance(setting, dict) or "name" not in setting:
+        return setting
+    name, *own = setting["name"], *(f"{key} {_part(value)}" for key, value in setting.items() if key != "name")
+    return f"{name} ({', '.join(own)})" if own else name
 
 
 def shortened(data: Any) -> Any:
