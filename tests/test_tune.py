@@ -8,6 +8,7 @@ import json
 import shutil
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -483,7 +484,7 @@ def test_what_is_compiled_is_timed_again_and_not_drawn() -> None:
     one, asked = search(), Imagined()
     one.run(asked, FOREVER, most=4)  # type: ignore[arg-type]
     before, drawn = one.trials, len(asked.asked)
-    assert one.refine(before[:2], ["compiled", "bfloat16"], asked)  # type: ignore[arg-type]
+    assert one.refine(before[:2], ["compiled", "bfloat16"], asked, FOREVER)  # type: ignore[arg-type]
     more = one.trials[len(before) :]
     changed = [(t.recipe.compile is not None, t.recipe.quantize is not None) for t in more]
     assert changed == [(True, False), (False, True)] * 2
@@ -491,6 +492,8 @@ def test_what_is_compiled_is_timed_again_and_not_drawn() -> None:
         assert compiled.score == replace(plain.score, speed=2 * plain.score.speed)
         assert compiled.recipe.model_copy(update={"compile": None}) == plain.recipe
     assert len(asked.asked) == drawn + 2, "casts change pictures"
+    tried = one.tried
+    assert one.refine(before[2:], ["compiled"], asked, time.monotonic()) and one.tried == tried, "there is no time left"  # type: ignore[arg-type]
 
 
 def test_a_judge_looks_at_all_samples_only_where_there_is_hope(monkeypatch: pytest.MonkeyPatch) -> None:
