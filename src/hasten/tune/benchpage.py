@@ -66,7 +66,7 @@ def picture(result: BenchResult, file: Path) -> None:
     axes.set_title(f"{result.facts['model']}: budget {result.budget}", loc="left")
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_formatter("{x:g}×")
-        axis.set_minor_formatter("{x:g}")
+        axis.set_minor_formatter(lambda x, _: f"{x:g}" if f"{x:e}"[0] in "2357" else "")  # nine are too many
         axis.set_tick_params(which="minor", labelsize=7, labelcolor=SOFT)
     axes.grid(alpha=0.3)
     axes.legend(frameon=False)
