@@ -60,17 +60,12 @@ def kept(model: str, minutes: float, seed: int, folder: Path) -> dict[str, Any]:
     hasten("compare", model, "--recipe", str(out), "--seed", str(seed + UNSEEN), "--out", str(checked))
     front, chosen = told(out)
     _, again = told(checked)
-    overlaps = [
-        one["searched"]["interval"][0] <= one["confirmed"]["drift"]["high"]
-        and one["confirmed"]["drift"]["low"] <= one["searched"]["interval"][1]
-        for one in front["front"]
-        if one["searched"]["interval"]
-    ]
+    agree = [one["agrees"] for one in front["front"] if one["agrees"] is not None]
     return {
         "seed": seed, "recipes": front["facts"]["search"]["recipes"], "minutes": front["facts"]["minutes"],
         "searched": {name: chosen["searched"][name] for name in ("speed", "drift", "flips", "interval")},
         "confirmed": claim(chosen["confirmed"]), "unseen": claim(again["confirmed"]),
-        "intervals overlap": [sum(overlaps), len(overlaps)],
+        "intervals overlap": [sum(agree), len(agree)],
         "closure": front["ablation"]["closure"] if front["ablation"] else None,
     }  # fmt: skip
 

@@ -243,7 +243,8 @@ def test_search_and_confirmation_agree_where_their_intervals_overlap() -> None:
     def finalist(searched: tuple[float, float, float], confirmed: tuple[float, float, float]) -> Any:
         value, *interval = searched
         seen = Score(value, 0.0, 2.0, {}, interval=interval)
-        return SimpleNamespace(searched=seen, confirmed=SimpleNamespace(drift=Estimate(*confirmed, n=32)))
+        drift = Estimate(*confirmed, n=32)
+        return Finalist("A", Recipe(), seen, SimpleNamespace(drift=drift))  # type: ignore[arg-type]
 
     front = [finalist((0.1, 0.05, 0.4), (0.4, 0.4, 0.9)), finalist((0.1, 0.05, 0.3), (0.4, 0.31, 0.9))]
     told = flattery(SimpleNamespace(front=front))  # type: ignore[arg-type]

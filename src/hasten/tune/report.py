@@ -74,16 +74,15 @@ def doubt(result: TuneResult) -> str:
 
 def flattery(result: TuneResult) -> str:
     """How far the search's estimates of the finalists' drift were from what was confirmed."""
-    pairs = [(confirmed(f).drift, f.searched) for f in result.front if f.searched is not None]
-    ratios = [math.log(a.value / b.drift) for a, b in pairs if 0 < a.value < math.inf and 0 < b.drift < math.inf]
+    pairs = [(confirmed(f).drift.value, f.searched.drift) for f in result.front if f.searched is not None]
+    ratios = [math.log(found / seen) for found, seen in pairs if 0 < found < math.inf and 0 < seen < math.inf]
     if not ratios:
         return ""
     times = math.exp(sum(ratios) / len(ratios))
-    known = [(a, b.interval) for a, b in pairs if b.interval is not None]
-    agree = sum(low <= a.high and a.low <= high for a, (low, high) in known)
+    agree = [f.agrees for f in result.front if f.agrees is not None]
     return (
         f"On unseen samples the drift of these recipes is {times:.2f} times what the search had seen; "
-        f"the intervals of both overlap for {agree} of {len(known)}."
+        f"the intervals of both overlap for {sum(agree)} of {len(agree)}."
     )
 
 

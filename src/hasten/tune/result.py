@@ -65,6 +65,14 @@ class Finalist:
     confirmed: Confirmed | None = None
     pictures: Pictures | None = field(default=None, repr=False, compare=False)
 
+    @property
+    def agrees(self) -> bool | None:
+        """Whether the intervals of the drift as searched and as confirmed overlap; None where one is missing."""
+        if self.searched is None or self.searched.interval is None or self.confirmed is None:
+            return None
+        low, high = self.searched.interval
+        return low <= self.confirmed.drift.high and self.confirmed.drift.low <= high
+
     def efficiency(self, default: Cost) -> float:
         """Measured speed-up over the speed-up by multiply-adds: what is left of the saving."""
         assert self.confirmed is not None
@@ -75,6 +83,7 @@ class Finalist:
             "name": self.name,
             "recipe": _plain(self.recipe.to_dict()),
             "searched": None if self.searched is None else asdict(self.searched),
+            "agrees": self.agrees,
             "confirmed": None if self.confirmed is None else self.confirmed.to_json(),
         }
 
