@@ -249,3 +249,4 @@ def test_search_and_confirmation_agree_where_their_intervals_overlap() -> None:
     front = [finalist((0.1, 0.05, 0.4), (0.4, 0.4, 0.9)), finalist((0.1, 0.05, 0.3), (0.4, 0.31, 0.9))]
     told = flattery(SimpleNamespace(front=front))  # type: ignore[arg-type]
     assert "4.00 times" in told and "overlap for 1 of 2" in told
+    assert not finalist((0.5, 0.45, 0.6), (0.4, 0.31, 0.44)).agrees, "the search may also have seen too much"
