@@ -171,7 +171,8 @@ def test_the_final_goes_between_what_the_race_tried(monkeypatch: pytest.MonkeyPa
         return {finalists[0].name: (finalists[0], finalists[0].recipe.steps)}
 
     monkeypatch.setattr(final, "redraw", redraw)
-    monkeypatch.setattr(final, "score", lambda steps, *_: Score((needed / steps) ** 2, 0.0, 1.0, {}))
+    worse = lambda steps, *_: SimpleNamespace(doubt=Score((needed / steps) ** 2, 0.0, 1.0, {}))  # noqa: E731
+    monkeypatch.setattr(final, "confirmed", worse)
     run, _ = racer(lambda setting: 1.0)
     race = Race()
     for steps in (9, 20):

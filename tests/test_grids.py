@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from test_processes import PROCESSES
 
 from hasten.errors import HastenError
-from hasten.grids import GRIDS, FlowShifted, Karras, Uniform, resolve, schedule
+from hasten.grids import GRIDS, Bent, FlowShifted, Karras, Uniform, resolve, schedule
 from hasten.processes import RectifiedFlow, VarianceExploding, VariancePreserving
 
 NAMES = [name for name in GRIDS.names() if name != "explicit"]
@@ -57,6 +57,16 @@ def test_karras_on_edm_is_the_papers_formula():
     np.testing.assert_allclose(Karras().times(VarianceExploding(), 18), paper, rtol=1e-9)
 
 
+def test_bent_gaps_follow_the_exponential_of_their_cubic():
+    process, grid = VariancePreserving(), Bent(slope=0.3, curve=-0.4, twist=0.2, rest=0.5)
+    gaps = np.diff(np.append(process.lam(grid.times(process, 9)), process.lam(process.t_min)))
+    u = np.linspace(-1, 1, 9)[1:]
+    cubic = 0.3 * u - 0.4 * (2 * u**2 - 1) + 0.2 * (4 * u**3 - 3 * u)
+    np.testing.assert_allclose(np.log(gaps[1:-1] / gaps[0]), cubic[1:] - cubic[0], rtol=1e-6)
+    np.testing.assert_allclose(gaps[-1], 0.5 * gaps[:-1].mean(), rtol=1e-6)
+    np.testing.assert_allclose(Bent(rest=0).times(process, 9), schedule("logsnr", process, 8, end="min"), rtol=1e-6)
+
+
 def test_flow_grids_are_diffusers_own():
     from diffusers import FlowMatchEulerDiscreteScheduler
 
@@ -81,6 +91,7 @@ def test_cosine_schedule_with_karras_times_works():
         ("karas", 5, "did you mean 'karras'"),
         ({"name": "karras", "rhoo": 3}, 5, "did you mean 'rho'"),
         ({"name": "karras", "rho": -1}, 5, "rho"),
+        ({"name": "bent", "rest": -1}, 5, "rest: -1"),
         ({"name": "karras", "rho": "x"}, 5, "rho: 'x'"),
         ("logsnr", 0, "steps: 0"),
         ("logsnr", 2.5, "steps: 2.5"),

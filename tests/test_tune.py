@@ -28,9 +28,10 @@ from hasten.recipe import Recipe
 from hasten.solvers import SOLVERS
 from hasten.tune import Budget, Score, judge, reference
 from hasten.tune.judge import Judge, Verdict
-from hasten.tune.problem import Problem
+from hasten.tune.problem import Cost, Problem
 from hasten.tune.reference import Yardstick
-from hasten.tune.samples import choose, known_prompts, read_prompts
+from hasten.tune.result import Confirmed
+from hasten.tune.samples import Samples, choose, known_prompts, read_prompts
 from hasten.tune.search import Search, Trial, finalists, front, objectives, plain_front
 from hasten.tune.space import Space
 
@@ -290,12 +291,10 @@ def test_the_space_avoids_what_is_known_to_go_wrong() -> None:
 def test_every_choice_of_the_space_is_a_recipe_the_model_runs() -> None:
     task = problem()
     space = Space.of(task)
-    from hasten.tune.space import GRIDS
-
     branches = space.methods["cache"]["deepcache"]["branch"]
     suggestions = [
         *({"solver": solver, "calls": 5} for solver in space.solvers),
-        *({"grid": grid, "calls": 3} for grid in GRIDS),
+        *({"grid": grid, "calls": 3} for grid in ("own", *space.methods["grid"])),
         *({"cache": name, "calls": 3} for name in space.methods["cache"]),
         *({"guidance": name, "calls": 3} for name in space.methods["guidance"]),
         {"cache": "deepcache", "deepcache.branch": branches.high, "calls": 3},
@@ -389,6 +388,7 @@ def search(folder: Path | None = None, resume: bool = False, seed: int = 0, budg
         f"{name} order={order}": {"name": name, "order": order} for name in ("dpm++", "unipc") for order in (2, 3)
     }
     methods = {
+        "grid": {"karras": {"rho": Span(1.0, 10.0)}, "logsnr": {}},
         "guidance": {"interval": {"low": Span(0.02, 1.0), "high": Span(2.0, 9.0)}},
         "cache": {"deepcache": {"interval": Span(2, 5)}},
     }
@@ -602,7 +602,7 @@ def test_where_nothing_keeps_the_budget_nothing_is_claimed(done: Any, tmp_path: 
     assert result.best is None and result.recipe.to_dict() == result.chosen.recipe.to_dict()
     nearest = min(result.front, key=lambda f: f.confirmed.drift.value)
     assert result.chosen is nearest
-    assert "No recipe stayed within the budget" in result.report
+    assert "No recipe is sure to keep the budget" in result.report
     assert json.loads((tmp_path / "front.json").read_text())["best"] is None
 
 
@@ -676,10 +676,35 @@ def test_the_report_is_one_file_that_loads_nothing(done: Any) -> None:
     assert f"{done.result.chosen.confirmed.speed.value:.2f}×" in text
 
 
+@pytest.mark.parametrize(
+    ("budget", "kept", "missed"),
+    [
+        ("1x", {"drift": (0.8, 0.6, 0.95)}, {"drift": (0.8, 0.6, 1.1)}),
+        ("speed>=3", {"speed": (3.5, 3.1, 4.0)}, {"speed": (3.5, 2.9, 4.0)}),
+        ("psnr>=30", {"psnr": (35.0, 31.0, 40.0)}, {"psnr": (35.0, 29.0, 40.0)}),
+        ("rmse<=0.1", {"rmse": (0.05, 0.02, 0.09)}, {"rmse": (0.05, 0.02, 0.11)}),
+        ("9x", {"flips": (0.25, 0.1, 0.6)}, {"flips": (0.5, 0.2, 0.8)}),
+    ],
+)  # fmt: skip
+def test_a_budget_is_kept_at_the_worse_end_of_what_was_measured(budget: str, kept: Any, missed: Any) -> None:
+    """Other samples may land anywhere in the intervals; flips alone are compared as they were counted."""
+    default = score(flips=0.04, speed=1.0)
+
+    def within(changed: dict[str, tuple[float, float, float]]) -> bool:
+        found = {name: Estimate(*changed.get(name, (1.0, 1.0, 1.0)), 32) for name in ("drift", "speed", "psnr", "rmse")}
+        flips = Estimate(*changed.get("flips", (0.0, 0.0, 0.1)), 32)
+        metrics = {name: {"median": found[name]} for name in ("psnr", "rmse")}
+        numbers = Confirmed(found["drift"], found["drift"], flips, found["speed"], metrics, Cost(1, 1), within=True)
+        return Budget.of(budget).within(numbers.doubt, default)
+
+    assert within(kept) and not within(missed)
+
+
 def test_the_report_says_what_the_sample_cannot_exclude(done: Any) -> None:
     def reported(high: float) -> str:
         drift = Estimate(0.8, 0.6, high, 4)
-        kept = [replace(f, confirmed=replace(f.confirmed, drift=drift, within=True)) for f in done.result.front]
+        numbers = {"drift": drift, "within": high <= 1}
+        kept = [replace(f, confirmed=replace(f.confirmed, **numbers)) for f in done.result.front]
         return replace(done.result, front=kept, budget=Budget.of("1x")).report
 
     assert "do not exclude" in reported(1.1) and "reaches 1.10×" in reported(1.1)
@@ -721,8 +746,6 @@ def test_a_solver_is_fitted_inside_the_pipeline_on_samples_of_its_own() -> None:
     from hasten.learning import converged
     from hasten.solvers import BNS
     from hasten.tune.fit import COURSE, SPLIT, Fitter
-    from hasten.tune.problem import Problem
-    from hasten.tune.samples import Samples
     from hasten.zoo import load
 
     pipe = load("digits")
@@ -737,6 +760,23 @@ def test_a_solver_is_fitted_inside_the_pipeline_on_samples_of_its_own() -> None:
     assert found.at == expected.at and found.weights == pytest.approx(expected.weights, abs=2e-3)
     fitted = Recipe(solver=expected, steps=4, grid="karras")
     assert Fitter(problem)(fitted) is fitted
+
+
+def test_a_cache_is_fitted_once_to_the_default_and_keeps_its_other_settings() -> None:
+    from hasten.caches import MagCache, TeaCache
+    from hasten.tune.fit import SPLIT, Fitter
+    from hasten.zoo import load
+
+    call, prompts = {"num_inference_steps": 6}, ("cat", "sun")
+    task = Problem(load("emoji-flux"), {SPLIT: Samples(prompts, (1, 2))}, call=call)
+    assert {"teacache", "magcache"} <= set(Space.of(task).methods["cache"])
+    fitter, recipe = Fitter(task), Recipe(solver="ddim", steps=3, caches=[{"name": "teacache", "threshold": 0.1}])
+    fitted = fitter(recipe)
+    (cache,) = fitted.caches
+    assert cache == TeaCache(0.1, TeaCache().fit(task.pipe, prompts, **task.call).coefficients)
+    assert fitter(fitted) is fitted
+    (mag,) = fitter(recipe.model_copy(update={"caches": (MagCache(most=2),)})).caches
+    assert (mag.most, len(mag.ratios), mag.needs_fit) == (2, 6, False)
 
 
 def _state(pipe: Any) -> tuple[int, int, int]:

@@ -105,7 +105,9 @@ def tune(
         raise typer.Exit(INTERRUPTED) from None
     _show(result, folder)
     if result.best is None:
-        _complain(f"no recipe stayed within {result.budget} on unseen samples; {folder}/recipe.json holds the nearest")
+        _complain(
+            f"no recipe is sure to keep {result.budget} on unseen samples; {folder}/recipe.json holds the nearest"
+        )
         raise typer.Exit(1)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -169,14 +169,18 @@ class DiffusersMagCache(_OnStack):
             if call.part.steps and hook.config.num_inference_steps != call.part.steps:
                 hook.config = self._config(call.part.steps)
 
-    def fit(self, pipe: Any, **arguments: Any) -> DiffusersMagCache:
-        """This cache with the ratios of one run of the pipeline, called with `arguments`.
+    @property
+    def needs_fit(self) -> bool:
+        return not self.ratios
+
+    def fit(self, pipe: Any, prompts: Sequence[str] | None = None, **call: Any) -> DiffusersMagCache:
+        """This cache with the ratios of one run of the pipeline, called with these prompts and arguments.
 
         With guidance in two calls the ratios are those of the first.
         """
-        fitted = _Calibration()
+        fitted, asked = _Calibration(), {} if prompts is None else {"prompt": list(prompts)}
         with fitted.applied(pipe):
-            pipe(**arguments)
+            pipe(**asked, **call)
         return dataclasses.replace(self, ratios=tuple(fitted.seen))
 
 

@@ -14,6 +14,7 @@ from hasten.caches.gates import GATES, Gate
 from hasten.caches.memory import Memory
 from hasten.caches.sites import SITES, Site
 from hasten.catalog import Family, Paper
+from hasten.errors import HastenError
 from hasten.guidance import GUIDANCES
 from hasten.running import Run
 
@@ -30,6 +31,15 @@ class Cache(Acceleration):
     """Parts of the network are computed on some steps only. Subclasses say which, by what they return as `rules`."""
 
     before = tuple(cls.name for cls in GUIDANCES)  # they decide which rows there are
+
+    @property
+    def needs_fit(self) -> bool:
+        """Whether its numbers are still those of no model."""
+        return False
+
+    def fit(self, pipe: Any, prompts: Sequence[str] | None = None, **call: Any) -> Cache:
+        """The same with the numbers of this model. Raises HastenError where there are none to find."""
+        raise HastenError(f"{self.name}: has nothing that could be fitted")
 
     def rules(self, network: nn.Module) -> Sequence[Rule]:
         """What is done to this network; several rules have a memory each, the first outermost.

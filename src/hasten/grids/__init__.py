@@ -4,6 +4,7 @@ from hasten.grids.fitted import AlignYourSteps, FittedGrid
 from hasten.grids.rules import (
     ENDS,
     GRIDS,
+    Bent,
     Explicit,
     FlowShifted,
     Grid,
@@ -18,6 +19,6 @@ from hasten.grids.rules import (
 )
 
 __all__ = [
-    "AlignYourSteps", "ENDS", "Explicit", "FittedGrid", "FlowShifted", "GRIDS", "Grid", "GridLike", "Karras", "LogSNR",
-    "Power", "Uniform", "resolve", "schedule", "settling",
+    "AlignYourSteps", "Bent", "ENDS", "Explicit", "FittedGrid", "FlowShifted", "GRIDS", "Grid", "GridLike", "Karras",
+    "LogSNR", "Power", "Uniform", "resolve", "schedule", "settling",
 ]  # fmt: skip

@@ -11,15 +11,14 @@ from torch import Tensor
 
 from hasten.errors import HastenError, one_of
 from hasten.fitting import Aim, integrate, solve
-from hasten.grids.rules import GRIDS, Grid, GridLike, LogSNR, schedule
+from hasten.grids.rules import GRIDS, Bent, Grid, GridLike, LogSNR, schedule, start
 from hasten.processes import Array, Process
 
 if TYPE_CHECKING:
     from hasten.denoisers import DenoiserLike
     from hasten.solvers import Solver
 
-SHAPES = 3  # how many Chebyshev polynomials bend the steps of a fitted grid
-STARTS = [(slope, rest) for slope in (-0.5, 0.0, 0.5) for rest in (-2.0, 0.0)]
+STARTS = [np.array([slope, 0.0, 0.0, rest]) for slope in (-0.5, 0.0, 0.5) for rest in (-2.0, 0.0)]  # as of `_bent`
 
 
 @GRIDS.add
@@ -49,8 +48,8 @@ class FittedGrid(Grid):
 
         noises: start states to learn on (use others to judge by), (rows, ...), at least 16, better 100.
         evaluations: how many grids are tried, each costing `steps` calls on the noises and on states beside
-        watersheds (see `Aim`). The steps in lam follow exp(a cubic in their index), so that a gap cannot open
-        where no fitted noise would notice: free times have lower errors still, but twice the flips.
+        watersheds (see `Aim`). They are `Bent`, so that no gap can open where no fitted noise would notice: times
+        that are free one by one have lower errors still, but twice the flips.
         aim: what to come near to, found here if None. A denoiser that is bound to the rows of `noises` (each with
         its own prompt) cannot look beside watersheds: give it `Aim.at(noises, converged results)`.
         """
@@ -63,15 +62,14 @@ class FittedGrid(Grid):
         allowed = aim.judge(lambda x: solve(solver, denoiser, schedule(limit, process, steps), x))[1]
 
         def loss(shape: Array) -> float:
-            times = np.append(_shaped(shape, process, steps), 0.0)
+            times = np.append(_bent(shape).times(process, steps), 0.0)
             if not (np.diff(times) < 0).all():
                 return 1e3
             return aim.loss(lambda x: solve(solver, denoiser, times, x), allowed)
 
-        starts = [np.array([slope, *[0.0] * (SHAPES - 1), rest]) for slope, rest in STARTS]
-        options = {"maxfev": evaluations - len(starts), "initial_tr_radius": 0.5}
-        found = minimize(loss, min(starts, key=loss), method="COBYQA", options=options)
-        return FittedGrid(tuple(_shaped(found.x, process, steps).tolist()))
+        options = {"maxfev": evaluations - len(STARTS), "initial_tr_radius": 0.5}
+        found = minimize(loss, min(STARTS, key=loss), method="COBYQA", options=options)
+        return FittedGrid(tuple(_bent(found.x).times(process, steps).tolist()))
 
 
 # sigma / alpha of the ten published times of each model
@@ -104,29 +102,16 @@ class AlignYourSteps(Grid):
         return _resampled(np.append(process.t_max, process.time(lam[1:])), process, count)
 
 
-def _shaped(shape: Array, process: Process, count: int) -> Array:
-    """`count` times from t_max whose steps in lam follow exp(polynomial in the index).
-
-    shape: Chebyshev coefficients from the linear one up, and last the log of what is left before t_min, in
-    units of the mean step.
-    """
-    gaps = np.exp(np.polynomial.chebyshev.chebval(np.linspace(-1, 1, count), [0.0, *shape[:-1]])[1:])
-    rest = np.exp(shape[-1]) * (gaps.mean() if count > 1 else 1.0)
-    first, last = _lam_of_start(process, process.t_max), float(process.lam(process.t_min))
-    with np.errstate(over="ignore", invalid="ignore"):
-        lam = first + (last - first) * np.cumsum(gaps) / (gaps.sum() + rest)
-    return np.append(process.t_max, process.time(lam))
+def _bent(shape: Array) -> Bent:
+    """shape: slope, curve, twist, and the log of the rest."""
+    with np.errstate(over="ignore"):
+        return Bent(*shape[:-1].tolist(), rest=float(np.exp(shape[-1])))
 
 
 def _resampled(times: Array, process: Process, count: int) -> Array:
     """`count` times with the same ends, linear in lam over the index (the first where lam is finite)."""
-    lam = np.append(_lam_of_start(process, times[0]), process.lam(times[1:]))
+    lam = np.append(start(process, times[0]), process.lam(times[1:]))
     where = np.linspace(0, len(lam) - 1, count)
     result = process.time(np.interp(where, np.arange(len(lam)), lam))
     result[0] = times[0]
     return result
-
-
-def _lam_of_start(process: Process, t: float) -> float:
-    lam = float(process.lam(t))
-    return lam if np.isfinite(lam) else float(process.lam(t * (1 - 1e-3)))

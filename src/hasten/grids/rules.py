@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from hasten.catalog import Family
+from hasten.catalog import Family, Span
 from hasten.errors import HastenError, positive_int
 from hasten.processes import Array, Process
 
@@ -21,9 +21,10 @@ ENDS = ("data", "min")
 
 
 class Grid(ABC):
-    """A rule that places `count` decreasing times on a process."""
+    """A rule that places `count` decreasing times on a process. tried: as of an Acceleration."""
 
     name: ClassVar[str]
+    tried: ClassVar[Mapping[str, Any] | None] = None
 
     @abstractmethod
     def times(self, process: Process, count: int) -> Array:
@@ -80,6 +81,7 @@ class Uniform(Grid):
     spacing: str = "trailing"
     offset: int = 0
     name = "uniform"
+    tried: ClassVar[Mapping[str, Any]] = {"spacing": ("trailing",)}
 
     def times(self, process: Process, count: int) -> Array:
         if self.spacing not in ("trailing", "leading", "linspace"):
@@ -110,6 +112,7 @@ class Power(Grid):
 
     power: float = 2.0
     name = "quadratic"
+    tried: ClassVar[Mapping[str, Any]] = {"power": Span(0.6, 3.0)}
 
     def times(self, process: Process, count: int) -> Array:
         _positive("power", self.power)
@@ -124,6 +127,7 @@ class LogSNR(Grid):
     """Uniform in lam = log(alpha / sigma). Source: Lu et al. 2022 (DPM-Solver), section 3.3."""
 
     name = "logsnr"
+    tried: ClassVar[Mapping[str, Any]] = {}
 
     def times(self, process: Process, count: int) -> Array:
         return _between(process, count, lambda first, last: np.linspace(first, last, count))
@@ -135,6 +139,7 @@ class Karras(Grid):
 
     rho: float = 7.0
     name = "karras"
+    tried: ClassVar[Mapping[str, Any]] = {"rho": Span(1.0, 10.0)}
 
     def times(self, process: Process, count: int) -> Array:
         _positive("rho", self.rho)
@@ -157,6 +162,7 @@ class FlowShifted(Grid):
 
     shift: float = 3.0
     name = "flow-shifted"
+    tried: ClassVar[Mapping[str, Any]] = {"shift": Span(0.2, 6.0)}
 
     def times(self, process: Process, count: int) -> Array:
         _positive("shift", self.shift)
@@ -166,6 +172,34 @@ class FlowShifted(Grid):
             times = process.time(np.log(1 - level) - np.log(level))
         times[0] = process.t_max
         return times
+
+
+@dataclass(frozen=True)
+class Bent(Grid):
+    """Gaps in lam that follow exp(a cubic in their index): many times here, few there, and no sudden holes.
+
+    slope, curve, twist: the Chebyshev coefficients of the cubic; all 0 is even in lam, a positive slope spends more
+    steps on high noise. rest: what is left before t_min, in mean gaps, above 0 (or 0 to end there).
+    """
+
+    slope: float = 0.0
+    curve: float = 0.0
+    twist: float = 0.0
+    rest: float = 1.0
+    name = "bent"
+    tried: ClassVar[Mapping[str, Any]] = {
+        "slope": Span(-1.5, 1.5), "curve": Span(-1.0, 1.0), "twist": Span(-0.5, 0.5), "rest": Span(0.05, 3.0),
+    }  # fmt: skip
+
+    def times(self, process: Process, count: int) -> Array:
+        if not (np.isfinite(self.rest) and self.rest >= 0):
+            raise HastenError(f"rest: {self.rest} is not possible; give 0 or a number above it")
+        cubic = np.polynomial.chebyshev.Chebyshev([0.0, self.slope, self.curve, self.twist])
+        with np.errstate(over="ignore", invalid="ignore"):
+            gaps = np.exp(cubic(np.linspace(-1, 1, count)))[1:]
+            share = np.cumsum(gaps) / (gaps.sum() + self.rest * gaps.mean()) if count > 1 else gaps
+        first, last = start(process), float(process.lam(process.t_min))
+        return np.append(process.t_max, process.time(first + (last - first) * share))
 
 
 @dataclass(frozen=True)
@@ -189,18 +223,22 @@ def settling(process: Process) -> Grid:
 GridLike = str | Mapping[str, Any] | Grid | Sequence[float] | Array
 
 GRIDS: Family[Grid] = Family("grid", Grid)
-for _grid in (Uniform, Power, LogSNR, Karras, FlowShifted, Explicit):
+for _grid in (Uniform, Power, LogSNR, Karras, FlowShifted, Bent, Explicit):
     GRIDS.add(_grid)
 for _spacing in ("trailing", "leading", "linspace"):
     GRIDS.alias(_spacing, "uniform", spacing=_spacing)
 
 
+def start(process: Process, t: float | None = None) -> float:
+    """lam at t, or at t_max; where that is -inf, lam 0.1 % below."""
+    t = process.t_max if t is None else t
+    lam = float(process.lam(t))
+    return lam if np.isfinite(lam) else float(process.lam(t * (1 - 1e-3)))
+
+
 def _between(process: Process, count: int, lams: Any) -> Array:
-    """Times at lams(first, last); a start where lam is -inf is entered from 0.1 % below it."""
-    first, last = float(process.lam(process.t_max)), float(process.lam(process.t_min))
-    if not np.isfinite(first):
-        first = float(process.lam(process.t_max * (1 - 1e-3)))
-    times = process.time(lams(first, last))
+    """Times at lams(first, last)."""
+    times = process.time(lams(start(process), float(process.lam(process.t_min))))
     times[0] = process.t_max
     if count > 1:
         times[-1] = process.t_min

@@ -22,7 +22,7 @@ def baseline(problem: Problem, yardstick: Yardstick, ticks: Ticks = lambda count
     """The default and the reference on the confirm samples, and how far apart they are."""
     default, reference = yardstick.default(SPLIT, ticks), yardstick.reference(SPLIT, ticks)
     found, exactly = compared(default, reference), Estimate(1.0, 1.0, 1.0, len(default.images), unit="x")
-    numbers = _confirmed(found, found, exactly, problem.cost(None))
+    numbers = confirmed(found, found, exactly, problem.cost(None))
     return Baseline(numbers, default, reference), found
 
 
@@ -50,11 +50,11 @@ def judged(
     problem: Problem, base: Baseline, default: Drift, drawn: Mapping[str, tuple[Finalist, Drift]],
     speeds: Mapping[str, Estimate], budget: Budget,
 ) -> list[Finalist]:  # fmt: skip
-    """The finalists with their confirmed numbers, fastest first."""
+    """The finalists with their confirmed numbers, fastest first. Those keep the budget whose whole intervals do."""
     found = []
     for name, (finalist, drift) in drawn.items():
-        numbers = _confirmed(drift, default, speeds[name], problem.cost(finalist.recipe))
-        within = budget.within(numbers.score, base.numbers.score)
+        numbers = confirmed(drift, default, speeds[name], problem.cost(finalist.recipe))
+        within = budget.within(numbers.doubt, base.numbers.score)
         found.append((numbers.speed.value, replace(finalist, confirmed=replace(numbers, within=within))))
     return [finalist for _, finalist in sorted(found, key=lambda pair: -pair[0])]
 
@@ -71,7 +71,8 @@ def speed_ups(
         return timed_ratio(lambda: default(one), calls, repeats=repeats, progress=progress)
 
 
-def _confirmed(found: Drift, default: Drift, speed: Estimate, cost: Cost) -> Confirmed:
+def confirmed(found: Drift, default: Drift, speed: Estimate, cost: Cost) -> Confirmed:
+    """What was measured of a recipe, as one; whether that keeps a budget is for others to say."""
     median, worst = (relative(found, default, "latent_rmse", statistic) for statistic in ("median", "p95"))
     metrics = {m: {s: found.estimate(m, s) for s in ("median", "p95")} for m in METRICS if m in found.samples}
     return Confirmed(median, worst, found.flips, speed, metrics, cost, within=True)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from functools import cached_property
+from typing import Any
 
+from hasten.caches import CACHES, Cache
 from hasten.fitting import Course
 from hasten.learning import Recording
 from hasten.recipe import Recipe
@@ -12,26 +14,41 @@ from hasten.tune.reference import reference_recipe
 
 COURSE = 96  # steps of the course that is aimed at
 SPLIT = "fit"
+WATCHED = 4  # samples whose runs caches are fitted to
 
 
 class Fitter:
-    """Recipe -> the same with its solver fitted, where its solver can be and is not.
+    """Recipe -> the same with its caches and its solver fitted, where they can be and are not.
 
-    The pipeline itself makes the runs, so a fit sees guidance, caches and whatever else the recipe changes, and
-    makes up for them: the course it leads along is that of the pipeline as shipped.
+    The pipeline itself makes the runs, so a solver's fit sees guidance, caches and whatever else the recipe changes,
+    and makes up for them: the course it leads along is that of the pipeline as shipped.
     """
 
     def __init__(self, problem: Problem) -> None:
         self.problem = problem
+        self._learnt: dict[str, dict[str, Any]] = {}
 
     def __call__(self, recipe: Recipe) -> Recipe:
         """Raises HastenError if the recipe does not suit the model."""
+        if any(cache.needs_fit for cache in recipe.caches):
+            recipe = recipe.model_copy(update={"caches": tuple(map(self._taught, recipe.caches))})
         if recipe.solver is None or recipe.solver.learning(None) is None:
             return recipe
         learning = recipe.solver.learning(self.course)
         run = recipe.model_copy(update={"solver": learning, "compile": None})  # which changes nothing but the time
         self.problem.solve(run, self.problem.samples[SPLIT])
         return recipe.model_copy(update={"solver": learning.fitted[-1]})  # type: ignore[union-attr]
+
+    def _taught(self, cache: Cache) -> Cache:
+        """A cache with what one fit to runs of the default tells about the model, whatever else it is set to."""
+        if not cache.needs_fit:
+            return cache
+        if cache.name not in self._learnt:
+            plain, prompts = type(cache)(), self.problem.samples[SPLIT].prompts[:WATCHED]
+            with self.problem.running(None) as run:
+                fitted, before = (CACHES.describe(one) for one in (plain.fit(run.pipe, prompts, **run.call), plain))
+            self._learnt[cache.name] = {name: value for name, value in fitted.items() if value != before.get(name)}
+        return CACHES.build(CACHES.describe(cache) | self._learnt[cache.name])
 
     @cached_property
     def course(self) -> Course:

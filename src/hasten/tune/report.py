@@ -57,14 +57,14 @@ def headline(result: TuneResult) -> str:
     faster = f"{_times(found.speed)} faster than the {steps}-step default"
     measured = f"{faster}, at {_times(found.drift)} its distance from the converged image"
     if result.best is None:
-        return f"No recipe stayed within the budget on unseen samples. The nearest is {measured}."
+        return f"No recipe is sure to keep the budget on unseen samples. The nearest is {measured}."
     return f"{measured[0].upper()}{measured[1:]}."
 
 
 def doubt(result: TuneResult) -> str:
     """What the sample cannot exclude about the chosen recipe's drift, where that matters for the claim."""
     found = confirmed(result.chosen)
-    if result.best is None or result.budget.metric != "drift" or found.drift.high <= result.budget.limit:
+    if result.best is not None or result.budget.metric != "drift" or found.drift.value > result.budget.limit:
         return ""
     return (
         f"The 95 % interval of its drift reaches {found.drift.high:.2f}×: {found.drift.n} images do not exclude "

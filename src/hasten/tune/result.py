@@ -14,7 +14,7 @@ import torch
 from hasten.errors import HastenError
 from hasten.measure import Estimate
 from hasten.recipe import Recipe
-from hasten.tune.budget import Budget, Score
+from hasten.tune.budget import AT_LEAST, Budget, Score
 from hasten.tune.problem import Cost, Pictures
 from hasten.tune.samples import Samples
 from hasten.tune.search import Trial
@@ -32,7 +32,7 @@ class Confirmed:
 
     drift: median latent RMSE relative to the default's; worst: its 95th percentile likewise. speed: the
     default's time over the recipe's, one image at a time. metrics: metric -> "median" and "p95". cost: of one
-    image. within: whether the budget is kept.
+    image. within: whether the budget is kept, for all that the intervals leave open.
     """
 
     drift: Estimate
@@ -48,6 +48,17 @@ class Confirmed:
         """What a budget looks at."""
         medians = {name: statistics["median"].value for name, statistics in self.metrics.items()}
         return Score(self.drift.value, self.flips.value, self.speed.value, medians, self.cost.memory)
+
+    @property
+    def doubt(self) -> Score:
+        """The score at the worse end of every interval, but for flips, which are compared as counted: what must keep
+        the budget if it is to hold for other samples as well.
+        """
+        medians = {
+            name: found["median"].low if name in AT_LEAST else found["median"].high
+            for name, found in self.metrics.items()
+        }
+        return Score(self.drift.high, self.flips.value, self.speed.low, medians, self.cost.memory)
 
     def to_json(self) -> dict[str, Any]:
         numbers = {name: getattr(self, name).to_json() for name in ("drift", "worst", "flips", "speed")}
@@ -106,9 +117,9 @@ class Baseline:
 class TuneResult:
     """The outcome of `hasten.tune` or `hasten.tune.compare`.
 
-    front: the finalists, fastest first. best: the fastest of them whose confirmed numbers keep the budget, or
-    None. trials: what the search saw. facts: model, samples, seeds, versions, the command. ablation, breakdown:
-    of the chosen finalist, what its ingredients contribute and where its time goes.
+    front: the finalists, fastest first. best: the fastest of them that keeps the budget at the worse end of its
+    confirmed intervals, or None. trials: what the search saw. facts: model, samples, seeds, versions, the command.
+    ablation, breakdown: of the chosen finalist, what its ingredients contribute and where its time goes.
     """
 
     front: list[Finalist]
@@ -138,8 +149,9 @@ class TuneResult:
         budget, default = self.budget, self.baseline.numbers.score
         measured = [f for f in self.front if f.confirmed is not None]
 
-        def excess(finalist: Finalist) -> float:
-            return max(budget.excess(_confirmed(finalist).score, default).values())
+        def excess(finalist: Finalist) -> tuple[float, ...]:
+            found = _confirmed(finalist)
+            return tuple(max(budget.excess(score, default).values()) for score in (found.doubt, found.score))
 
         return min(measured, key=excess, default=self.front[0])
 

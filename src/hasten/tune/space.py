@@ -10,6 +10,7 @@ from hasten.acceleration import network_of
 from hasten.caches import CACHES
 from hasten.catalog import Family, Span
 from hasten.errors import HastenError
+from hasten.grids import GRIDS
 from hasten.guidance import GUIDANCES
 from hasten.recipe import Recipe
 from hasten.solvers import SOLVERS
@@ -17,6 +18,7 @@ from hasten.tune.problem import Problem
 
 CALLS = (3, 25)  # network evaluations of a recipe
 NONE = "none"
+WITHOUT = {"grid": "own", "guidance": NONE, "cache": NONE}  # the words for none of a kind: the pipeline's own times
 
 VARIANTS: dict[str, list[dict[str, Any]]] = {
     "dpm++": [
@@ -35,29 +37,22 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
 }  # fmt: skip
 """Settings of a solver that are worth a try; every other solver without noise or `caution` is tried as it is."""
 
-GRIDS: dict[str, tuple[str, float, float, float] | None] = {
-    "own": None,  # where the pipeline's own scheduler would look
-    "trailing": None,
-    "logsnr": None,
-    "karras": ("rho", 1.0, 10.0, 0.5),
-    "quadratic": ("power", 0.6, 3.0, 0.1),
-    "flow-shifted": ("shift", 0.2, 6.0, 0.1),
-}
-"""Grids, and for some the parameter that is searched: name, lowest, highest, step."""
-
-_KARRAS = {"grid": "karras", "rho": 6.0}
-_SHIFTED = {"grid": "flow-shifted", "shift": 0.6}
+_KARRAS = {"grid": "karras", "karras.rho": 6.0}
+_SHIFTED = {"grid": "flow-shifted", "flow-shifted.shift": 0.6}
+_BENT = {"grid": "bent", "bent.slope": 0.0, "bent.curve": 0.0, "bent.twist": 0.0, "bent.rest": 1.0}
 _BNS = {"solver": "bns order=4"}
 STARTS: tuple[dict[str, Any], ...] = (
     _BNS | _KARRAS | {"calls": 10},
     _BNS | _SHIFTED | {"calls": 6},
     _BNS | _KARRAS | {"calls": 8},
-    _BNS | _KARRAS | {"calls": 12, "rho": 5.0},
+    _BNS | _BENT | {"calls": 9},
+    _BNS | _KARRAS | {"calls": 12, "karras.rho": 5.0},
     _BNS | _SHIFTED | {"calls": 8},
     _BNS | _KARRAS | {"calls": 10, "guidance": "reuse", "reuse.interval": 2},
+    _BNS | _BENT | {"calls": 12},
     {"solver": "unipc order=2", "calls": 14} | _KARRAS,
     _BNS | _SHIFTED | {"calls": 5},
-    _BNS | _KARRAS | {"calls": 15, "rho": 5.0},
+    _BNS | _KARRAS | {"calls": 15, "karras.rho": 5.0},
     _BNS | _KARRAS | {"calls": 12, "cache": "deepcache", "deepcache.interval": 2, "deepcache.branch": 3},
     _BNS | _KARRAS | {"calls": 10, "guidance": "interval", "interval.low": 0.08, "interval.high": 15.0},
     _BNS | _SHIFTED | {"calls": 10, "cache": "first-block", "first-block.threshold": 0.05},
@@ -80,7 +75,7 @@ RUNS: dict[str, dict[str, Any]] = {
 class Space:
     """The parameters of a search.
 
-    solvers: by label. methods: of "guidance" and "cache", by name, the settings to try. runs: labels of `RUNS`
+    solvers: by label. methods: of "grid", "guidance" and "cache", by name, the settings to try. runs: labels of `RUNS`
     that the model can have.
     """
 
@@ -93,6 +88,7 @@ class Space:
         """What the model of a problem allows, found by asking the methods themselves."""
         network = network_of(problem.pipe)
         methods = {
+            "grid": _methods(GRIDS, network),
             "guidance": _methods(GUIDANCES, network) if problem.guided else {},
             "cache": _methods(CACHES, network),
         }
@@ -103,50 +99,34 @@ class Space:
         solver = self.solvers[trial.suggest_categorical("solver", list(self.solvers))]
         calls = trial.suggest_int("calls", *CALLS, log=True)
         steps = -(-calls // SOLVERS.build(solver).evaluations)
-        guidance, cache = (self._method(trial, kind) for kind in ("guidance", "cache"))
+        grid, guidance, cache = (self._method(trial, kind) for kind in ("grid", "guidance", "cache"))
         run = RUNS.get(trial.user_attrs.get("run", NONE), {})
-        return Recipe(
-            solver=solver, steps=steps, grid=_grid(trial), guidance=guidance, caches=[cache] if cache else [], **run
-        )
+        return Recipe(solver=solver, steps=steps, grid=grid, guidance=guidance, caches=[cache] if cache else [], **run)
 
     def starts(self) -> list[dict[str, Any]]:
         """Parameters of recipes to begin with."""
+        known = {kind: (WITHOUT[kind], *methods) for kind, methods in self.methods.items()}
         return [
-            {"guidance": NONE, "cache": NONE} | start
-            for start in STARTS
-            if start["solver"] in self.solvers
-            and all(start.get(kind, NONE) in (NONE, *methods) for kind, methods in self.methods.items())
+            start
+            for start in (WITHOUT | start for start in STARTS)
+            if start["solver"] in self.solvers and all(start[kind] in names for kind, names in known.items())
         ]
 
     def describe(self) -> list[str]:
         """What is searched, in words."""
-        grids = ", ".join(f"{name} ({field[0]})" if field else name for name, field in GRIDS.items())
-        told = [
-            f"solvers: {', '.join(self.solvers)}",
-            f"{CALLS[0]} to {CALLS[1]} network evaluations",
-            f"grids: {grids}",
-        ]
-        told += [f"{kind}: {NONE}, {', '.join(methods)}" for kind, methods in self.methods.items() if methods]
+        told = [f"solvers: {', '.join(self.solvers)}", f"{CALLS[0]} to {CALLS[1]} network evaluations"]
+        told += [f"{kind}: {WITHOUT[kind]}, {', '.join(methods)}" for kind, methods in self.methods.items() if methods]
         return [*told, *([f"run as it is or: {'; '.join(self.runs)}"] if self.runs else [])]
 
     def _method(self, trial: Any, kind: str) -> dict[str, Any] | None:
         methods = self.methods[kind]
-        name = trial.suggest_categorical(kind, [NONE, *methods]) if methods else NONE
-        return None if name == NONE else {"name": name, **_suggested(trial, name, methods[name])}
+        name = trial.suggest_categorical(kind, [WITHOUT[kind], *methods]) if methods else WITHOUT[kind]
+        return None if name == WITHOUT[kind] else {"name": name, **_suggested(trial, name, methods[name])}
 
 
 def is_plain(recipe: Recipe) -> bool:
     """Whether a recipe changes the solver and its times only: the fair baseline of every other acceleration."""
     return not recipe.accelerations
-
-
-def _grid(trial: Any) -> dict[str, Any] | None:
-    name = trial.suggest_categorical("grid", list(GRIDS))
-    field = GRIDS[name]
-    if field is None:
-        return None if name == "own" else {"name": name}
-    label, low, high, step = field
-    return {"name": name, label: round(trial.suggest_float(label, low, high, step=step), 3)}
 
 
 def _suggested(trial: Any, at: str, tried: dict[str, Any]) -> dict[str, Any]:
