@@ -172,7 +172,7 @@ def test_the_final_goes_between_what_the_race_tried(monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setattr(final, "redraw", redraw)
     worse = lambda steps, *_: SimpleNamespace(doubt=Score((needed / steps) ** 2, 0.0, 1.0, {}))  # noqa: E731
-    monkeypatch.setattr(final, "confirmed", worse)
+    monkeypatch.setattr(final, "prospect", worse)
     run, _ = racer(lambda setting: 1.0)
     race = Race()
     for steps in (9, 20):

@@ -30,7 +30,7 @@ from hasten.tune import Budget, Score, judge, reference
 from hasten.tune.judge import Judge, Verdict
 from hasten.tune.problem import Cost, Problem
 from hasten.tune.reference import Yardstick
-from hasten.tune.result import Confirmed
+from hasten.tune.result import Confirmed, Finalist
 from hasten.tune.samples import Samples, choose, known_prompts, read_prompts
 from hasten.tune.search import Search, Trial, finalists, front, objectives, plain_front
 from hasten.tune.space import Space
@@ -698,6 +698,34 @@ def test_a_budget_is_kept_at_the_worse_end_of_what_was_measured(budget: str, kep
         return Budget.of(budget).within(numbers.doubt, default)
 
     assert within(kept) and not within(missed)
+
+
+def test_a_gap_between_fast_and_sure_is_filled_with_more_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """5 steps drift too far, 10 are within but for their doubt, 20 are sure; 12 are enough."""
+    from hasten.tune import confirm
+
+    def doubtful(steps: int, *_: Any) -> Any:
+        return SimpleNamespace(score=score(drift=(8 / steps) ** 2), doubt=score(drift=(needed / steps) ** 2))
+
+    monkeypatch.setattr(confirm, "redraw", lambda _, __, some, ___: {f.name: (f, f.recipe.steps) for f in some})
+    monkeypatch.setattr(confirm, "prospect", doubtful)
+    finalists = [Finalist(str(n), Recipe(solver="ddim", steps=n), score(speed=50 / n)) for n in (5, 10, 20)]
+    drawn: Any = {f.name: (f, f.recipe.steps) for f in finalists}
+    base: Any = SimpleNamespace(numbers=SimpleNamespace(score=score()))
+
+    def looked(budget: str = "1x") -> list[int]:
+        slower = lambda f, steps: Finalist(f"{f.name} {steps}", Recipe(solver="ddim", steps=steps))  # noqa: E731
+        more = confirm.steadied(None, base, None, drawn, Budget.of(budget), slower)  # type: ignore[arg-type]
+        return [f.recipe.steps or 0 for f, _ in more.values()]
+
+    needed = 11.5
+    assert looked() == [12]
+    needed = 9.0  # nothing is in doubt
+    assert looked() == []
+    needed = 19.5  # the 20 steps that are sure are as good
+    assert looked() == []
+    needed = 11.5
+    assert looked("speed>=2") == []
 
 
 def test_the_report_says_what_the_sample_cannot_exclude(done: Any) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 
@@ -15,6 +16,8 @@ from hasten.tune.reference import Yardstick
 from hasten.tune.result import Baseline, Confirmed, Finalist
 
 SPLIT = "confirm"
+LOOKS = 2  # recipes that are made to keep the budget on the confirm samples
+GAIN = 1.05  # times what keeps the budget already that they must promise to be faster
 METRICS = ("latent_rmse", "rmse", "psnr", "ssim", "effnet")
 
 
@@ -46,6 +49,37 @@ def redraw(
     return drawn
 
 
+def steadied(
+    problem: Problem, base: Baseline, default: Drift, drawn: Mapping[str, tuple[Finalist, Drift]], budget: Budget,
+    slower: Callable[[Finalist, int], Finalist], ticks: Ticks = lambda count: None,
+) -> dict[str, tuple[Finalist, Drift]]:  # fmt: skip
+    """More finalists, drawn, where the others leave a gap: fast ones that keep the budget but for their doubt, with as
+    many more steps as a solver of second order needs to be rid of it. At most LOOKS.
+
+    slower(finalist, steps): the same with more steps.
+    """
+    limits, more = base.numbers.score, dict[str, tuple[Finalist, Drift]]()
+    seen = [(f.searched.speed, f, prospect(d, default, f.searched.speed)) for f, d in drawn.values() if f.searched]
+    for _ in range(LOOKS if budget.seeks_speed else 0):
+        sure = max((speed for speed, _, found in seen if budget.within(found.doubt, limits)), default=0.0)
+        promising = []
+        for speed, finalist, found in seen:
+            excess, now = max(budget.excess(found.doubt, limits).values()), finalist.recipe.steps
+            if now and 0 < excess < math.inf and budget.within(found.score, limits):
+                steps = max(now + 1, math.ceil(now * math.sqrt(1 + excess)))
+                promising.append((speed * now / steps, steps, finalist))
+        speed, steps, finalist = max(promising, key=lambda one: one[0], default=(0.0, 0, None))
+        if finalist is None or speed < GAIN * sure:
+            break
+        try:
+            made = redraw(problem, base, [slower(finalist, steps)], ticks)
+        except HastenError:  # it cannot be fitted, or diverges
+            break
+        more |= made
+        seen += [(speed, f, prospect(d, default, speed)) for f, d in made.values()]
+    return more
+
+
 def judged(
     problem: Problem, base: Baseline, default: Drift, drawn: Mapping[str, tuple[Finalist, Drift]],
     speeds: Mapping[str, Estimate], budget: Budget,
@@ -69,6 +103,11 @@ def speed_ups(
         runs = {f.name: stack.enter_context(problem.running(f.recipe)) for f in finalists}
         calls = {name: (lambda run=run: run(one)) for name, run in runs.items()}
         return timed_ratio(lambda: default(one), calls, repeats=repeats, progress=progress)
+
+
+def prospect(found: Drift, default: Drift, speed: float) -> Confirmed:
+    """What was drawn and not timed yet, as if it were as fast as this."""
+    return confirmed(found, default, Estimate(speed, speed, speed, 1, unit="x"), Cost(0, 0))
 
 
 def confirmed(found: Drift, default: Drift, speed: Estimate, cost: Cost) -> Confirmed:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from hasten.tune.progress import Display
     from hasten.tune.reference import Yardstick
     from hasten.tune.result import Finalist, TuneResult
-    from hasten.tune.search import Search
+    from hasten.tune.search import Search, Trial
 
 REPEATS = 10  # rounds of the final timing
 PARTS_REPEATS = 5  # and of the timing of its ingredients and parts
@@ -160,11 +160,10 @@ class _Job:
         found = self.search.trials
         if not found:
             raise KeyboardInterrupt
-        chosen = [
-            Finalist(_letter(i), trial.recipe, trial.score)
-            for i, trial in enumerate(finalists(found, self.budget, judge.default, judge.caution, self.count))
-        ]
-        result = _confirmed(self.problem, self.yardstick, chosen, self.budget, self.display)
+        best = finalists(found, self.budget, judge.default, judge.caution, self.count)
+        chosen = [Finalist(_letter(i), trial.recipe, trial.score) for i, trial in enumerate(best)]
+        slower = self._slower(judge, {finalist.name: trial for finalist, trial in zip(chosen, best)})
+        result = _confirmed(self.problem, self.yardstick, chosen, self.budget, self.display, slower)
         result.trials = found
         result.facts = {
             **facts.gather(self.problem, self.yardstick, self.seed, self.command),
@@ -232,6 +231,22 @@ class _Job:
         compilers = {run: Recipe(**RUNS[run]).compile for run in self.space.runs}
         return [run for run, by in compilers.items() if self.seconds >= COMPILING or not (by and by.prepares)]
 
+    def _slower(self, judge: Judge, trials: dict[str, Trial]) -> Callable[[Finalist, int], Finalist]:
+        """Makes finalists out of others, with more steps and fitted anew. trials: where the others came from."""
+        from optuna.trial import FixedTrial
+
+        from hasten.tune.result import Finalist
+
+        def made(finalist: Finalist, steps: int) -> Finalist:
+            name, trial = _letter(len(trials)), trials[finalist.name]
+            calls = steps * trial.recipe.solver.evaluations if trial.recipe.solver else steps
+            proposed = self.space.suggest(FixedTrial({**trial.params, "calls": calls}))
+            how = {"compile": trial.recipe.compile, "quantize": trial.recipe.quantize}
+            trials[name] = trial
+            return Finalist(name, judge.fitted(proposed.model_copy(update=how)))
+
+        return made
+
     def _reserve(self, judge: Judge) -> float:
         """Seconds that are kept for ways to run the network, and for confirming."""
         return self._running + self._confirming(judge)
@@ -243,11 +258,13 @@ class _Job:
 
     def _confirming(self, judge: Judge) -> float:
         """Seconds that confirming will take."""
+        from hasten.tune.confirm import LOOKS
+
         sizes = {split: len(samples) for split, samples in self.problem.samples.items()}
         one = judge.clock.seconds
         default = self.yardstick.seconds.get("default", 0.6 * one * sizes["search"])
         reference = self.yardstick.seconds.get("reference", default)
-        drawing = sizes["confirm"] / sizes["search"] * (default + reference + self.count * default / 3)
+        drawing = sizes["confirm"] / sizes["search"] * (default + reference + (self.count + LOOKS) * default / 3)
         explaining = 2 * sizes["confirm"] / sizes["search"] * default + 7 * (PARTS_REPEATS + 1) * one
         return 1.15 * (drawing + explaining + (REPEATS + 2) * one * (1 + self.count / 3))
 
@@ -270,10 +287,14 @@ class _Job:
 
 
 def _confirmed(
-    problem: Problem, yardstick: Yardstick, given: list[Finalist], budget: Budget, display: Display
-) -> TuneResult:
-    """The given finalists measured on the confirm samples; what is claimed comes from here alone."""
-    from hasten.tune.confirm import SPLIT, baseline, judged, redraw, speed_ups
+    problem: Problem, yardstick: Yardstick, given: list[Finalist], budget: Budget, display: Display,
+    slower: Callable[[Finalist, int], Finalist] | None = None,
+) -> TuneResult:  # fmt: skip
+    """The given finalists measured on the confirm samples; what is claimed comes from here alone.
+
+    slower: as of `confirm.steadied`, if there may be more finalists than those.
+    """
+    from hasten.tune.confirm import LOOKS, SPLIT, baseline, judged, redraw, speed_ups, steadied
     from hasten.tune.explain import explain
     from hasten.tune.result import TuneResult
 
@@ -281,6 +302,9 @@ def _confirmed(
     with display.stage("confirm on unseen samples", (2 + len(given)) * len(samples)) as advance:
         base, default = baseline(problem, yardstick, advance)
         drawn = redraw(problem, base, given, advance)
+    if slower is not None:
+        with display.stage("between those that keep the budget", LOOKS * len(samples)) as advance:
+            drawn |= steadied(problem, base, default, drawn, budget, slower, advance)
     speeds = speed_ups(problem, [finalist for finalist, _ in drawn.values()], REPEATS, display.shown)
     measured = judged(problem, base, default, drawn, speeds, budget)
     result = TuneResult(measured, base, budget, samples=samples)

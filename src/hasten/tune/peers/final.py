@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from hasten.errors import HastenError
-from hasten.measure import Drift, Estimate
-from hasten.tune.confirm import confirmed, redraw
+from hasten.measure import Drift
+from hasten.tune.confirm import prospect, redraw
 from hasten.tune.peers.race import Race, Racer
 from hasten.tune.peers.remote import PeerError
 from hasten.tune.peers.setting import Setting
-from hasten.tune.problem import Cost, Ticks
+from hasten.tune.problem import Ticks
 from hasten.tune.result import Baseline, Finalist
 
 Drawn = dict[str, tuple[Finalist, Drift]]
@@ -70,7 +70,7 @@ class Final:
         except HastenError:  # it diverges on these samples
             return False
         speed = 1.0 if way.searched is None else way.searched.speed
-        found = confirmed(self.drawn[named.name][1], self.default, Estimate(speed, speed, speed, 1), Cost(0, 0))
+        found = prospect(self.drawn[named.name][1], self.default, speed)
         return self.racer.budget.within(found.doubt, self.base.numbers.score)
 
 
