@@ -56,7 +56,8 @@ def tune(
     recipe.json, front.json, report.html, report.md and the search itself; nothing is written if None. resume: go
     on with the search in `out`.
     trials: at most so many proposals in all. samples: how many images to search and to confirm with. batch: how
-    many run at once; solvers are fitted on twice as many, in one batch. finalists: how many recipes are confirmed.
+    many run at once; solvers are fitted on twice as many, in one batch. finalists: how many recipes are confirmed,
+    and up to two that are made of them with more steps.
     call: what every call of the pipeline gets besides (height=..., num_inference_steps=... for another default).
     progress: bars; None is where stderr is a terminal. command: what the report says was typed. workers: processes
     that search side by side, with the cores shared out; more than one needs `out` and a pipeline that was loaded from
