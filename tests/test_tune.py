@@ -25,7 +25,7 @@ from hasten.catalog import Span
 from hasten.errors import HastenError
 from hasten.measure import Estimate, count_calls
 from hasten.recipe import Recipe
-from hasten.solvers import SOLVERS
+from hasten.solvers import BNS, SOLVERS
 from hasten.tune import Budget, Score, judge, reference
 from hasten.tune.judge import Judge, Verdict
 from hasten.tune.problem import Cost, Problem
@@ -759,7 +759,6 @@ def test_the_room_can_be_called_however_it_is_imported() -> None:
 
 
 def test_fitted_numbers_are_not_spelled_out() -> None:
-    from hasten.solvers import BNS
     from hasten.tune.words import words
 
     fitted = BNS(order=1, weights=(0.5, 0.1) * 4, at=(1.0, 0.8, 0.5, 0.1, 0.0))
@@ -772,7 +771,6 @@ def test_a_solver_is_fitted_inside_the_pipeline_on_samples_of_its_own() -> None:
     """What `Fitter` finds in a pipeline is what `BNS.fit` finds with its network as a denoiser, from the same noise."""
     from hasten.edit import denoiser_of
     from hasten.learning import converged
-    from hasten.solvers import BNS
     from hasten.tune.fit import COURSE, SPLIT, Fitter
     from hasten.zoo import load
 
@@ -788,6 +786,19 @@ def test_a_solver_is_fitted_inside_the_pipeline_on_samples_of_its_own() -> None:
     assert found.at == expected.at and found.weights == pytest.approx(expected.weights, abs=2e-3)
     fitted = Recipe(solver=expected, steps=4, grid="karras")
     assert Fitter(problem)(fitted) is fitted
+
+
+def test_a_course_is_solved_once_for_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from hasten.tune.fit import SPLIT, Fitter
+    from hasten.zoo import load
+
+    task = Problem(load("digits"), {SPLIT: Samples(("0", "3"), (11, 12))}, call={"guidance_scale": 1.0})
+    recipe = Recipe(solver=BNS(order=2), steps=4, grid="karras")
+    expected = Fitter(task, tmp_path)(recipe)
+    solved, solve = [], task.solve
+    monkeypatch.setattr(task, "solve", lambda recipe, samples: (solved.append(recipe.steps), solve(recipe, samples)))
+    assert Fitter(task, tmp_path)(recipe) == expected and solved == [4]
+    assert [file.name for file in tmp_path.iterdir()] == ["course.safetensors"]
 
 
 def test_a_cache_is_fitted_once_to_the_default_and_keeps_its_other_settings() -> None:

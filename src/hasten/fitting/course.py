@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from hasten.processes import Array, Process
@@ -42,6 +45,25 @@ class Course:
         """The course of some of the states."""
         states, slopes = ([x[rows] for x in all_of] for all_of in (self.states, self.slopes))
         return Course(self.process, self.times, states, slopes, self.end[rows])
+
+    def save(self, file: Path) -> None:
+        """Write all but the process to a safetensors file, which is there once it is whole."""
+        from safetensors.torch import save_file
+
+        tensors = {"times": torch.from_numpy(self.times.copy()), "end": self.end.contiguous()}
+        tensors |= {"states": torch.stack(self.states), "slopes": torch.stack(self.slopes)}
+        partial = file.with_suffix(f".{os.getpid()}.partial")
+        save_file(tensors, partial)
+        partial.replace(file)
+
+    @classmethod
+    def load(cls, file: Path, process: Process) -> Course:
+        """What `save` wrote of a course of this process."""
+        from safetensors.torch import load_file
+
+        kept = load_file(file)
+        states, slopes = (list(kept[name]) for name in ("states", "slopes"))
+        return cls(process, kept["times"].numpy(), states, slopes, kept["end"])
 
 
 def _coordinates(process: Process, times: Array) -> tuple[Array, Array]:

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 from hasten.caches import CACHES, Cache
 from hasten.fitting import Course
 from hasten.learning import Recording
+from hasten.processes import from_config
 from hasten.recipe import Recipe
 from hasten.tune.problem import Problem
 from hasten.tune.reference import reference_recipe
 
 COURSE = 96  # steps of the course that is aimed at
+FILE = "course.safetensors"
 SPLIT = "fit"
 WATCHED = 4  # samples whose runs caches are fitted to
 
@@ -21,11 +24,12 @@ class Fitter:
     """Recipe -> the same with its caches and its solver fitted, where they can be and are not.
 
     The pipeline itself makes the runs, so a solver's fit sees guidance, caches and whatever else the recipe changes,
-    and makes up for them: the course it leads along is that of the pipeline as shipped.
+    and makes up for them: the course it leads along is that of the pipeline as shipped. folder: where that course is
+    kept for other processes and for another day; what is there already was made of this problem.
     """
 
-    def __init__(self, problem: Problem) -> None:
-        self.problem = problem
+    def __init__(self, problem: Problem, folder: Path | None = None) -> None:
+        self.problem, self.folder = problem, folder
         self._learnt: dict[str, dict[str, Any]] = {}
 
     def __call__(self, recipe: Recipe) -> Recipe:
@@ -53,7 +57,12 @@ class Fitter:
     @cached_property
     def course(self) -> Course:
         """The converged course of the samples."""
+        kept = None if self.folder is None else self.folder / FILE
+        if kept is not None and kept.exists():
+            return Course.load(kept, from_config(self.problem.pipe.scheduler.config))
         recording = Recording()
         finest = reference_recipe(self.problem, COURSE).model_copy(update={"solver": recording})
         self.problem.solve(finest, self.problem.samples[SPLIT])
+        if kept is not None:
+            recording.courses[-1].save(kept)
         return recording.courses[-1]

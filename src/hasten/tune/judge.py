@@ -46,7 +46,7 @@ class Judge:
         self.default = score(self.default_drift, self.default_drift, speed=1.0)
         self.caution = caution(self.default_drift) if budget.metric == "drift" else MARGIN
         self.clock = Clock(problem)
-        self.fitted = Fitter(problem)
+        self.fitted = Fitter(problem, yardstick.folder)
 
     def __call__(self, recipe: Recipe) -> Verdict:
         """Draw the first batch, and the others if it is not hopeless; and time one image.

@@ -77,6 +77,11 @@ class Yardstick:
         steps, changes = (tuple(x for c in found for x in getattr(c, name)) for name in ("steps", "changes"))
         return Convergence(steps, changes)
 
+    @property
+    def folder(self) -> Path | None:
+        """Where its pictures are kept, and what else is made of the same problem."""
+        return None if self.file is None else self.file.parent
+
     @contextmanager
     def _timed(self, what: str) -> Iterator[None]:
         begin = time.monotonic()

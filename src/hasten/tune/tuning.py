@@ -178,13 +178,17 @@ class _Job:
         return result
 
     def _judge(self) -> Judge:
-        """The default and the reference on the search samples, and the clock."""
+        """The default and the reference on the search samples, the clock, and the course that solvers are fitted to."""
         from hasten.tune.judge import Judge
 
         with self.display.stage("default and reference", 2 * len(self.problem.samples["search"])) as advance:
             self.yardstick.default("search", advance)
             self.yardstick.reference("search", advance)
-            return Judge(self.problem, self.yardstick, self.budget)
+            judge = Judge(self.problem, self.yardstick, self.budget)
+        with self.display.stage("a course to fit solvers to", 1) as advance:
+            judge.fitted.course  # noqa: B018 (before any helper wants it)
+            advance(1)
+        return judge
 
     def _search(self, judge: Judge) -> bool:
         """Search until what is left of the time is needed to confirm; False if Ctrl-C ended it."""
