@@ -7,8 +7,9 @@ promise: tunings with other seeds, so with other prompts and noises, one thread 
 the speed-up, drift and flips that it confirmed itself, and what `hasten compare` makes of its recipe with a seed that
 no tuning had ("values within": median and flips as they are; "within": with the whole interval); how far the search's
 estimates were off, and what its ablation sums to.
-workers: the seconds from the first to the last trial of the same number of trials, by one process and by two with one
-thread each, and the best speed-ups that each found.
+workers: one process for a number of trials, and two with one thread each for 0.65 of the seconds that it took from
+the first trial to the last: the trials that each finished, the best speed-ups that each found, and the seconds a trial
+of two for those of one.
 All by the command line; merged into benchmarks/results/tuning.json.
 """
 
@@ -24,6 +25,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +34,7 @@ from report import save
 from rich.progress import track
 
 RESULTS = Path(__file__).parent / "results" / "tuning.json"
+SHARE = 0.65  # of the time of one process that two are given
 UNSEEN = 1000  # added to the seed of a tuning, for images that nobody chose anything on
 
 
@@ -90,18 +93,18 @@ def at_most(run: dict[str, Any]) -> bool:
     return found["drift"][0] <= 1 and found["flips"][0] <= run["unseen default's flips"]
 
 
-def searched(model: str, workers: int, trials: int, folder: Path) -> dict[str, Any]:
-    """How long the trials of one search took, and how far they came; it is ended there."""
+def searched(model: str, workers: int, enough: Callable[[list[Any]], bool], folder: Path) -> dict[str, Any]:
+    """How long the trials of one search took, and how far they came; it is ended once they are enough."""
     out = folder / f"by-{workers}"
-    more = ["--workers", str(workers), "--trials", str(trials), "--minutes", "60", "--seed", "1", "--out", str(out)]
+    more = ["--workers", str(workers), "--minutes", "60", "--seed", "1", "--out", str(out)]
     environment = os.environ | {"OMP_NUM_THREADS": str(workers)}  # the cores are shared out among the workers
     command = [sys.executable, "-m", "hasten", "tune", model, *more]
     run = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL, start_new_session=True)
     try:
-        while len(found := finished(out / "study.db")) < trials:
+        while not enough(found := finished(out / "study.db")):
             if run.poll() is not None:
-                raise SystemExit(f"{' '.join(command)} ended after {len(found)} of {trials} trials")
-            time.sleep(1)
+                raise SystemExit(f"{' '.join(command)} ended after {len(found)} trials")
+            time.sleep(0.5)
     finally:
         os.killpg(run.pid, signal.SIGKILL)
         run.wait()
@@ -127,9 +130,15 @@ def finished(study: Path) -> list[Any]:
 
 
 def workers(given: argparse.Namespace, keep: Callable[[dict[str, Any]], None]) -> None:
+    def later(found: list[Any]) -> bool:
+        begin = min((trial.datetime_start for trial in found), default=datetime.max)
+        return datetime.now() - begin >= timedelta(seconds=SHARE * one["seconds"])
+
     with tempfile.TemporaryDirectory() as folder:
-        one, two = (searched(given.model, count, given.trials, Path(folder)) for count in (1, 2))
-    keep({"one": one, "two": two, "ratio": two["seconds"] / one["seconds"]})
+        one = searched(given.model, 1, lambda found: len(found) >= given.trials, Path(folder))
+        two = searched(given.model, 2, later, Path(folder))
+    each = [found["seconds"] / found["trials"] for found in (one, two)]
+    keep({"one": one, "two": two, "seconds a trial": each[1] / each[0]})
 
 
 def main() -> None:
