@@ -11,6 +11,7 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from random import Random
 from types import SimpleNamespace
 from typing import Any
 
@@ -28,6 +29,7 @@ from hasten.recipe import Recipe
 from hasten.solvers import BNS, SOLVERS
 from hasten.tune import Budget, Score, judge, reference
 from hasten.tune.judge import Judge, Verdict
+from hasten.tune.near import near
 from hasten.tune.problem import Cost, Problem
 from hasten.tune.reference import Yardstick
 from hasten.tune.result import Confirmed, Finalist
@@ -406,6 +408,57 @@ def test_the_same_seed_proposes_the_same_first_recipes(tmp_path: Path) -> None:
         one.run(asked, FOREVER, most=space_starts + 2)  # type: ignore[arg-type]
         runs.append(asked.asked)
     assert runs[0] == runs[1] != runs[2]
+
+
+def test_near_a_recipe_one_thing_is_another() -> None:
+    """What is left of the old recipe is as it was, numbers stay in range, and the sampler fills in new settings."""
+    import optuna
+
+    space = Space.of(problem())
+    start = {"solver": "bns order=4", "calls": 5, "grid": "bent", "guidance": "none", "cache": "cache"}
+    start |= {"cache.site": "unet-deep", "cache.gate": "every", "cache.forecaster": "taylor"}
+    study, changes = optuna.create_study(directions=["minimize"] * 2), set[str]()
+    for i in range(120):
+        study.enqueue_trial(start)
+        old = study.ask()
+        space.suggest(old)
+        params = near(old.params, old.distributions, Random(i))
+        study.enqueue_trial(params)
+        new = study.ask()
+        space.suggest(new)
+        assert params.items() <= new.params.items(), "nothing that hangs on another choice is left over"
+        (changed,) = (name for name, value in params.items() if old.params[name] != value)
+        changes.add(changed)
+        gone = (f"{old.params[changed]}.", f"{changed}.{old.params[changed]}.")
+        assert all(name.startswith(gone) for name in old.params.keys() - params.keys())
+        if changed == "calls":
+            assert abs(params["calls"] - 5) == 1
+        if changed == "bent.rest":
+            assert 0 < abs(params[changed] - old.params[changed]) < 0.5
+    assert {"solver", "calls", "grid", "guidance", "cache", "cache.site", "bent.slope"} <= changes
+
+
+def test_a_search_looks_near_the_best_it_has() -> None:
+    """Every other proposal, once there is nothing left to begin with: so it finds the peak of a narrow hill."""
+
+    class Hill(Imagined):
+        def __call__(self, recipe: Recipe) -> Verdict:
+            told = recipe.to_dict()
+            off = abs(told["grid"].get("rho", 1.0) - 7.3) if told.get("grid") else 10.0
+            steps = recipe.steps or 1
+            return Verdict(score(drift=off / 2 + 3 / steps, speed=50 / steps), steps)
+
+    one = search()
+    one.run(Hill(), FOREVER, most=60)  # type: ignore[arg-type]
+    found = [t.params for t in one.study.trials]
+    begun = len(one.space.starts())
+
+    def differences(i: int, j: int) -> int:
+        return sum(found[i][name] != value for name, value in found[j].items() if name in found[i])
+
+    near_one = [min(differences(i, j) for j in range(i)) <= 1 for i in range(begun, len(found))]
+    assert all(near for i, near in enumerate(near_one, begun) if i % 2)
+    assert max(t.score.speed for t in one.trials if t.score.drift <= 1) >= 10
 
 
 def test_resuming_neither_repeats_nor_loses_a_trial(tmp_path: Path) -> None:

@@ -10,12 +10,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from random import Random
 from typing import Any
 
 from hasten.errors import HastenError
 from hasten.recipe import Recipe
 from hasten.tune.budget import Budget, Score
 from hasten.tune.judge import MARGIN, Judge
+from hasten.tune.near import near
 from hasten.tune.space import Space, is_plain
 
 STARTUP = 10  # trials before the sampler learns from them
@@ -62,7 +64,7 @@ class Search:
     ) -> None:
         from optuna.samplers import TPESampler
 
-        self.space, self.budget = space, budget
+        self.space, self.budget, self.seed = space, budget, seed
         with _quiet():
             self.study = _opened(folder, {"budget": str(budget), "seed": seed}, resume)
             before = len(self.study.get_trials(deepcopy=False))
@@ -102,7 +104,7 @@ class Search:
 
         with _quiet():
             while (self.tried < LEAST or time.monotonic() < until) and (most is None or self.begun < most):
-                trial = self.study.ask()
+                trial = self._asked(judge)
                 try:
                     self._try(trial, judge)
                 except KeyboardInterrupt:
@@ -128,6 +130,17 @@ class Search:
             for trial, run in itertools.product(trials, runs):
                 self.study.enqueue_trial(dict(trial.params), user_attrs={"run": run})
         return self.run(judge, until, self.tried + len(trials) * len(runs), watch)
+
+    def _asked(self, judge: Judge) -> Any:
+        """The next proposal: what is waiting; else in turns one of the sampler, and one of the best so far, changed."""
+        from optuna.trial import TrialState
+
+        known, before = self.trials, self.study.get_trials(deepcopy=False)
+        if len(before) % 2 and known and not any(trial.state == TrialState.WAITING for trial in before):
+            random = Random(f"{self.seed} {len(before)}")
+            best = random.choice(finalists(known, self.budget, judge.default, judge.caution))
+            self.study.enqueue_trial(near(best.params, before[best.number].distributions, random))
+        return self.study.ask()
 
     def _try(self, trial: Any, judge: Judge) -> None:
         proposed = self.space.suggest(trial)
