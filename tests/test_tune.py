@@ -461,6 +461,32 @@ def test_a_search_looks_near_the_best_it_has() -> None:
     assert max(t.score.speed for t in one.trials if t.score.drift <= 1) >= 10
 
 
+def test_an_acceleration_has_to_earn_its_place() -> None:
+    """The best are tried without each of what they have; of those about as fast the simpler goes on."""
+
+    class Idle(Imagined):  # no acceleration changes a thing
+        def __call__(self, recipe: Recipe) -> Verdict:
+            steps = recipe.steps or 1
+            return Verdict(score(drift=0.1, speed=50 / steps + 0.01 * len(recipe.accelerations)), steps)
+
+    one, judge = search(), Idle()
+    both = {"guidance": "interval", "interval.low": 0.1, "interval.high": 5.0, "cache": "deepcache"}
+    plain = {"solver": "unipc order=2", "calls": 7, "grid": "logsnr"}
+    one.study.enqueue_trial(plain | both | {"deepcache.interval": 2})
+    while not one.trials or not one.trials[-1].recipe.accelerations:  # the recipes to begin with come first
+        one.run(judge, FOREVER, most=one.tried + 1)  # type: ignore[arg-type]
+    busy = one.trials[-1]
+    assert one.simplify([busy], judge, FOREVER)  # type: ignore[arg-type]
+    fewer = one.trials[-2:]
+    without = [{kind: t.params[kind] for kind in ("guidance", "cache")} for t in fewer]
+    assert without == [{"guidance": "none", "cache": "deepcache"}, {"guidance": "interval", "cache": "none"}]
+    assert all(t.params["calls"] == 7 and "none" in t.params.values() for t in fewer)
+    assert "interval.low" not in fewer[0].params and "deepcache.interval" not in fewer[1].params
+    fast = replace(busy, score=score(drift=0.1, speed=1.2 * busy.score.speed))
+    for trials, best in (([busy, *fewer], fewer[0]), ([fast, *fewer], fast)):
+        assert finalists(trials, Budget.of("1x"), judge.default, judge.caution, 1) == [best]
+
+
 def test_resuming_neither_repeats_nor_loses_a_trial(tmp_path: Path) -> None:
     first, asked = search(tmp_path), Imagined()
     first.run(asked, FOREVER, most=5)  # type: ignore[arg-type]

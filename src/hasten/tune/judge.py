@@ -19,7 +19,7 @@ from hasten.tune.space import RUNS
 MARGIN = 0.1
 HOPELESS = 2.0  # times the budget by which a recipe passes it on the first batch, and is not looked at further
 INFINITE = 1e12  # the drift of anything over an exact default's, as a number that can be stored
-WORTH = 1.05  # speed-up for which a way to run the network's code pays
+WORTH = 1.05  # speed-up for which an acceleration pays
 
 
 @dataclass(frozen=True)

@@ -7,24 +7,34 @@ from collections.abc import Mapping
 from random import Random
 from typing import Any
 
+from hasten.tune.space import ADDED
+
 REACH = 0.1  # of its range, that a number is moved by at most
 
 
 def near(params: Mapping[str, Any], ranges: Mapping[str, Any], random: Random) -> dict[str, Any]:
     """The parameters of a recipe with one of them changed: a number moved a little, a choice made another way.
 
-    ranges: by parameter, Optuna's distributions. Where another choice was made, what hung on the old one is left out.
+    ranges: by parameter, Optuna's distributions.
     """
     from optuna.distributions import CategoricalDistribution
 
     name = random.choice([path for path in params if not ranges[path].single()])
     old, tried = params[name], ranges[name]
     if isinstance(tried, CategoricalDistribution):
-        others = [choice for choice in tried.choices if choice != old]
-        gone = (f"{old}.", f"{name}.{old}.")  # where the settings of a method are, and those of a part of one
-        kept = {path: value for path, value in params.items() if not path.startswith(gone)}
-        return {**kept, name: random.choice(others)}
+        return chosen(params, name, random.choice([choice for choice in tried.choices if choice != old]))
     return {**params, name: _moved(old, tried, random)}
+
+
+def chosen(params: Mapping[str, Any], name: str, choice: Any) -> dict[str, Any]:
+    """The parameters of a recipe with a choice made another way, and without what hung on the old one."""
+    gone = (f"{params[name]}.", f"{name}.{params[name]}.")  # the settings of a method, and those of a part of one
+    return {path: value for path, value in params.items() if not path.startswith(gone)} | {name: choice}
+
+
+def simpler(params: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The parameters of a recipe without one of its accelerations, for each that it has."""
+    return [chosen(params, kind, word) for kind, word in ADDED.items() if params.get(kind, word) != word]
 
 
 def _moved(old: float, tried: Any, random: Random) -> float:

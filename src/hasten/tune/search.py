@@ -16,8 +16,8 @@ from typing import Any
 from hasten.errors import HastenError
 from hasten.recipe import Recipe
 from hasten.tune.budget import Budget, Score
-from hasten.tune.judge import MARGIN, Judge
-from hasten.tune.near import near
+from hasten.tune.judge import MARGIN, WORTH, Judge
+from hasten.tune.near import near, simpler
 from hasten.tune.space import Space, is_plain
 
 STARTUP = 10  # trials before the sampler learns from them
@@ -119,6 +119,10 @@ class Search:
             raise HastenError(f"search: no recipe could be run; the last one failed with {errors[-1]}")
         return True
 
+    def simplify(self, trials: Sequence[Trial], judge: Judge, until: float, watch: Watch | None = None) -> bool:
+        """Try the recipes of some trials without each of their accelerations. The rest is as in `run`."""
+        return self._also([(fewer, {}) for trial in trials for fewer in simpler(trial.params)], judge, until, watch)
+
     def refine(
         self, trials: Sequence[Trial], runs: Sequence[str], judge: Judge, until: float, watch: Watch | None = None
     ) -> bool:
@@ -126,10 +130,17 @@ class Search:
 
         The rest is as in `run`.
         """
+        asked = [(dict(trial.params), {"run": run}) for trial, run in itertools.product(trials, runs)]
+        return self._also(asked, judge, until, watch)
+
+    def _also(
+        self, asked: Sequence[tuple[dict[str, Any], dict[str, Any]]], judge: Judge, until: float, watch: Watch | None
+    ) -> bool:
+        """Try recipes of given parameters and attributes."""
         with _quiet():
-            for trial, run in itertools.product(trials, runs):
-                self.study.enqueue_trial(dict(trial.params), user_attrs={"run": run})
-        return self.run(judge, until, self.tried + len(trials) * len(runs), watch)
+            for params, attributes in asked:
+                self.study.enqueue_trial(params, user_attrs=attributes)
+        return self.run(judge, until, self.tried + len(asked), watch)
 
     def _asked(self, judge: Judge) -> Any:
         """The next proposal: what is waiting; else in turns one of the sampler, and one of the best so far, changed."""
@@ -214,12 +225,16 @@ def finalists(
     """The trials worth measuring again, fastest first: from a hopeful one, by the search's estimate, to a safe one.
 
     One of the best within the budget with little margin, the best ones with the search's `caution`, one with twice
-    that, and the one with the most margin. Where none is within the budget, those that come nearest to it.
+    that, and the one with the most margin. Where none is within the budget, those that come nearest to it. Each
+    acceleration of a recipe has to earn its place: it counts as a little slower for it.
     """
 
     def within(margin: float) -> list[Trial]:
         kept = [t for t in trials if t not in chosen and budget.within(t.score, default, margin)]
-        return sorted(kept, key=lambda t: -t.score.speed if budget.seeks_speed else t.score.drift)
+        return sorted(kept, key=lambda t: -earned(t) if budget.seeks_speed else t.score.drift)
+
+    def earned(trial: Trial) -> float:
+        return trial.score.speed / WORTH ** len(trial.recipe.accelerations)
 
     def safety(trial: Trial) -> tuple[float, float]:
         limits = budget.excess(trial.score, default)

@@ -18,7 +18,11 @@ from hasten.tune.problem import Problem
 
 CALLS = (3, 25)  # network evaluations of a recipe
 NONE = "none"
-WITHOUT = {"grid": "own", "guidance": NONE, "cache": NONE}  # the words for none of a kind: the pipeline's own times
+ADDED = {
+    "guidance": NONE,
+    "cache": NONE,
+}  # what a recipe may have besides a solver and its times, and the words for none
+WITHOUT = {"grid": "own"} | ADDED  # the pipeline's own times
 
 VARIANTS: dict[str, list[dict[str, Any]]] = {
     "dpm++": [

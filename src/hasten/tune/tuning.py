@@ -209,7 +209,10 @@ class _Job:
                 return self.search.run(judge, until, self.most, watch)
 
     def _refine(self, judge: Judge) -> bool:
-        """Try the best recipes with the ways to run the network's code that pay here; False if Ctrl-C ended it."""
+        """Try the best recipes without what may add nothing, and with the ways to run the network's code that pay here.
+
+        False if Ctrl-C ended it.
+        """
         from hasten.tune.search import finalists
 
         if self.most is not None and self.search.tried >= self.most:
@@ -223,6 +226,10 @@ class _Job:
                     advance(1)
         except KeyboardInterrupt:
             return False
+        with self.display.stage("the best recipes, simplified", self.count) as advance:
+            best = finalists(self.search.trials, self.budget, judge.default, judge.caution, self.count)
+            if not self.search.simplify(best, judge, until, lambda trials: advance(1)):
+                return False
         chosen = finalists(self.search.trials, self.budget, judge.default, judge.caution, self.count)
         left = [trial for trial in chosen if trial.recipe.compile is None and trial.recipe.quantize is None]
         with self.display.stage("the best recipes, run so", max(1, len(left) * len(runs))) as advance:
