@@ -18,10 +18,7 @@ from hasten.tune.problem import Problem
 
 CALLS = (3, 25)  # network evaluations of a recipe
 NONE = "none"
-ADDED = {
-    "guidance": NONE,
-    "cache": NONE,
-}  # what a recipe may have besides a solver and its times, and the words for none
+ADDED = {"guidance": NONE, "cache": NONE}  # what may be added to a solver and its times; the words for none of it
 WITHOUT = {"grid": "own"} | ADDED  # the pipeline's own times
 
 VARIANTS: dict[str, list[dict[str, Any]]] = {
