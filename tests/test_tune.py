@@ -877,7 +877,10 @@ def test_a_course_is_solved_once_for_a_folder(tmp_path: Path, monkeypatch: pytes
     solved, solve = [], task.solve
     monkeypatch.setattr(task, "solve", lambda recipe, samples: (solved.append(recipe.steps), solve(recipe, samples)))
     assert Fitter(task, tmp_path)(recipe) == expected and solved == [4]
-    assert [file.name for file in tmp_path.iterdir()] == ["course.safetensors"]
+    (kept,) = tmp_path.iterdir()
+    kept.write_bytes(kept.read_bytes()[:-9])
+    with pytest.raises(HastenError, match=r"course\.safetensors cannot be read .* delete it"):
+        Fitter(task, tmp_path)(recipe)
 
 
 def test_a_cache_is_fitted_once_to_the_default_and_keeps_its_other_settings() -> None:

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from hasten.errors import HastenError
 from hasten.processes import Array, Process
 
 
@@ -58,10 +59,14 @@ class Course:
 
     @classmethod
     def load(cls, file: Path, process: Process) -> Course:
-        """What `save` wrote of a course of this process."""
+        """What `save` wrote of a course of this process. Raises HastenError for a file that cannot be read."""
+        from safetensors import SafetensorError
         from safetensors.torch import load_file
 
-        kept = load_file(file)
+        try:
+            kept = load_file(file)
+        except SafetensorError as error:
+            raise HastenError(f"{file} cannot be read ({error}); delete it") from None
         states, slopes = (list(kept[name]) for name in ("states", "slopes"))
         return cls(process, kept["times"].numpy(), states, slopes, kept["end"])
 
