@@ -487,6 +487,23 @@ def test_an_acceleration_has_to_earn_its_place() -> None:
         assert finalists(trials, Budget.of("1x"), judge.default, judge.caution, 1) == [best]
 
 
+def test_a_search_ends_with_the_best_simplified(monkeypatch: pytest.MonkeyPatch) -> None:
+    from hasten.tune.progress import Display
+    from hasten.tune.tuning import _Job
+
+    job, asked = _Job.__new__(_Job), Imagined()
+    monkeypatch.setattr(_Job, "_confirming", lambda *_: 0.0)
+    job.search, job.budget, job.most, job.count = search(budget="9x"), Budget.of("9x"), None, 1
+    job.space, job.display, job.started, job.seconds = job.search.space, Display(False), time.monotonic(), 60.0
+    start = {"solver": "unipc order=2", "calls": 4, "grid": "logsnr", "guidance": "none"}
+    for trial in job.search.study.trials:  # nothing else to begin with
+        job.search.study.tell(job.search.study.ask(), [9.0, 9.0])
+    job.search.study.enqueue_trial(start | {"cache": "deepcache", "deepcache.interval": 3})
+    job.search.run(asked, FOREVER, most=1)  # type: ignore[arg-type]
+    assert job._refine(asked)  # type: ignore[arg-type]
+    assert [trial.params["cache"] for trial in job.search.trials] == ["deepcache", "none"]
+
+
 def test_resuming_neither_repeats_nor_loses_a_trial(tmp_path: Path) -> None:
     first, asked = search(tmp_path), Imagined()
     first.run(asked, FOREVER, most=5)  # type: ignore[arg-type]
@@ -605,7 +622,8 @@ def test_a_judge_looks_at_all_samples_only_where_there_is_hope(monkeypatch: pyte
 
 def test_tune_finds_confirms_and_writes(done: Any) -> None:
     result = done.result
-    assert {f.name for f in done.out.iterdir()} >= {"recipe.json", "front.json", "report.html", "study.db"}
+    written = {"recipe.json", "front.json", "report.html", "study.db", "course.safetensors"}
+    assert {f.name for f in done.out.iterdir()} >= written
     assert Recipe.load(done.out).to_dict() == result.recipe.to_dict()
     assert len(result.trials) == 3 and len(result.front) == 2
     written = json.loads((done.out / "front.json").read_text())

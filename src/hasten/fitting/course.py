@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -53,7 +52,7 @@ class Course:
 
         tensors = {"times": torch.from_numpy(self.times.copy()), "end": self.end.contiguous()}
         tensors |= {"states": torch.stack(self.states), "slopes": torch.stack(self.slopes)}
-        partial = file.with_suffix(f".{os.getpid()}.partial")
+        partial = file.with_suffix(".partial")
         save_file(tensors, partial)
         partial.replace(file)
 
