@@ -496,7 +496,7 @@ def test_a_search_ends_with_the_best_simplified(monkeypatch: pytest.MonkeyPatch)
     job.search, job.budget, job.most, job.count = search(budget="9x"), Budget.of("9x"), None, 1
     job.space, job.display, job.started, job.seconds = job.search.space, Display(False), time.monotonic(), 60.0
     start = {"solver": "unipc order=2", "calls": 4, "grid": "logsnr", "guidance": "none"}
-    for trial in job.search.study.trials:  # nothing else to begin with
+    for _ in job.search.study.trials:  # nothing else to begin with
         job.search.study.tell(job.search.study.ask(), [9.0, 9.0])
     job.search.study.enqueue_trial(start | {"cache": "deepcache", "deepcache.interval": 3})
     job.search.run(asked, FOREVER, most=1)  # type: ignore[arg-type]
