@@ -29,14 +29,14 @@ from report import save
 from rich.progress import track
 
 import hasten
-from hasten.errors import HastenError
+from hasten.core.errors import HastenError
+from hasten.evaluate.problem import Pictures, Problem, Runner
+from hasten.evaluate.references import Yardstick
+from hasten.evaluate.samples import choose, known_prompts, to_fit
 from hasten.measure import count_calls, macs, timed_ratio
 from hasten.recipe import Recipe
-from hasten.tune.fit import SPLIT, Fitter
-from hasten.tune.judge import compared
-from hasten.tune.problem import Pictures, Problem, Runner
-from hasten.tune.reference import Yardstick
-from hasten.tune.samples import choose, known_prompts, to_fit
+from hasten.search.fitter import SPLIT, Fitter
+from hasten.search.judge import compared
 
 METRICS = ("psnr", "ssim", "effnet", "latent_rmse")
 SPEEDS = (1.5, 2.0, 3.0)  # at which sides are compared

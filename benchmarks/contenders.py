@@ -8,12 +8,12 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
-from hasten.acceleration import view
+from hasten.bench.worker import deepcached
 from hasten.caches import DiffusersMagCache, MagCache, TeaCache
+from hasten.evaluate.problem import Problem, Runner
 from hasten.guidance import GUIDANCES
-from hasten.tune.fit import SPLIT
-from hasten.tune.peers.worker import deepcached
-from hasten.tune.problem import Problem, Runner
+from hasten.runtime.acceleration import view
+from hasten.search.fitter import SPLIT
 
 Entry = tuple[str, str, dict[str, Any]]  # label, group, fields of a Recipe
 KARRAS = {"name": "karras", "rho": 5.0}

@@ -21,7 +21,7 @@ from report import save
 
 import hasten
 from hasten.caches import DeepCache
-from hasten.errors import HastenError
+from hasten.core.errors import HastenError
 from hasten.measure.cost import macs, timed_ratio
 
 TOKENS = 24

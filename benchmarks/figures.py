@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from hasten import listing
+from hasten import methods
 
 RESULTS = Path(__file__).parent / "results"
 FIGURES = Path(__file__).parent.parent / "src" / "hasten" / "figures.json"
@@ -71,7 +71,7 @@ def main() -> None:
                 figures[name] = f"{figures[name]}; {text}" if name in figures else text
     FIGURES.write_text(json.dumps(dict(sorted(figures.items())), indent=1) + "\n")
     before, rest = README.read_text().split(BEGIN)
-    table = listing.markdown(listing.methods())
+    table = methods.markdown(methods.methods())
     README.write_text(f"{before}{BEGIN}\n{table}\n{END}{rest.split(END)[1]}")
     print(f"{len(figures)} methods written to {FIGURES} and {README}")
 

@@ -13,10 +13,10 @@ import json
 from pathlib import Path
 
 import hasten
+from hasten.evaluate.problem import Problem
+from hasten.evaluate.references import Yardstick
+from hasten.evaluate.samples import choose, known_prompts
 from hasten.recipe import Recipe
-from hasten.tune.problem import Problem
-from hasten.tune.reference import Yardstick
-from hasten.tune.samples import choose, known_prompts
 
 FILE = Path(__file__).parent.parent / "docs" / "default-and-tuned.png"
 SEED = 1000

@@ -24,7 +24,7 @@ from rich.progress import track
 from torch import Tensor
 
 from hasten import sample, solvers
-from hasten.errors import HastenError
+from hasten.core.errors import HastenError
 from hasten.grids import schedule
 from hasten.measure import bootstrap
 from hasten.predictions import Prediction

@@ -30,11 +30,11 @@ from rich.progress import track
 from torch import Tensor
 
 from hasten import sample, solvers
+from hasten.core.errors import HastenError
 from hasten.denoisers import DenoiserLike
-from hasten.errors import HastenError
 from hasten.grids import schedule
 from hasten.measure import bootstrap, wilson
-from hasten.tune.space import VARIANTS
+from hasten.search.space import VARIANTS
 
 FITTED: tuple[dict[str, Any], ...] = (
     {"name": "unipc", "order": 2}, {"name": "dpm++", "order": 2}, {"name": "deis", "order": 3, "variable": "log-rho"},
@@ -86,9 +86,9 @@ def _placed(solver: Any, grid: Any, case: Case, nfe: int) -> Run | None:
 
 def fitted(case: Case, nfe: int) -> Iterator[Candidate]:
     """What hasten learns of a model: weights on given times, times, and what else can be learnt on top of those."""
-    from hasten.fitting import Aim
+    from hasten.fit import Aim
+    from hasten.fit.bns import converged
     from hasten.grids import FittedGrid
-    from hasten.learning import converged
     from hasten.solvers import BNS, USF, DCSolver
 
     every, split = case.denoisers["fit"], "screen" if case.bound else "fit"

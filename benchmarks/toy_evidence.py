@@ -24,9 +24,9 @@ from hasten import sample
 from hasten.denoisers import GaussianMixture
 from hasten.discrete import TauLeaping, expected_calls, generate
 from hasten.discrete.text import MASK, Letters
-from hasten.fitting import Aim, integrate, solve
-from hasten.fitting.decisions import EXPANDED, breed, known, uniform
-from hasten.fitting.decisions import search as evolve
+from hasten.fit import Aim, integrate, solve
+from hasten.fit.decisions import EXPANDED, breed, known, uniform
+from hasten.fit.decisions import search as evolve
 from hasten.grids import schedule
 from hasten.measure import bootstrap, fokker_planck_residual
 from hasten.predictions import Prediction

@@ -9,7 +9,8 @@ import pipelines
 import pytest
 
 import hasten
-from hasten.tune import reference, tuning
+from hasten.evaluate import references as reference
+from hasten.search import tuning
 
 LETTERS = list("abcdefghij")
 STEPS = 8  # of the default

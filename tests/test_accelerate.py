@@ -9,7 +9,7 @@ from tiny import fingerprint
 
 import hasten
 from hasten import Recipe
-from hasten.errors import HastenError, UnsupportedModel
+from hasten.core.errors import HastenError, UnsupportedModel
 
 PLAIN = {"solver": {"name": "dpm++", "order": 2}, "steps": 3}
 FULL = PLAIN | {

@@ -12,12 +12,12 @@ from pipelines import KINDS, SD15_SCHEDULER, call, make
 from tiny import fingerprint, randn
 from torch import nn
 
-from hasten.acceleration import Acceleration, network_of, view, wrap
 from hasten.bridge import SolverScheduler
 from hasten.caches import DeepCache
-from hasten.caches.memory import Memory
-from hasten.clock import clocked
-from hasten.errors import HastenError, UnsupportedModel
+from hasten.caching.memory import Memory
+from hasten.core.errors import HastenError, UnsupportedModel
+from hasten.runtime.acceleration import Acceleration, network_of, view, wrap
+from hasten.runtime.tracking import clocked
 
 
 @dataclass(frozen=True)

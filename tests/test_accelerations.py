@@ -11,12 +11,12 @@ from pipelines import KINDS, arguments, call, make
 from tiny import fingerprint, part
 
 import hasten
-from hasten.acceleration import Acceleration, network_name, network_of
 from hasten.bridge import SolverScheduler
 from hasten.caches import CACHES
-from hasten.errors import HastenError, UnsupportedModel
+from hasten.core.errors import HastenError, UnsupportedModel
 from hasten.guidance import GUIDANCES
 from hasten.recipe import ordered
+from hasten.runtime.acceleration import Acceleration, network_name, network_of
 from hasten.solvers import all as all_solvers
 
 EXAMPLES = {  # where an acceleration made without arguments does nothing, or not yet in the few steps here

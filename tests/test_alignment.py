@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from hasten.errors import HastenError
+from hasten.core.errors import HastenError
 from hasten.measure import alignment, wilson
 from hasten.measure.alignment import overlap
 

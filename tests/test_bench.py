@@ -15,19 +15,21 @@ import tiny
 import torch
 
 import hasten
+from hasten.bench import benching, final, peers
+from hasten.bench import ladders as families
+from hasten.bench.contest import Contest
+from hasten.bench.ladders import Family
+from hasten.bench.race import Hopeless, Race, Racer
+from hasten.bench.remote import PeerError, Remote
+from hasten.bench.result import side
+from hasten.bench.setting import Setting
+from hasten.bench.worker import scheduler_of
 from hasten.cli import main
-from hasten.errors import HastenError
+from hasten.core.errors import HastenError
+from hasten.evaluate import references as reference
+from hasten.evaluate.budget import Budget, Score
+from hasten.evaluate.samples import Samples
 from hasten.recipe import Recipe
-from hasten.tune import Budget, Score, benching, peers, reference
-from hasten.tune.benched import side
-from hasten.tune.peers import families, final
-from hasten.tune.peers.contest import Contest
-from hasten.tune.peers.families import Family
-from hasten.tune.peers.race import Hopeless, Race, Racer
-from hasten.tune.peers.remote import PeerError, Remote
-from hasten.tune.peers.setting import Setting
-from hasten.tune.peers.worker import scheduler_of
-from hasten.tune.samples import Samples
 
 torch.set_num_threads(1)  # the networks are tiny
 
@@ -52,7 +54,7 @@ def contest(kind: str = "sd", **call: Any) -> Contest:
 def bench(against: Any = "diffusers", recipes: Any = (), out: Path | None = None, **choices: Any) -> Any:
     settings = {"minutes": 0.02, "samples": (2, 2), "batch": 2, "finalists": 1} | choices
     call = {"num_inference_steps": 6}
-    return hasten.tune.bench(pipelines.make("sd"), against, recipes, LETTERS, "1.5x", out=out, call=call, **settings)
+    return hasten.bench.bench(pipelines.make("sd"), against, recipes, LETTERS, "1.5x", out=out, call=call, **settings)
 
 
 # Settings

@@ -17,8 +17,8 @@ from torch import Tensor
 
 import hasten
 from hasten.bridge import SolverScheduler, generators
+from hasten.core.errors import HastenError
 from hasten.denoisers import Denoiser
-from hasten.errors import HastenError
 from hasten.grids import Explicit, Karras
 from hasten.predictions import Prediction
 from hasten.processes import RectifiedFlow

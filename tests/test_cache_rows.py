@@ -11,16 +11,16 @@ from diffusers import FirstBlockCacheConfig, MagCacheConfig, TaylorSeerCacheConf
 from diffusers.hooks.mag_cache import FLUX_MAG_RATIOS
 from pipelines import WIDTH, arguments, call, make
 
-from hasten.acceleration import network_of
 from hasten.caches import CACHES, FORA, DeltaDiT, FirstBlockCache, MagCache, TaylorSeer, TeaCache
-from hasten.caches.blocks import blocks_of
-from hasten.caches.course import Course
-from hasten.caches.gates import magnitude_steps
 from hasten.caches.stacks import FLUX
-from hasten.caches.units import Joined, Units
-from hasten.errors import HastenError, UnsupportedModel
+from hasten.caching.blocks import blocks_of
+from hasten.caching.gates import magnitude_steps
+from hasten.caching.history import Course
+from hasten.caching.units import Joined, Units
+from hasten.core.errors import HastenError, UnsupportedModel
 from hasten.processes import VariancePreserving
-from hasten.running import Run
+from hasten.runtime.acceleration import network_of
+from hasten.runtime.run import Run
 
 RATIOS = tuple(FLUX_MAG_RATIOS.tolist())
 STEPS = 14

@@ -10,10 +10,10 @@ import torch
 from pipelines import arguments, call, make
 from tiny import fingerprint
 
-from hasten.acceleration import network_of
 from hasten.caches import CACHES, DBCache
-from hasten.errors import HastenError, UnsupportedModel
+from hasten.core.errors import HastenError, UnsupportedModel
 from hasten.recipe import Recipe
+from hasten.runtime.acceleration import network_of
 
 STEPS = 9
 cache_dit = pytest.importorskip("cache_dit")

@@ -11,20 +11,20 @@ from tiny import randn, unet
 from torch import nn
 
 from hasten import sample
-from hasten.acceleration import network_of
 from hasten.bridge import SolverScheduler
 from hasten.caches import CACHES, EYES, FORECASTERS, GATES, SITES, DeepCache
-from hasten.caches.course import Course, Node
-from hasten.caches.forecasters import Drift, Hold, Taylor
-from hasten.caches.gates import Countdown, Every, Listed, Never, Within
-from hasten.caches.online import Accumulated, Moved
+from hasten.caching.forecasters import Drift, Hold, Taylor
+from hasten.caching.gates import Countdown, Every, Listed, Never, Within
+from hasten.caching.history import Course, Node
+from hasten.caching.online import Accumulated, Moved
+from hasten.core.errors import HastenError, UnsupportedModel
 from hasten.denoisers import Denoiser
-from hasten.errors import HastenError, UnsupportedModel
-from hasten.following import AcceleratedDenoiser
 from hasten.guidance import GuidanceInterval
 from hasten.predictions import Prediction, Reading
 from hasten.processes import RectifiedFlow, VarianceExploding, VariancePreserving
-from hasten.running import Row, Run
+from hasten.runtime.acceleration import network_of
+from hasten.runtime.following import AcceleratedDenoiser
+from hasten.runtime.run import Row, Run
 from hasten.sampling import sample_many
 
 PROCESS = VariancePreserving()

@@ -15,9 +15,11 @@ import pytest
 import torch
 from small import hurry
 
+import hasten
 from hasten.cli import main
+from hasten.evaluate.budget import Budget
 from hasten.recipe import Recipe
-from hasten.tune import tuning
+from hasten.search import tuning
 
 torch.set_num_threads(1)  # the networks are tiny
 
@@ -170,7 +172,7 @@ def test_generate_draws_by_seed_and_recipe(here: Path, model: str, capsys: pytes
 
 
 def test_methods_lists_every_method_with_its_paper(capsys: pytest.CaptureFixture[str]) -> None:
-    from hasten.listing import families
+    from hasten.methods import families
 
     assert run("methods", "--json") == 0
     found = json.loads(capsys.readouterr().out)
@@ -207,18 +209,17 @@ def test_tune_and_compare_from_the_command_line(
 def test_tune_says_so_when_no_recipe_keeps_the_budget(
     here: Path, model: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    import hasten
-    from hasten.tune.result import TuneResult
+    from hasten.evaluate.results import TuneResult
 
     monkeypatch.setattr("hasten.cli._show", lambda *_: None)
-    result = TuneResult([], None, hasten.tune.Budget.of("1x"))
-    monkeypatch.setattr(type(hasten.tune), "__call__", staticmethod(lambda *_, **__: result))
+    result = TuneResult([], None, Budget.of("1x"))
+    monkeypatch.setattr(hasten, "tune", lambda *_, **__: result)
     assert "no recipe is sure to keep 1x" in complaint(capsys, "tune", model)
 
     def interrupted(*_: Any, **__: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(type(hasten.tune), "__call__", staticmethod(interrupted))
+    monkeypatch.setattr(hasten, "tune", interrupted)
     assert run("tune", model) == 130
     assert "--resume" in capsys.readouterr().err
 

@@ -18,8 +18,8 @@ from torch import nn
 
 import hasten
 from hasten import zoo
-from hasten.errors import HastenError
-from hasten.headers import read_header
+from hasten.core.errors import HastenError
+from hasten.core.files import read_header
 from hasten.train.checkpoints import load_checkpoint, read_facts, read_tensors, save_checkpoint
 
 

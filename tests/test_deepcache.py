@@ -5,13 +5,13 @@ import torch
 from pipelines import call, make
 from tiny import randn, unet
 
-from hasten.acceleration import view
 from hasten.caches import CACHES, DeepCache
-from hasten.caches.gates import Every, Listed, centered_steps
-from hasten.caches.unet import unet_units
-from hasten.errors import HastenError, UnsupportedModel
+from hasten.caching.gates import Every, Listed, centered_steps
+from hasten.caching.unet import unet_units
+from hasten.core.errors import HastenError, UnsupportedModel
 from hasten.processes import VariancePreserving
-from hasten.running import Run
+from hasten.runtime.acceleration import view
+from hasten.runtime.run import Run
 
 DEPTH = 9  # units of `unet()`: the input convolution, 3 + 3 + 2 on the way down
 

@@ -10,6 +10,7 @@ import torch
 from scipy import stats
 from scipy.integrate import quad
 
+from hasten.core.errors import HastenError
 from hasten.discrete import (
     UNMASKERS,
     AnyOrder,
@@ -25,9 +26,8 @@ from hasten.discrete import (
     generate,
 )
 from hasten.discrete.exact import surprise
-from hasten.discrete.objectives import EARLIEST, drawing
 from hasten.discrete.text import MASK, Letters, decode, documentation, encode
-from hasten.errors import HastenError
+from hasten.train.discrete import EARLIEST, drawing
 
 V = L = 3
 JOINT = Joint(np.random.default_rng(0).dirichlet(np.full(V**L, 0.7)).reshape((V,) * L))

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from hasten import accelerate
-from hasten.acceleration import network_of, view
-from hasten.compiling import ChannelsLast, TorchCompile, untouched
-from hasten.errors import HastenError, UnsupportedModel
+from hasten.compilers import ChannelsLast, TorchCompile, untouched
+from hasten.core.errors import HastenError, UnsupportedModel
 from hasten.quantize import BFloat16, Float16
 from hasten.recipe import Recipe
+from hasten.runtime.acceleration import network_of, view
 
 torch.set_num_threads(1)
 

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from hasten.errors import HastenError
+from hasten.core.errors import HastenError
 from hasten.measure import extractor, features
 
 SMALL = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "patch_size": 56}

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from hasten import sample, zoo
+from hasten.core.errors import HastenError
 from hasten.denoisers import Denoiser, GaussianMixture, coefficients
-from hasten.errors import HastenError
 from hasten.measure.fields import (
     asymmetry,
     conservative_part,

@@ -9,12 +9,12 @@ import torch
 from test_processes import PROCESSES
 
 from hasten import Recipe, sample
+from hasten.core.errors import HastenError
 from hasten.denoisers import GaussianMixture
-from hasten.errors import HastenError
-from hasten.fitting import Aim, Course, Probe, integrate, solve
-from hasten.fitting.decisions import Decision, breed, known, uniform
+from hasten.fit import Aim, Course, Probe, integrate, solve
+from hasten.fit.bns import converged
+from hasten.fit.decisions import Decision, breed, known, uniform
 from hasten.grids import GRIDS, FittedGrid, resolve, schedule
-from hasten.learning import converged
 from hasten.measure import bootstrap, drift
 from hasten.predictions import Prediction
 from hasten.processes import RectifiedFlow, VariancePreserving

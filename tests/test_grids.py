@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_processes import PROCESSES
 
-from hasten.errors import HastenError
+from hasten.core.errors import HastenError
 from hasten.grids import GRIDS, Bent, FlowShifted, Karras, Uniform, resolve, schedule
 from hasten.processes import RectifiedFlow, VarianceExploding, VariancePreserving
 

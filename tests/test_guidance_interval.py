@@ -7,14 +7,14 @@ from pipelines import arguments, call, make
 from torch import nn
 
 import hasten
-from hasten.acceleration import network_of, view
 from hasten.bridge import SolverScheduler
 from hasten.caches import DeepCache
-from hasten.errors import HastenError, UnsupportedModel
+from hasten.core.errors import HastenError, UnsupportedModel
 from hasten.guidance import GUIDANCES, GuidanceInterval
 from hasten.measure.cost import count_calls
 from hasten.processes import RectifiedFlow, VariancePreserving
-from hasten.running import Run
+from hasten.runtime.acceleration import network_of, view
+from hasten.runtime.run import Run
 
 SCALE = 5.0
 SOLVER = {"name": "ddim"}

@@ -7,16 +7,16 @@ from pipelines import call, make
 from tiny import randn
 from torch import nn
 
-from hasten.acceleration import network_of, view
 from hasten.bridge import SolverScheduler
 from hasten.caches import DeepCache
-from hasten.errors import HastenError, UnsupportedModel
+from hasten.core.errors import HastenError, UnsupportedModel
 from hasten.guidance import GUIDANCES, DifferenceReuse, FrequencyReuse, GuidanceInterval, ScaleSchedule
 from hasten.guidance.reuse import low_frequencies
 from hasten.measure import macs
 from hasten.measure.cost import count_calls
 from hasten.processes import VariancePreserving
-from hasten.running import Run
+from hasten.runtime.acceleration import network_of, view
+from hasten.runtime.run import Run
 
 
 class Scripted(nn.Module):

@@ -13,10 +13,9 @@ FILES = sorted(SOURCE.rglob("*.py"))
 
 # from the ground up: a room imports only rooms before it
 ROOMS = [
-    "errors", "headers", "catalog", "processes", "predictions", "fitting", "grids", "denoisers", "solvers",
-    "learning", "sampling", "starts", "running", "clock", "acceleration", "following", "guidance", "caches",
-    "quantize", "compiling", "bridge", "recipe",
-    "measure", "train", "interpolants", "discrete", "edit", "tune", "zoo", "listing", "cli",
+    "core", "processes", "predictions", "grids", "zoo", "denoisers", "solvers", "sampling", "starts", "interpolants",
+    "discrete", "train", "measure", "runtime", "bridge", "guidance", "caching", "caches", "quantize", "compilers",
+    "fit", "distill", "edit", "zoo_training", "recipe", "methods", "evaluate", "report", "search", "bench", "cli",
 ]  # fmt: skip
 
 
@@ -85,7 +84,7 @@ def test_only_tensors_that_cannot_run_code_ship():
 
 
 def test_the_readme_lists_every_method_with_its_figures():
-    from hasten import listing
+    from hasten import methods
 
     table = (ROOT / "README.md").read_text().split("<!-- hasten methods --markdown -->\n")[1].split("\n<!-- end -->")[0]
-    assert table == listing.markdown(listing.methods()), "run benchmarks/figures.py"
+    assert table == methods.markdown(methods.methods()), "run benchmarks/figures.py"

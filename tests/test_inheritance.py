@@ -12,14 +12,14 @@ from tiny import randn, unet
 from hasten import sample
 from hasten.bridge import SolverScheduler
 from hasten.caches import CACHES, DeepCache, FasterDiffusion, FeatureInheritance, TokenMerging
-from hasten.caches.pieces import pieces_of
+from hasten.caching.pieces import pieces_of
+from hasten.core.errors import HastenError, UnsupportedModel
 from hasten.denoisers import Denoiser
-from hasten.errors import HastenError, UnsupportedModel
-from hasten.following import AcceleratedDenoiser
 from hasten.guidance import DifferenceReuse
 from hasten.processes import VariancePreserving
 from hasten.recipe import ordered
-from hasten.running import Run
+from hasten.runtime.following import AcceleratedDenoiser
+from hasten.runtime.run import Run
 from hasten.sampling import sample_many
 
 PROCESS = VariancePreserving()

@@ -8,8 +8,8 @@ import torch
 from torch import nn
 
 from hasten import sample
+from hasten.core.errors import HastenError
 from hasten.denoisers import GaussianMixture
-from hasten.errors import HastenError
 from hasten.interpolants import Fields, Interpolating, MixtureBridge, TwoSided, transport, velocity_loss
 from hasten.processes import OneSided, RectifiedFlow
 from hasten.solvers import DPMSolverPP

@@ -14,9 +14,9 @@ from safetensors.torch import load_file, save_file
 import hasten
 from hasten import invert, sample
 from hasten.cli import main
+from hasten.core.errors import HastenError, UnsupportedModel
 from hasten.denoisers import GaussianMixture
 from hasten.edit import Inverse, denoiser_of, pictures_of, states_of
-from hasten.errors import HastenError, UnsupportedModel
 from hasten.grids import schedule
 from hasten.predictions import Pair
 from hasten.processes import Cosine, RectifiedFlow, VarianceExploding, VariancePreserving

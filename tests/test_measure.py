@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hasten.errors import HastenError
+from hasten.core.errors import HastenError
 from hasten.measure import (
     Drift,
     Estimate,

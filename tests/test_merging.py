@@ -6,13 +6,13 @@ from pipelines import call, make
 from tiny import randn, unet
 
 import hasten
-from hasten.acceleration import view
 from hasten.caches import CACHES, DeepCache, DiffusersPAB, TokenMerging
 from hasten.caches.merging import Matching, destinations
-from hasten.errors import HastenError, UnsupportedModel
+from hasten.core.errors import HastenError, UnsupportedModel
 from hasten.measure import macs
 from hasten.processes import VariancePreserving
-from hasten.running import Run
+from hasten.runtime.acceleration import view
+from hasten.runtime.run import Run
 
 
 def test_the_rule_on_a_scripted_grid():

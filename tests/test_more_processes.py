@@ -9,8 +9,8 @@ import torch
 from scipy import stats
 
 from hasten import sample
+from hasten.core.errors import HastenError
 from hasten.denoisers import AroundMean, ElectricPoints, GaussianMixture
-from hasten.errors import HastenError
 from hasten.processes import MeanReverting, PFGMPlusPlus, VarianceExploding
 from hasten.solvers import DDIM, SOLVERS, DPMSolverPP, Heun, UniPC
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from hasten.errors import HastenError
+from hasten.core.errors import HastenError
 from hasten.predictions import KINDS, Prediction
 
 

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hasten.errors import HastenError
+from hasten.core.errors import HastenError
 from hasten.processes import (
     Cosine,
     MeanReverting,

@@ -7,11 +7,11 @@ import pytest
 import torch
 
 from hasten import Recipe
-from hasten.acceleration import Acceleration
-from hasten.catalog import Paper
-from hasten.errors import HastenError
+from hasten.core.errors import HastenError
+from hasten.core.registry import Paper
 from hasten.grids import Explicit, Karras
 from hasten.recipe import ordered
+from hasten.runtime.acceleration import Acceleration
 from hasten.solvers import SOLVERS, UniPC
 from hasten.solvers import all as all_solvers
 

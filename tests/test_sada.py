@@ -14,15 +14,15 @@ from torch import nn
 from hasten import sample
 from hasten.bridge import SolverScheduler
 from hasten.caches import CACHES, SADA
-from hasten.caches.course import Course, Node
-from hasten.caches.forecasters import Taylor
 from hasten.caches.stability import SCHEMES, Extrapolated, Stable, Trail, slope, step_weights, trail
+from hasten.caching.forecasters import Taylor
+from hasten.caching.history import Course, Node
+from hasten.core.errors import HastenError
 from hasten.denoisers import GaussianMixture, coefficients
-from hasten.errors import HastenError
-from hasten.following import AcceleratedDenoiser
 from hasten.predictions import Prediction
 from hasten.processes import RectifiedFlow, VariancePreserving
-from hasten.running import Run
+from hasten.runtime.following import AcceleratedDenoiser
+from hasten.runtime.run import Run
 from hasten.sampling import sample_many
 
 PROCESS = VariancePreserving()

@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from hasten import sample
+from hasten.core.errors import HastenError
 from hasten.denoisers import Denoiser, GaussianMixture
-from hasten.errors import HastenError
 from hasten.processes import Cosine, RectifiedFlow, VarianceExploding, VariancePreserving
 from hasten.sampling import sample_many, seeded_noise
 from hasten.solvers import DDIM, DPMSolverPP, Euler, Heun, UniPC

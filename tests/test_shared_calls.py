@@ -7,9 +7,9 @@ from tiny import randn
 
 from hasten.caches import CACHES
 from hasten.denoisers import Denoiser
-from hasten.following import AcceleratedDenoiser
 from hasten.guidance import GUIDANCES, GuidanceInterval
 from hasten.processes import VariancePreserving
+from hasten.runtime.following import AcceleratedDenoiser
 from hasten.sampling import sample, sample_many
 
 METHODS = [

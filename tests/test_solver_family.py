@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from scipy.integrate import quad
 
 from hasten import sample
+from hasten.core.errors import HastenError
 from hasten.denoisers import GaussianMixture
-from hasten.errors import HastenError
 from hasten.predictions import Prediction, thresholded
 from hasten.processes import Cosine, RectifiedFlow, VarianceExploding, VariancePreserving
 from hasten.sampling import brownian_noise, sample_many, seeded_noise

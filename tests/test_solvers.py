@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hasten import sample
+from hasten.core.errors import HastenError
 from hasten.denoisers import GaussianMixture
-from hasten.errors import HastenError
 from hasten.grids import schedule
 from hasten.predictions import Prediction
 from hasten.processes import Cosine, MeanReverting, OneSided, RectifiedFlow, VarianceExploding, VariancePreserving

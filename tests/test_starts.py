@@ -9,8 +9,8 @@ from scipy import stats
 from scipy.optimize import linear_sum_assignment
 
 from hasten import sample
+from hasten.core.errors import HastenError
 from hasten.denoisers import GaussianMixture
-from hasten.errors import HastenError
 from hasten.grids import schedule
 from hasten.predictions import Prediction
 from hasten.processes import Cosine, RectifiedFlow, VarianceExploding, VariancePreserving

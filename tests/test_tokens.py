@@ -9,12 +9,12 @@ from tiny import unet
 
 from hasten import sample
 from hasten.caches import CACHES, SADA
-from hasten.caches.course import Course
 from hasten.caches.tokens import Refresh, Tokens
-from hasten.errors import HastenError, UnsupportedModel
-from hasten.following import AcceleratedDenoiser
+from hasten.caching.history import Course
+from hasten.core.errors import HastenError, UnsupportedModel
 from hasten.processes import VariancePreserving
-from hasten.running import Run
+from hasten.runtime.following import AcceleratedDenoiser
+from hasten.runtime.run import Run
 from hasten.sampling import sample_many
 
 BUSY = SADA("official", acc_range=(0.0, 1.0), tail=0, lagrange_int=1, max_downsample=2, sx=2, sy=2)

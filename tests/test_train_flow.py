@@ -13,7 +13,7 @@ from torch import nn
 
 from hasten.train import FlowMatching, Packed, PooledCaptions
 from hasten.train.checkpoints import read_facts, read_tensors
-from hasten.zoo import emoji, emoji_models
+from hasten.zoo_training import emoji, emoji_models
 
 CAPTIONS = ["noto red apple", "twemoji green apple", "noto blue heart", "twemoji key"]
 
@@ -141,7 +141,7 @@ def test_digits_killed_at_a_step_and_resumed_have_the_same_weights(tmp_path, ste
     script = tmp_path / "train.py"
     script.write_text(
         "import functools, os, signal, sys, torch\n"
-        "import hasten.zoo.training as training\n"
+        "import hasten.zoo_training.training as training\n"
         "from hasten.zoo import train\n"
         "torch.set_num_threads(1)\n"
         "training.Trainer = functools.partial(training.Trainer, save_every=3)\n"

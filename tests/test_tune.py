@@ -22,20 +22,22 @@ import torch
 from small import LETTERS, STEPS, hurry, tuned
 
 import hasten
-from hasten.catalog import Span
-from hasten.errors import HastenError
+from hasten.core.errors import HastenError
+from hasten.core.registry import Span
+from hasten.evaluate import references as reference
+from hasten.evaluate.budget import Budget, Score
+from hasten.evaluate.problem import Cost, Problem
+from hasten.evaluate.references import Yardstick
+from hasten.evaluate.results import Confirmed, Finalist
+from hasten.evaluate.samples import Samples, choose, known_prompts, read_prompts
 from hasten.measure import Estimate, count_calls
 from hasten.recipe import Recipe
+from hasten.search import judge
+from hasten.search.judge import Judge, Verdict
+from hasten.search.near import near
+from hasten.search.space import Space
+from hasten.search.study import Search, Trial, finalists, front, objectives, plain_front
 from hasten.solvers import BNS, SOLVERS
-from hasten.tune import Budget, Score, judge, reference
-from hasten.tune.judge import Judge, Verdict
-from hasten.tune.near import near
-from hasten.tune.problem import Cost, Problem
-from hasten.tune.reference import Yardstick
-from hasten.tune.result import Confirmed, Finalist
-from hasten.tune.samples import Samples, choose, known_prompts, read_prompts
-from hasten.tune.search import Search, Trial, finalists, front, objectives, plain_front
-from hasten.tune.space import Space
 
 torch.set_num_threads(1)  # the networks are tiny
 
@@ -205,7 +207,7 @@ def test_the_reference_has_converged_or_says_that_it_has_not(monkeypatch: pytest
     yardstick = Yardstick(task)
     yardstick.reference("search")
     assert yardstick.convergence.unsettled == 3 and yardstick.convergence.steps == (32, 32, 32)
-    from hasten.tune.facts import notes
+    from hasten.evaluate.facts import notes
 
     assert any("3 of 3 references have not converged" in note for note in notes(task, yardstick))
 
@@ -488,8 +490,8 @@ def test_an_acceleration_has_to_earn_its_place() -> None:
 
 
 def test_a_search_ends_with_the_best_simplified(monkeypatch: pytest.MonkeyPatch) -> None:
-    from hasten.tune.progress import Display
-    from hasten.tune.tuning import _Job
+    from hasten.core.console import Display
+    from hasten.search.tuning import _Job
 
     job, asked = _Job.__new__(_Job), Imagined()
     monkeypatch.setattr(_Job, "_confirming", lambda *_: 0.0)
@@ -681,7 +683,7 @@ def test_what_is_finished_survives_an_interrupt_of_the_confirmation(
     def interrupted(*_: Any, **__: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("hasten.tune.confirm.redraw", interrupted)
+    monkeypatch.setattr("hasten.evaluate.confirmation.redraw", interrupted)
     for name in ("front.json", "recipe.json", "report.html"):
         (folder / name).unlink()
     with pytest.raises(KeyboardInterrupt):
@@ -706,14 +708,14 @@ def test_where_nothing_keeps_the_budget_nothing_is_claimed(done: Any, tmp_path: 
 def test_compare_measures_given_recipes(done: Any, tmp_path: Path) -> None:
     recipes = {"few": Recipe(solver="ddim", steps=2), "many": {"solver": "unipc", "steps": 6}}
     call = {"num_inference_steps": STEPS}
-    result = hasten.tune.compare(done.pipe, recipes, LETTERS, out=tmp_path, samples=3, batch=3, call=call)
+    result = hasten.compare(done.pipe, recipes, LETTERS, out=tmp_path, samples=3, batch=3, call=call)
     assert {f.name for f in result.front} == {"few", "many"} and not result.trials
     by_name = {f.name: f.confirmed for f in result.front}
     assert (by_name["few"].cost.calls, by_name["many"].cost.calls) == (2, 6)
     assert by_name["few"].cost.macs * 2.5 < by_name["many"].cost.macs
     assert "few" in result.report and (tmp_path / "report.html").exists()
     with pytest.raises(HastenError, match="there are none"):
-        hasten.tune.compare(done.pipe, [])
+        hasten.compare(done.pipe, [])
 
 
 @pytest.mark.parametrize(
@@ -799,7 +801,7 @@ def test_a_budget_is_kept_at_the_worse_end_of_what_was_measured(budget: str, kep
 
 def test_a_gap_between_fast_and_sure_is_filled_with_more_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     """5 steps drift too far, 10 are within but for their doubt, 20 are sure; 12 are enough."""
-    from hasten.tune import confirm
+    from hasten.evaluate import confirmation as confirm
 
     def doubtful(steps: int, *_: Any) -> Any:
         return SimpleNamespace(score=score(drift=(8 / steps) ** 2), doubt=score(drift=(needed / steps) ** 2))
@@ -845,18 +847,18 @@ def test_prompts_cannot_break_the_report(done: Any) -> None:
 # The room
 
 
-def test_the_room_can_be_called_however_it_is_imported() -> None:
+def test_tune_is_a_function_however_it_is_imported() -> None:
     assert callable(hasten.tune) and list(inspect.signature(hasten.tune).parameters)[:2] == ["pipe", "prompts"]
     orders = (
-        "import hasten; hasten.tune; import hasten.tune.budget; assert hasten.tune.budget and callable(hasten.tune)",
-        "from hasten.tune import tune; from hasten import tune as room; assert callable(room) and room.compare",
+        "import hasten; hasten.tune; import hasten.evaluate.budget as room; assert room and callable(hasten.tune)",
+        "from hasten.search import tune; from hasten import compare, tune as function; assert function is tune",
     )
     for order in orders:
         subprocess.run([sys.executable, "-c", order], check=True)
 
 
 def test_fitted_numbers_are_not_spelled_out() -> None:
-    from hasten.tune.words import words
+    from hasten.report.words import words
 
     fitted = BNS(order=1, weights=(0.5, 0.1) * 4, at=(1.0, 0.8, 0.5, 0.1, 0.0))
     assert words(Recipe(solver=fitted, steps=4, grid="karras")) == "BNS order 1 fitted, 4 steps, karras times"
@@ -867,8 +869,8 @@ def test_fitted_numbers_are_not_spelled_out() -> None:
 def test_a_solver_is_fitted_inside_the_pipeline_on_samples_of_its_own() -> None:
     """What `Fitter` finds in a pipeline is what `BNS.fit` finds with its network as a denoiser, from the same noise."""
     from hasten.edit import denoiser_of
-    from hasten.learning import converged
-    from hasten.tune.fit import COURSE, SPLIT, Fitter
+    from hasten.fit.bns import converged
+    from hasten.search.fitter import COURSE, SPLIT, Fitter
     from hasten.zoo import load
 
     pipe = load("digits")
@@ -886,7 +888,7 @@ def test_a_solver_is_fitted_inside_the_pipeline_on_samples_of_its_own() -> None:
 
 
 def test_a_course_is_solved_once_for_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from hasten.tune.fit import SPLIT, Fitter
+    from hasten.search.fitter import SPLIT, Fitter
     from hasten.zoo import load
 
     task = Problem(load("digits"), {SPLIT: Samples(("0", "3"), (11, 12))}, call={"guidance_scale": 1.0})
@@ -903,7 +905,7 @@ def test_a_course_is_solved_once_for_a_folder(tmp_path: Path, monkeypatch: pytes
 
 def test_a_cache_is_fitted_once_to_the_default_and_keeps_its_other_settings() -> None:
     from hasten.caches import MagCache, TeaCache
-    from hasten.tune.fit import SPLIT, Fitter
+    from hasten.search.fitter import SPLIT, Fitter
     from hasten.zoo import load
 
     call, prompts = {"num_inference_steps": 6}, ("cat", "sun")

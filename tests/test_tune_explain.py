@@ -13,20 +13,20 @@ import pytest
 import torch
 from small import LETTERS, STEPS, hurry
 
-from hasten.errors import HastenError
+from hasten.core.errors import HastenError
+from hasten.evaluate import ablation as room
+from hasten.evaluate.ablation import Ablation, Contribution, Ingredient, ablate, ingredients
+from hasten.evaluate.breakdown import REST, Stopwatch, break_down, watched
+from hasten.evaluate.budget import Score
+from hasten.evaluate.confirmation import SPLIT, baseline
+from hasten.evaluate.problem import Pictures, Problem
+from hasten.evaluate.references import Yardstick
+from hasten.evaluate.results import Finalist
+from hasten.evaluate.samples import choose
 from hasten.measure import Estimate
 from hasten.recipe import Recipe
-from hasten.tune import ablation as room
-from hasten.tune.ablation import Ablation, Contribution, Ingredient, ablate, ingredients
-from hasten.tune.breakdown import REST, Stopwatch, break_down, watched
-from hasten.tune.budget import Score
-from hasten.tune.confirm import SPLIT, baseline
-from hasten.tune.problem import Pictures, Problem
-from hasten.tune.reference import Yardstick
-from hasten.tune.report import closure, flattery
-from hasten.tune.result import Finalist
-from hasten.tune.samples import choose
-from hasten.tune.words import shortened, words
+from hasten.report.report import closure, flattery
+from hasten.report.words import shortened, words
 
 INTERVAL, CACHE = {"name": "interval", "low": 0.1, "high": 10.0}, {"name": "deepcache", "interval": 2, "branch": 0}
 FULL = Recipe(solver="unipc", steps=4, grid="karras", guidance=INTERVAL | {"scale": 3.0}, caches=[CACHE])
@@ -212,8 +212,8 @@ def test_the_result_holds_both_and_the_summary_tells_them(done: Any) -> None:
 
 
 def test_an_interrupted_explanation_leaves_the_result(done: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    from hasten.tune import explain
-    from hasten.tune.progress import Display
+    from hasten.core.console import Display
+    from hasten.evaluate import explain
 
     def interrupted(*_: Any) -> None:
         raise KeyboardInterrupt

@@ -17,14 +17,14 @@ import torch
 from small import LETTERS, STEPS, hurry
 
 import hasten
-from hasten.errors import HastenError
-from hasten.tune import Budget
-from hasten.tune.problem import Problem
-from hasten.tune.reference import YARDSTICK, Yardstick
-from hasten.tune.samples import choose, to_fit
-from hasten.tune.search import Search
-from hasten.tune.space import Space
-from hasten.tune.workers import Task, work
+from hasten.core.errors import HastenError
+from hasten.evaluate.budget import Budget
+from hasten.evaluate.problem import Problem
+from hasten.evaluate.references import YARDSTICK, Yardstick
+from hasten.evaluate.samples import choose, to_fit
+from hasten.search.space import Space
+from hasten.search.study import Search
+from hasten.search.workers import Task, work
 
 torch.set_num_threads(1)
 

@@ -16,10 +16,10 @@ import torch
 from PIL import Image
 
 from hasten import zoo
-from hasten.errors import HastenError
-from hasten.zoo import emoji, emoji_models, quality
-from hasten.zoo.card import LIMIT
+from hasten.core.errors import HastenError
 from hasten.zoo.digits import WORDS, DigitsPipeline
+from hasten.zoo_training import emoji, emoji_models, quality
+from hasten.zoo_training.card import LIMIT
 
 
 @pytest.fixture(scope="module")
@@ -349,7 +349,7 @@ def test_a_portion_is_fixed_and_of_the_cpu_categories():
 
 
 def test_a_split_keeps_both_styles_of_a_name_together():
-    from hasten.zoo.training import split_prompts
+    from hasten.zoo_training.training import split_prompts
 
     halves = split_prompts(emoji.choose(many(), 100))
     things = [{caption.split(" ", 1)[1] for caption in half} for half in (halves["search"], halves["confirm"])]

@@ -15,7 +15,7 @@ import torch
 
 from hasten import zoo
 from hasten.cli import main
-from hasten.errors import HastenError
+from hasten.core.errors import HastenError
 
 
 @pytest.fixture

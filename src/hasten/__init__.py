@@ -13,16 +13,20 @@ _HOMES = {
     "accelerate": "hasten.recipe",
     "load": "hasten.bridge",
     "invert": "hasten.edit",
+    "tune": "hasten.search",
+    "compare": "hasten.search",
+    "HastenError": "hasten.core.errors",
 }
 
-__all__ = ["Recipe", "accelerate", "invert", "load", "sample", "tune"]
+__all__ = ["HastenError", "Recipe", "accelerate", "compare", "invert", "load", "sample", "tune"]
 
 if TYPE_CHECKING:
     from hasten.bridge import load
+    from hasten.core.errors import HastenError
     from hasten.edit import invert
     from hasten.recipe import Recipe, accelerate
     from hasten.sampling import sample
-    from hasten.tune import tune
+    from hasten.search import compare, tune
 
 
 def __getattr__(name: str) -> Any:

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from hasten.errors import HastenError, one_of
+from hasten.core.errors import HastenError, one_of
 from hasten.predictions import KINDS, Prediction
 from hasten.processes import MeanReverting, PFGMPlusPlus, Process
 

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hasten.errors import one_of, unknown
+from hasten.core.errors import one_of, unknown
 from hasten.processes import Process, RectifiedFlow, VarianceExploding
 
 Coefficient = Any  # a float, or a tensor that broadcasts over the rows of the state

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from hasten.errors import HastenError
-from hasten.headers import read_header
+from hasten.core.errors import HastenError
+from hasten.core.files import read_header
 
 UNSAFE = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 

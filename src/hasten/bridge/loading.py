@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from hasten.bridge.folders import check_files, check_numbers, misfit
-from hasten.errors import HastenError
+from hasten.core.errors import HastenError
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 

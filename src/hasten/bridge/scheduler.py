@@ -18,11 +18,11 @@ from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
 from hasten.bridge.spacing import Shipped, dynamic_process, is_uniform, run_times
-from hasten.errors import HastenError, one_of, unknown
+from hasten.core.errors import HastenError, one_of, unknown
 from hasten.grids import ENDS, GRIDS, GridLike, resolve
 from hasten.predictions import reading_of
 from hasten.processes import RectifiedFlow, VarianceExploding, VariancePreserving, from_config
-from hasten.running import Run
+from hasten.runtime.run import Run
 from hasten.solvers import SOLVERS, DPMSolverPP, Query, Solver
 from hasten.solvers.base import Walk
 
@@ -48,7 +48,7 @@ class SolverScheduler(SchedulerMixin, ConfigMixin):
     solver: an instance, name or mapping; DPM-Solver++ 2M if None. grid: a name, mapping, Grid or explicit times;
     None visits the times the original scheduler would. end: "data" or "min" (see `hasten.grids.schedule`).
     generator: an attribute; the noise of stochastic solvers comes from it where a pipeline hands none to `step`.
-    run: the `hasten.running.Run` that caches and guidance read.
+    run: the `hasten.runtime.run.Run` that caches and guidance read.
     Raises HastenError for unknown names and impossible fields.
     """
 

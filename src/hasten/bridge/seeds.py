@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from hasten.errors import HastenError, positive_int
+from hasten.core.errors import HastenError, positive_int
 
 
 def generators(seed: int | list[int], prompts: int = 1, images_per_prompt: int = 1) -> list[torch.Generator]:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from hasten.errors import HastenError, one_of, positive_int
+from hasten.core.errors import HastenError, one_of, positive_int
 from hasten.grids import Grid, Karras, LogSNR, Uniform, schedule
 from hasten.processes import Array, Process, RectifiedFlow, VarianceExploding
 

@@ -12,15 +12,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from hasten.acceleration import batch_of, mapped, picked, wrap
-from hasten.caches.course import Node
-from hasten.caches.forecasters import Forecaster
-from hasten.caches.gates import Gate
-from hasten.caches.memory import Memory
-from hasten.caches.sites import Site
-from hasten.caches.unet import UNetEncoder
-from hasten.errors import HastenError
-from hasten.running import Run
+from hasten.caching.forecasters import Forecaster
+from hasten.caching.gates import Gate
+from hasten.caching.history import Node
+from hasten.caching.memory import Memory
+from hasten.caching.sites import Site
+from hasten.caching.unet import UNetEncoder
+from hasten.core.errors import HastenError
+from hasten.runtime.acceleration import batch_of, mapped, picked, wrap
+from hasten.runtime.run import Run
 
 OUTPUTS = "outputs"  # of the steps up to the next key step, (rows, steps, ...)
 

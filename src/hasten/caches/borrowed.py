@@ -10,11 +10,11 @@ from typing import Any, ClassVar
 
 from torch import nn
 
-from hasten.caches.cache import CACHES, Cache
 from hasten.caches.hooked import Call, Courses, Hooks, adopt
-from hasten.catalog import Paper, Span
-from hasten.errors import HastenError, UnsupportedModel
-from hasten.running import Run
+from hasten.caching.cache import CACHES, Cache
+from hasten.core.errors import HastenError, UnsupportedModel
+from hasten.core.registry import Paper, Span
+from hasten.runtime.run import Run
 
 TEACACHE = Paper("Timestep Embedding Tells: It's Time to Cache for Video Diffusion Model", 2024, "2411.19108")
 

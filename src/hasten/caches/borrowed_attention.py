@@ -11,11 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from hasten.caches.borrowed import Borrowed, Others, at_least
-from hasten.caches.cache import CACHES
 from hasten.caches.hooked import Call, Hooks
-from hasten.catalog import Paper, Span
-from hasten.errors import HastenError, one_of, positive_int
-from hasten.running import Run
+from hasten.caching.cache import CACHES
+from hasten.core.errors import HastenError, one_of, positive_int
+from hasten.core.registry import Paper, Span
+from hasten.runtime.run import Run
 
 
 def timestep(run: Run) -> float:

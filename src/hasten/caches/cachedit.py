@@ -11,11 +11,11 @@ from typing import Any, ClassVar
 from torch import nn
 
 from hasten.caches.borrowed import TEACACHE, Borrowed, at_least, stack
-from hasten.caches.cache import CACHES
 from hasten.caches.hooked import Courses, Store, adopt
-from hasten.catalog import Span
-from hasten.errors import HastenError, positive_int
-from hasten.running import Run
+from hasten.caching.cache import CACHES
+from hasten.core.errors import HastenError, positive_int
+from hasten.core.registry import Span
+from hasten.runtime.run import Run
 
 
 @CACHES.add

@@ -8,11 +8,11 @@ from typing import Any, ClassVar
 
 from torch import nn
 
-from hasten.caches.cache import CACHES, Cache, Rule
-from hasten.caches.gates import Centered, Every, Gate
-from hasten.caches.unet import UNetDeep
-from hasten.catalog import Paper, Span
-from hasten.errors import HastenError, one_of, positive_int
+from hasten.caching.cache import CACHES, Cache, Rule
+from hasten.caching.gates import Centered, Every, Gate
+from hasten.caching.unet import UNetDeep
+from hasten.core.errors import HastenError, one_of, positive_int
+from hasten.core.registry import Paper, Span
 
 
 @CACHES.add

@@ -11,13 +11,13 @@ import numpy as np
 from torch import Tensor, nn
 
 from hasten.caches.ahead import Ahead, Foreseen
-from hasten.caches.cache import CACHES, Cache, Rule
-from hasten.caches.gates import Every, Gate, Listed
-from hasten.caches.unet import UNetEncoder
-from hasten.catalog import Paper, Span
-from hasten.errors import HastenError, natural, one_of, positive_int, unit_interval
+from hasten.caching.cache import CACHES, Cache, Rule
+from hasten.caching.gates import Every, Gate, Listed
+from hasten.caching.unet import UNetEncoder
+from hasten.core.errors import HastenError, natural, one_of, positive_int, unit_interval
+from hasten.core.registry import Paper, Span
 from hasten.guidance import GUIDANCES
-from hasten.running import Run
+from hasten.runtime.run import Run
 
 NAMED: Mapping[str, Gate] = {
     "50ls": Listed((0, 1, 2, 3, 5, 10, 15, 25, 35), of=50),

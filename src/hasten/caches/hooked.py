@@ -12,9 +12,9 @@ from weakref import WeakKeyDictionary
 
 from torch import Tensor, nn
 
-from hasten.acceleration import batch_of, picked, wrap
 from hasten.guidance.branches import batched, replaced
-from hasten.running import Run
+from hasten.runtime.acceleration import batch_of, picked, wrap
+from hasten.runtime.run import Run
 
 
 def adopt(network: nn.Module, apply: Callable[[nn.Module], Any]) -> Any:

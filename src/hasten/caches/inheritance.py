@@ -8,11 +8,11 @@ from typing import Any, ClassVar
 
 from torch import nn
 
-from hasten.caches.cache import CACHES, Cache, Rule
-from hasten.caches.gates import Every, Gate, Masked, Within
-from hasten.caches.pieces import Pieces
-from hasten.catalog import Paper, Span
-from hasten.errors import HastenError, one_of, positive_int, unit_interval
+from hasten.caching.cache import CACHES, Cache, Rule
+from hasten.caching.gates import Every, Gate, Masked, Within
+from hasten.caching.pieces import Pieces
+from hasten.core.errors import HastenError, one_of, positive_int, unit_interval
+from hasten.core.registry import Paper, Span
 
 STORAGES = ("residual", "absolute")
 MODES = ("uniform", "front", "back", "ends", "mask")

@@ -10,12 +10,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from hasten.acceleration import batch_of, wrap
 from hasten.caches.borrowed import Others
-from hasten.caches.cache import CACHES, Cache
-from hasten.catalog import Paper, Span
-from hasten.errors import HastenError, UnsupportedModel, one_of
-from hasten.running import Run
+from hasten.caching.cache import CACHES, Cache
+from hasten.core.errors import HastenError, UnsupportedModel, one_of
+from hasten.core.registry import Paper, Span
+from hasten.runtime.acceleration import batch_of, wrap
+from hasten.runtime.run import Run
 
 
 @CACHES.add

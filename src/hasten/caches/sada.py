@@ -8,15 +8,15 @@ from typing import Any, ClassVar
 
 from torch import nn
 
-from hasten.caches.cache import CACHES, Cache, Rule
-from hasten.caches.forecasters import Forecaster, Taylor
-from hasten.caches.forecasters import Then as ForecastThen
-from hasten.caches.gates import Every, Gate, Then, Within
-from hasten.caches.sites import Whole
 from hasten.caches.stability import Extrapolated, Stable
 from hasten.caches.tokens import Refresh, Tokens
-from hasten.catalog import Paper
-from hasten.errors import HastenError, one_of, positive_int, unit_interval
+from hasten.caching.cache import CACHES, Cache, Rule
+from hasten.caching.forecasters import Forecaster, Taylor
+from hasten.caching.forecasters import Then as ForecastThen
+from hasten.caching.gates import Every, Gate, Then, Within
+from hasten.caching.sites import Whole
+from hasten.core.errors import HastenError, one_of, positive_int, unit_interval
+from hasten.core.registry import Paper
 
 
 @CACHES.add

@@ -8,13 +8,13 @@ from typing import Any, ClassVar
 
 from torch import nn
 
-from hasten.caches.blocks import Blocks, blocks_of
-from hasten.caches.cache import CACHES, Cache, Rule
-from hasten.caches.forecasters import Taylor
-from hasten.caches.gates import Countdown, Every, Within
-from hasten.caches.units import Units
-from hasten.catalog import Paper, Span
-from hasten.errors import natural, positive_int, positive_share, unit_interval
+from hasten.caching.blocks import Blocks, blocks_of
+from hasten.caching.cache import CACHES, Cache, Rule
+from hasten.caching.forecasters import Taylor
+from hasten.caching.gates import Countdown, Every, Within
+from hasten.caching.units import Units
+from hasten.core.errors import natural, positive_int, positive_share, unit_interval
+from hasten.core.registry import Paper, Span
 
 
 @CACHES.add

@@ -14,13 +14,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from hasten.caches.course import Course, Node
-from hasten.caches.forecasters import FORECASTERS, Forecaster
-from hasten.caches.gates import GATES, Gate
-from hasten.errors import HastenError, one_of
+from hasten.caching.forecasters import FORECASTERS, Forecaster
+from hasten.caching.gates import GATES, Gate
+from hasten.caching.history import Course, Node
+from hasten.core.errors import HastenError, one_of
 from hasten.predictions import Prediction, common
 from hasten.processes import Process, RectifiedFlow
-from hasten.running import Run
+from hasten.runtime.run import Run
 
 
 @dataclass(frozen=True)

@@ -8,14 +8,14 @@ from typing import Any, ClassVar
 
 from torch import nn
 
-from hasten.caches.blocks import Blocks
-from hasten.caches.cache import CACHES, Cache, Rule
-from hasten.caches.eyes import Added
-from hasten.caches.gates import Magnitude
-from hasten.caches.observing import mean_ratios, polynomial
-from hasten.caches.online import Accumulated, Moved
-from hasten.catalog import Paper, Span
-from hasten.errors import HastenError, natural, positive_int, unit_interval
+from hasten.caching.blocks import Blocks
+from hasten.caching.cache import CACHES, Cache, Rule
+from hasten.caching.gates import Magnitude
+from hasten.caching.indicators import Added
+from hasten.caching.online import Accumulated, Moved
+from hasten.core.errors import HastenError, natural, positive_int, unit_interval
+from hasten.core.registry import Paper, Span
+from hasten.fit.observing import mean_ratios, polynomial
 
 FLUX = (498.651651, -283.781631, 55.8554382, -3.82021401, 0.264230861)
 """TeaCache's published polynomial for FLUX.1, highest power first; theirs go with thresholds of 0.25 to 0.8."""

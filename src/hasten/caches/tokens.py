@@ -12,15 +12,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import adaptive_avg_pool2d
 
-from hasten.acceleration import picked, wrap
-from hasten.caches.blocks import is_attention
-from hasten.caches.course import Course
-from hasten.caches.gates import GATES, Gate
-from hasten.caches.memory import Memory
-from hasten.caches.sites import SITES, Site
 from hasten.caches.stability import SCHEMES, scores_of
-from hasten.errors import HastenError, UnsupportedModel, one_of, positive_int
-from hasten.running import Run
+from hasten.caching.blocks import is_attention
+from hasten.caching.gates import GATES, Gate
+from hasten.caching.history import Course
+from hasten.caching.memory import Memory
+from hasten.caching.sites import SITES, Site
+from hasten.core.errors import HastenError, UnsupportedModel, one_of, positive_int
+from hasten.runtime.acceleration import picked, wrap
+from hasten.runtime.run import Run
 
 
 @SITES.add

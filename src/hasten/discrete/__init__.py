@@ -7,8 +7,8 @@ changes. Source: Ou et al. 2024, arXiv 2406.03736.
 
 from hasten.discrete.exact import Joint, exact_bound
 from hasten.discrete.masking import Geometric, LogLinear, Schedule
-from hasten.discrete.objectives import AnyOrder, bound
 from hasten.discrete.unmasking import UNMASKERS, Euler, Generated, Ordered, TauLeaping, expected_calls, generate
+from hasten.train.discrete import AnyOrder, bound
 
 __all__ = [
     "AnyOrder",

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from hasten.errors import HastenError
+from hasten.core.errors import HastenError
 
 Network = Callable[[Tensor], Tensor]  # tokens (rows, length) -> logits (rows, length, V)
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
-from hasten.errors import HastenError
+from hasten.core.errors import HastenError
 from hasten.processes import Array
 
 

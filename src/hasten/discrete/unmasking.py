@@ -12,10 +12,10 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from hasten.catalog import Family, Paper
+from hasten.core.errors import HastenError, one_of, positive_int
+from hasten.core.registry import Family, Paper
 from hasten.discrete.exact import Network
 from hasten.discrete.masking import LogLinear, Schedule
-from hasten.errors import HastenError, one_of, positive_int
 from hasten.processes import Array
 
 

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from hasten.catalog import Paper
+from hasten.core.errors import HastenError
+from hasten.core.registry import Paper
 from hasten.denoisers import DenoiserLike
-from hasten.errors import HastenError
 from hasten.grids import GridLike
 from hasten.processes import Array, Process
 from hasten.sampling import Callback, sample

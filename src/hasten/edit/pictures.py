@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from hasten.core.errors import HastenError, UnsupportedModel
 from hasten.denoisers import Denoiser
-from hasten.errors import HastenError, UnsupportedModel
 from hasten.processes import from_config
 
 

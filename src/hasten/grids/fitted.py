@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hasten.errors import HastenError, one_of
-from hasten.fitting import Aim, integrate, solve
+from hasten.core.errors import HastenError, one_of
+from hasten.fit import Aim, integrate, solve
 from hasten.grids.rules import GRIDS, Bent, Grid, GridLike, LogSNR, schedule, start
 from hasten.processes import Array, Process
 

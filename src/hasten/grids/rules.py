@@ -13,8 +13,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from hasten.catalog import Family, Span
-from hasten.errors import HastenError, positive_int
+from hasten.core.errors import HastenError, positive_int
+from hasten.core.registry import Family, Span
 from hasten.processes import Array, Process
 
 ENDS = ("data", "min")

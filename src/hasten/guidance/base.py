@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from torch import nn
 
-from hasten.acceleration import Acceleration
-from hasten.catalog import Family
-from hasten.errors import UnsupportedModel
+from hasten.core.errors import UnsupportedModel
+from hasten.core.registry import Family
+from hasten.runtime.acceleration import Acceleration
 
 
 class Guidance(Acceleration):

@@ -7,8 +7,8 @@ from typing import Any
 
 from torch import Tensor
 
-from hasten.acceleration import mapped, picked
-from hasten.running import Row, Run
+from hasten.runtime.acceleration import mapped, picked
+from hasten.runtime.run import Row, Run
 
 
 def conditional(row: Row) -> Row:

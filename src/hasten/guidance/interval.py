@@ -9,12 +9,12 @@ from typing import Any, ClassVar
 import numpy as np
 from torch import nn
 
-from hasten.acceleration import batch_of, mapped, pick, wrap
-from hasten.catalog import Paper, Span
-from hasten.errors import HastenError
+from hasten.core.errors import HastenError
+from hasten.core.registry import Paper, Span
 from hasten.guidance.base import GUIDANCES, Guidance, needs_branches
 from hasten.guidance.branches import conditional, ran
-from hasten.running import Run
+from hasten.runtime.acceleration import batch_of, mapped, pick, wrap
+from hasten.runtime.run import Run
 
 
 @GUIDANCES.add

@@ -12,12 +12,12 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
-from hasten.acceleration import batch_of, wrap
-from hasten.catalog import Paper, Span
-from hasten.errors import HastenError, UnsupportedModel, positive_int
+from hasten.core.errors import HastenError, UnsupportedModel, positive_int
+from hasten.core.registry import Paper, Span
 from hasten.guidance.base import GUIDANCES, Guidance, needs_branches
 from hasten.guidance.branches import batched, conditional, ran, replaced
-from hasten.running import Row, Run
+from hasten.runtime.acceleration import batch_of, wrap
+from hasten.runtime.run import Row, Run
 
 
 class Difference(Protocol):

@@ -10,12 +10,12 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from hasten.acceleration import batch_of, wrap
-from hasten.catalog import Paper
-from hasten.errors import one_of
+from hasten.core.errors import one_of
+from hasten.core.registry import Paper
 from hasten.guidance.base import GUIDANCES, Guidance, needs_branches
 from hasten.guidance.branches import batched, conditional, replaced
-from hasten.running import Run
+from hasten.runtime.acceleration import batch_of, wrap
+from hasten.runtime.run import Run
 
 SHAPES: dict[str, Callable[[float], float]] = {
     "constant": lambda left: 1.0,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from hasten.core.estimates import Estimate, bootstrap, bootstrap_ratio, wilson
 from hasten.measure.alignment import alignment
 from hasten.measure.cost import Calls, count_calls, macs, peak_memory, timed_ratio, weight_bytes
 from hasten.measure.distribution import frechet_distance, kernel_distance, precision_recall
@@ -9,7 +10,6 @@ from hasten.measure.drift import Drift, drift, relative
 from hasten.measure.extractors import extractor
 from hasten.measure.features import features, nearest, perceptual_distance, signatures
 from hasten.measure.fields import asymmetry, divergence, fokker_planck_residual, gauge_residual
-from hasten.measure.intervals import Estimate, bootstrap, bootstrap_ratio, wilson
 from hasten.measure.paths import bits_per_dimension, intrinsic_dimension, log_likelihood
 
 __all__ = [

@@ -9,9 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from hasten.errors import HastenError
+from hasten.core.errors import HastenError
+from hasten.core.estimates import Estimate, bootstrap, wilson
 from hasten.measure.features import signatures
-from hasten.measure.intervals import Estimate, bootstrap, wilson
 
 NEAR = 5
 

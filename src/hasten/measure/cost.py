@@ -15,8 +15,8 @@ from typing import Any, overload
 import torch
 from torch import Tensor, nn
 
-from hasten.errors import HastenError, positive_int
-from hasten.measure.intervals import Estimate, bootstrap
+from hasten.core.errors import HastenError, positive_int
+from hasten.core.estimates import Estimate, bootstrap
 
 Run = Callable[[], Any]
 

@@ -13,8 +13,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from hasten.errors import HastenError, positive_int
-from hasten.measure.intervals import RESAMPLES, Estimate, bootstrap, interval, wilson
+from hasten.core.errors import HastenError, positive_int
+from hasten.core.estimates import RESAMPLES, Estimate, bootstrap, interval, wilson
 
 Array = NDArray[np.float64]
 

@@ -11,9 +11,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from hasten.errors import HastenError, unknown
+from hasten.core.errors import HastenError, unknown
+from hasten.core.estimates import Estimate, bootstrap, bootstrap_ratio, wilson
 from hasten.measure.features import activation_distance, check_images, distances, embed, signature, signatures
-from hasten.measure.intervals import Estimate, bootstrap, bootstrap_ratio, wilson
 
 Kind = Literal["images", "states"]
 HIGHER_IS_BETTER = frozenset({"psnr", "ssim"})

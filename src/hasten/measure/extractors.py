@@ -11,8 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from hasten.errors import HastenError, unknown
-from hasten.headers import read_header
+from hasten.core.errors import HastenError, unknown
+from hasten.core.files import read_header
 from hasten.measure.features import check_images, features
 
 Extractor = Callable[[Tensor], Tensor]

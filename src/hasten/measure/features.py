@@ -1,22 +1,22 @@
 """Perceptual features that need no download: EfficientNet-Lite0, trained on ImageNet, shipped with hasten.
 
 Source: Tan and Le 2019, "EfficientNet", arXiv 1905.11946 (the Lite variant has neither squeeze-excite nor
-swish). Origin and licence of the weights: `weights/README.md`.
+swish). Origin and licence of the weights: `zoo/weights/efficientnet_lite0.md`.
 """
 
 from __future__ import annotations
 
 from functools import lru_cache
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from hasten.errors import HastenError
+from hasten import zoo
+from hasten.core.errors import HastenError
 
 SIZE = 128
-WEIGHTS = Path(__file__).parent / "weights" / "efficientnet_lite0.safetensors"
+WEIGHTS = zoo.WEIGHTS / "efficientnet_lite0.safetensors"
 BLOCKS = 16
 HALVING = {1, 3, 5, 11}  # blocks of stride 2
 TAPS = {0, 2, 4, 10, 15}  # the last block at each of the five resolutions

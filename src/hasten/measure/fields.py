@@ -16,9 +16,9 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from hasten.core.errors import HastenError, positive_int
+from hasten.core.estimates import Estimate, bootstrap, bootstrap_ratio
 from hasten.denoisers import DenoiserLike
-from hasten.errors import HastenError, positive_int
-from hasten.measure.intervals import Estimate, bootstrap, bootstrap_ratio
 from hasten.processes import Process
 
 Function = Callable[[Tensor], Tensor]  # (rows, ...) -> the same shape, rows independent

@@ -15,11 +15,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from hasten.core.errors import HastenError, positive_int
+from hasten.core.estimates import Estimate, bootstrap
 from hasten.denoisers import DenoiserLike
-from hasten.errors import HastenError, positive_int
 from hasten.grids import GridLike, schedule
 from hasten.measure.fields import Function, differentiable, divergence, linearised
-from hasten.measure.intervals import Estimate, bootstrap
 from hasten.processes import Array, Process
 
 State = tuple[Tensor, ...]

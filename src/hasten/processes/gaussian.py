@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from hasten.errors import HastenError, unknown
+from hasten.core.errors import HastenError, unknown
 from hasten.processes.base import Array, Process
 
 

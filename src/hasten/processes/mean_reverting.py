@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
-from hasten.errors import HastenError, one_of, positive_int
+from hasten.core.errors import HastenError, one_of, positive_int
 from hasten.processes.base import Array, Process
 
 SPEEDS = ("cosine", "linear", "constant")

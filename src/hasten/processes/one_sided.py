@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
-from hasten.errors import one_of
+from hasten.core.errors import one_of
 from hasten.processes.base import Array, Process
 
 PATHS = ("linear", "trig", "vp")

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from hasten.acceleration import Acceleration
 from hasten.caches import CACHES
-from hasten.catalog import Family
+from hasten.core.registry import Family
 from hasten.guidance import GUIDANCES
+from hasten.runtime.acceleration import Acceleration
 
 
 class Quantizer(Acceleration):

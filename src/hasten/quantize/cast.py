@@ -9,11 +9,11 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from hasten.acceleration import batch_of, mapped, wrap
-from hasten.catalog import Paper
-from hasten.errors import UnsupportedModel
+from hasten.core.errors import UnsupportedModel
+from hasten.core.registry import Paper
 from hasten.quantize.base import QUANTIZERS, Quantizer
-from hasten.running import Run
+from hasten.runtime.acceleration import batch_of, mapped, wrap
+from hasten.runtime.run import Run
 
 
 class Cast(Quantizer):

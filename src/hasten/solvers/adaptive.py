@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hasten.catalog import Paper
-from hasten.errors import HastenError, one_of
+from hasten.core.errors import HastenError, one_of
+from hasten.core.registry import Paper
 from hasten.processes import Array, Process
 from hasten.solvers.base import SOLVERS, Noise, Query, Solver, Walk
 from hasten.solvers.exponential import STAGES, Frame

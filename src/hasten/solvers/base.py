@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hasten.catalog import Family, Paper
+from hasten.core.registry import Family, Paper
 from hasten.predictions import Prediction, combine
 from hasten.processes import Array, Process
 
@@ -66,7 +66,7 @@ class Solver(ABC):
     def learning(self, course: Any) -> Solver | None:
         """A solver like this one that fits itself to its model while it runs, the result in `fitted[-1]`.
 
-        None if it cannot, or is fitted already. course: a `hasten.fitting.Course` of the start states it will run
+        None if it cannot, or is fitted already. course: a `hasten.fit.Course` of the start states it will run
         from; with None it only tells whether it can.
         """
         return None

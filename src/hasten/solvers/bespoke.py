@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hasten.catalog import Paper
-from hasten.errors import HastenError, positive_int
-from hasten.fitting import Course, solve
+from hasten.core.errors import HastenError, positive_int
+from hasten.core.registry import Paper
+from hasten.fit import Course, solve
 from hasten.grids import GridLike, schedule
 from hasten.processes import Array, Process
 from hasten.solvers.base import SOLVERS, Row, Solver, Tabular, program
@@ -65,7 +65,7 @@ class BNS(Tabular):
         ]
 
     def learning(self, course: Course | None) -> Solver | None:
-        from hasten.learning import Learning
+        from hasten.fit.bns import Learning
 
         return None if self.weights else Learning(order=self.order, course=course)
 
@@ -80,7 +80,7 @@ class BNS(Tabular):
         noises, `learning.converged` if None. ridge: see `learning.Learning`. To fit inside a pipeline, let it
         run by a `learning.Recording` and then by what `learning` gives.
         """
-        from hasten.learning import Learning, converged
+        from hasten.fit.bns import Learning, converged
 
         learning = Learning(order=self.order, course=course or converged(denoiser, noises), ridge=ridge)
         solve(learning, denoiser, schedule(grid, denoiser.process, steps), noises)

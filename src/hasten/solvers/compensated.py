@@ -11,11 +11,11 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from hasten.catalog import Paper
+from hasten.core.errors import HastenError
+from hasten.core.registry import Paper
 from hasten.denoisers import DenoiserLike
-from hasten.errors import HastenError
-from hasten.fitting import integrate, shown
-from hasten.fitting.ratios import COEFFICIENTS, best_ratio, cascade_of, cascaded
+from hasten.fit import integrate, shown
+from hasten.fit.ratios import COEFFICIENTS, best_ratio, cascade_of, cascaded
 from hasten.grids import GridLike, schedule
 from hasten.processes import Array
 from hasten.solvers.base import SOLVERS, weighed

@@ -18,8 +18,8 @@ from dataclasses import dataclass
 import numpy as np
 from torch import Tensor
 
-from hasten.catalog import Paper
-from hasten.errors import HastenError, one_of, positive_share, unit_interval, unknown
+from hasten.core.errors import HastenError, one_of, positive_share, unit_interval, unknown
+from hasten.core.registry import Paper
 from hasten.processes import Array, Process
 from hasten.solvers.base import SOLVERS, Path, Row, Tabular
 

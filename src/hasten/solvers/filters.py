@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hasten.catalog import Paper
-from hasten.errors import HastenError, positive_share, unit_interval
+from hasten.core.errors import HastenError, positive_share, unit_interval
+from hasten.core.registry import Paper
 from hasten.predictions import thresholded
 from hasten.processes import Array, Process
 from hasten.solvers.base import SOLVERS, Noise, Query, Row, Solver, Tabular, Walk, program, told, weighed

@@ -12,8 +12,8 @@ from itertools import pairwise
 
 import numpy as np
 
-from hasten.catalog import Paper
-from hasten.errors import one_of, positive_share
+from hasten.core.errors import one_of, positive_share
+from hasten.core.registry import Paper
 from hasten.processes import Array, Process
 from hasten.solvers.base import SOLVERS, Row, Tabular
 from hasten.solvers.linear import Coordinates, Slope

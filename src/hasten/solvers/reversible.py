@@ -16,8 +16,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from hasten.catalog import Paper
-from hasten.errors import HastenError, positive_share, unit_interval
+from hasten.core.errors import HastenError, positive_share, unit_interval
+from hasten.core.registry import Paper
 from hasten.predictions import Pair, Prediction, combine
 from hasten.processes import Array, Process
 from hasten.solvers.base import SOLVERS, Noise, Query, Solver, Walk

@@ -1,4 +1,4 @@
-"""USF: a solver as a list of decisions, one a step. The search for the list is in `hasten.fitting.decisions`."""
+"""USF: a solver as a list of decisions, one a step. The search for the list is in `hasten.fit.decisions`."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hasten.catalog import Paper
+from hasten.core.errors import HastenError, one_of, positive_int
+from hasten.core.registry import Paper
 from hasten.denoisers import DenoiserLike
-from hasten.errors import HastenError, one_of, positive_int
-from hasten.fitting import Aim, integrate, solve
-from hasten.fitting.decisions import EXPANDED, Decision, Decisions, Scores, known, ranked, search, uniform
+from hasten.fit import Aim, integrate, solve
+from hasten.fit.decisions import EXPANDED, Decision, Decisions, Scores, known, ranked, search, uniform
 from hasten.grids import GridLike, schedule
 from hasten.processes import Array, Process
 from hasten.solvers.base import SOLVERS, Path, Row, Tabular

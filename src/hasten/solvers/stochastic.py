@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from hasten.errors import HastenError
+from hasten.core.errors import HastenError
 from hasten.processes import Array, Process
 from hasten.solvers.base import SOLVERS, Row
 from hasten.solvers.exponential import DDIM

@@ -19,11 +19,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hasten.catalog import Paper
+from hasten.core.errors import HastenError, one_of
+from hasten.core.registry import Paper
 from hasten.denoisers import DenoiserLike
-from hasten.errors import HastenError, one_of
-from hasten.fitting import Probe
-from hasten.fitting.statistics import Statistics, powers_through
+from hasten.fit import Probe
+from hasten.fit.statistics import Statistics, powers_through
 from hasten.processes import Array, Process
 from hasten.solvers.base import SOLVERS, Noise, Query, Solver, Walk
 

@@ -10,8 +10,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from hasten.catalog import Family, Paper
-from hasten.errors import HastenError
+from hasten.core.errors import HastenError
+from hasten.core.registry import Family, Paper
 from hasten.processes import Process
 
 

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from hasten.catalog import Paper
-from hasten.errors import HastenError
+from hasten.core.errors import HastenError
+from hasten.core.registry import Paper
 from hasten.processes import Process
 from hasten.starts.base import STARTS, Start
 

@@ -14,9 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hasten.catalog import Paper
+from hasten.core.errors import HastenError, positive_int
+from hasten.core.registry import Paper
 from hasten.denoisers import DenoiserLike, coefficients
-from hasten.errors import HastenError, positive_int
 from hasten.predictions import Prediction
 from hasten.processes import Process
 from hasten.sampling import sample

@@ -11,8 +11,8 @@ from typing import Any
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from hasten.errors import HastenError
-from hasten.headers import Header, read_header
+from hasten.core.errors import HastenError
+from hasten.core.files import Header, read_header
 
 WAY_OUT = "delete it to begin anew, or resume from a whole copy put in its place"
 

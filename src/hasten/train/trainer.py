@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hasten.errors import HastenError
+from hasten.core.errors import HastenError
 from hasten.train.checkpoints import load_checkpoint, read_facts, save_checkpoint
 from hasten.train.objectives import Objective
 from hasten.train.pictures import draw_curve

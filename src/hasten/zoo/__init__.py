@@ -9,8 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from hasten.errors import unknown
-from hasten.headers import read_header
+from hasten.core.errors import unknown
+from hasten.core.files import read_header
 
 WEIGHTS = Path(__file__).parent / "weights"
 STEPS = {"StableDiffusionPipeline": 50, "FluxPipeline": 28, "DigitsPipeline": 50}
@@ -132,7 +132,7 @@ def train(name: str, out: Path | str | None = None, **choices: Any) -> Path:
 
     `choices`: data (folder of the npm packages), steps, names (how many emoji names), vae (folder), resume, fast.
     """
-    from hasten.zoo.training import TRAINERS, Plan
+    from hasten.zoo_training.training import TRAINERS, Plan
 
     if name not in TRAINERS:
         raise unknown("model", name, TRAINERS)
@@ -140,7 +140,7 @@ def train(name: str, out: Path | str | None = None, **choices: Any) -> Path:
 
 
 def evaluate(name: str, **choices: Any) -> Mapping[str, Any]:
-    """Measure a model for its card; see `hasten.zoo.quality.measure`."""
-    from hasten.zoo.quality import measure
+    """Measure a model for its card; see `hasten.zoo_training.quality.measure`."""
+    from hasten.zoo_training.quality import measure
 
     return measure(name, **choices)

@@ -1,0 +1,96 @@
+"""A cache: a site (what is not computed) x a gate (when it is) x a forecaster (what stands in for it)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, NamedTuple
+
+from torch import nn
+
+from hasten.caching.forecasters import FORECASTERS, Forecaster, Hold
+from hasten.caching.gates import GATES, Gate
+from hasten.caching.memory import Memory
+from hasten.caching.sites import SITES, Site
+from hasten.core.errors import HastenError
+from hasten.core.registry import Family, Paper
+from hasten.guidance import GUIDANCES
+from hasten.runtime.acceleration import Acceleration
+from hasten.runtime.run import Run
+
+
+class Rule(NamedTuple):
+    """What is not computed, when it is, and what stands in for it."""
+
+    site: Site
+    gate: Gate
+    forecaster: Forecaster = Hold()
+
+
+class Cache(Acceleration):
+    """Parts of the network are computed on some steps only. Subclasses say which, by what they return as `rules`."""
+
+    before = tuple(cls.name for cls in GUIDANCES)  # they decide which rows there are
+
+    @property
+    def needs_fit(self) -> bool:
+        """Whether its numbers are still those of no model."""
+        return False
+
+    def fit(self, pipe: Any, prompts: Sequence[str] | None = None, **call: Any) -> Cache:
+        """The same with the numbers of this model. Raises HastenError where there are none to find."""
+        raise HastenError(f"{self.name}: has nothing that could be fitted")
+
+    def rules(self, network: nn.Module) -> Sequence[Rule]:
+        """What is done to this network; several rules have a memory each, the first outermost.
+
+        Raises UnsupportedModel if it lacks what they need.
+        """
+        raise NotImplementedError
+
+    def check(self, network: nn.Module) -> None:
+        for rule in self.rules(network):
+            rule.site.check(network)
+            if rule.gate.eye is not None:
+                rule.gate.eye.check(network)
+
+    def attach(self, network: nn.Module, run: Run) -> None:
+        for site, gate, forecaster in self.rules(network):
+            memory = Memory(run, gate, forecaster, self.name)
+            memory.watch(network)
+            site.attach(network, memory)
+
+
+CACHES: Family[Cache] = Family("caches", Cache)
+
+
+@CACHES.add
+@dataclass(frozen=True)
+class Composed(Cache):
+    """Any site with any gate and any forecaster, as data: {"name": "cache", "site": {"name": "whole"}, ...}.
+
+    site, gate, forecaster: a name, an object with a name and fields, or an instance; of `SITES`, `GATES` and
+    `FORECASTERS`.
+    """
+
+    site: Any = "whole"
+    gate: Any = "every"
+    forecaster: Any = "hold"
+
+    name = "cache"
+    tried: ClassVar[Mapping[str, Any]] = {"site": SITES, "gate": GATES, "forecaster": FORECASTERS}
+    paper = Paper(
+        "A Survey on Cache Methods in Diffusion Models: Toward Efficient Multi-Modal Generation", 2025, "2510.19755"
+    )
+    off: ClassVar[Mapping[str, Any]] = {"gate": {"name": "every", "interval": 1}}
+
+    def __post_init__(self) -> None:
+        for field, family in (("site", SITES), ("gate", GATES), ("forecaster", FORECASTERS)):
+            object.__setattr__(self, field, family.build(getattr(self, field)))
+
+    @property
+    def before(self) -> tuple[str, ...]:  # type: ignore[override]
+        return (*Cache.before, *self.site.within)
+
+    def rules(self, network: nn.Module) -> Sequence[Rule]:
+        return [Rule(self.site, self.gate, self.forecaster)]

@@ -1,0 +1,146 @@
+"""Where a gate looks before it decides: a tensor of the running call, from before the site begins."""
+
+from __future__ import annotations
+
+import inspect
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from torch import Tensor, nn
+
+from hasten.caching.blocks import blocks_of, is_attention, nearest
+from hasten.core.errors import UnsupportedModel
+from hasten.core.registry import Family
+from hasten.runtime.acceleration import batch_of, wrap
+
+if TYPE_CHECKING:
+    from hasten.caching.memory import Memory
+
+
+class Eye(ABC):
+    """A place in a network. Frozen dataclasses, listed in `EYES`."""
+
+    name: ClassVar[str]
+
+    @abstractmethod
+    def check(self, network: nn.Module) -> None:
+        """Raise UnsupportedModel if the network has no such place."""
+
+    @abstractmethod
+    def attach(self, network: nn.Module, memory: Memory) -> None:
+        """Tell the memory what is seen there (`decide`) in every call of the view `network`."""
+
+
+EYES: Family[Eye] = Family("eye", Eye)
+
+
+@EYES.add
+@dataclass(frozen=True)
+class Shown(Eye):
+    """What the network is shown: its batch of states."""
+
+    name = "shown"
+
+    def check(self, network: nn.Module) -> None:
+        pass
+
+    def attach(self, network: nn.Module, memory: Memory) -> None:
+        batch = batch_of(network)
+
+        def forward(inner: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+            memory.decide(batch(args, kwargs))
+            return inner(*args, **kwargs)
+
+        wrap(network, forward)
+
+
+@EYES.add
+@dataclass(frozen=True)
+class Added(Eye):
+    """What the first `blocks` blocks of a transformer add to the image tokens; they run at every step."""
+
+    blocks: int = 1
+
+    name = "added"
+
+    def check(self, network: nn.Module) -> None:
+        count = len(blocks_of(network))
+        if not 1 <= self.blocks < count:
+            raise UnsupportedModel(
+                f"blocks: {self.blocks} is not possible with the {count} of this {type(network).__name__}; "
+                f"give a number from 1 to {count - 1}"
+            )
+
+    def attach(self, network: nn.Module, memory: Memory) -> None:
+        blocks = blocks_of(network)[: self.blocks]
+        tokens = _stream(blocks[0])
+        entered: list[Tensor] = []
+        place: list[int] = []  # of the image tokens in what comes out
+
+        def first(inner: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+            entered[:] = [tokens(args, kwargs)]
+            return inner(*args, **kwargs)
+
+        def last(inner: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+            result = inner(*args, **kwargs)
+            outs, before = result if isinstance(result, tuple) else (result,), entered.pop()
+            if not place:
+                place.append(nearest(outs, before))
+            memory.decide(outs[place[0]] - before)
+            return result
+
+        wrap(blocks[0], first)
+        wrap(blocks[-1], last)
+
+
+@EYES.add
+@dataclass(frozen=True)
+class Modulated(Eye):
+    """What the first attention of a transformer's first block attends to: its tokens, normed and modulated by time.
+
+    It is found by running that block until there; the block then runs as its fate is.
+    """
+
+    name = "modulated"
+
+    def check(self, network: nn.Module) -> None:
+        blocks_of(network)
+
+    def attach(self, network: nn.Module, memory: Memory) -> None:
+        block = blocks_of(network)[0]
+        attention = next(part for part in block.modules() if is_attention(part))
+        tokens = _stream(attention)
+        looking: list[bool] = []
+
+        def stop(inner: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+            if looking:
+                raise _Seen(tokens(args, kwargs))
+            return inner(*args, **kwargs)
+
+        def look(inner: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+            looking.append(True)
+            try:
+                type(block).forward(block, *args, **kwargs)  # not `inner`, which asks for the fate
+            except _Seen as seen:
+                memory.decide(seen.tensor)
+            finally:
+                looking.clear()
+            return inner(*args, **kwargs)
+
+        wrap(attention, stop)
+        wrap(block, look)
+
+
+class _Seen(Exception):
+    def __init__(self, tensor: Tensor) -> None:
+        self.tensor = tensor
+
+
+def _stream(module: nn.Module) -> Callable[[tuple[Any, ...], dict[str, Any]], Tensor]:
+    """A function that finds the image tokens among a block's or attention's arguments."""
+    names = list(inspect.signature(type(module).forward).parameters)[1:]
+    name = "hidden_states" if "hidden_states" in names else names[0]
+    place = names.index(name)
+    return lambda args, kwargs: kwargs[name] if name in kwargs else args[place]

@@ -1,0 +1,279 @@
+"""What a cache remembers: of each row of each request, for each call of a query, what was computed when."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Hashable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
+
+from hasten.caching.forecasters import Forecaster
+from hasten.caching.gates import Gate
+from hasten.caching.history import Course, Node
+from hasten.core.errors import HastenError
+from hasten.runtime.acceleration import batch_of, mapped, pick, picked, wrap
+from hasten.runtime.run import Row, Run
+
+
+@dataclass
+class Request:
+    """What is remembered of one request: the courses of its rows by call of the query, and place."""
+
+    stamp: Any = None
+    rows: dict[int, int] = field(default_factory=dict)  # how many the latest call of a query had
+    courses: dict[tuple[int, int], Course] = field(default_factory=dict)
+
+
+class Fate(NamedTuple):
+    """Which of the rows that flow are computed, and which are forecast."""
+
+    computed: list[int]
+    forecast: list[int]
+
+    @property
+    def all(self) -> bool:
+        """Whether every row is computed."""
+        return not self.forecast
+
+    @property
+    def none(self) -> bool:
+        """Whether no row is computed."""
+        return not self.computed
+
+
+class Memory:
+    """Decides for the rows of each network call which are computed, and keeps what the others need.
+
+    A site asks for `fate(key)` while the call runs, computes the rows that are to be computed (`compute`
+    runs a module on them alone), and hands what came out to `settle`, which remembers it and fills in the
+    other rows. A row that has nothing to be forecast from is computed, whatever the gate says.
+
+    Rows are known by request, call of the query (guidance in two calls has two courses) and place, so a
+    batch may shrink to its conditional branch and grow back. What belongs to another generation, picture
+    size, dtype or device is forgotten; so is everything of a call whose rows change in any other way.
+    name: under which the steps that are skipped are written down in the run of each request.
+    """
+
+    def __init__(self, run: Run, gate: Gate, forecaster: Forecaster, name: str = "") -> None:
+        self.run, self.gate, self.forecaster, self.name = run, gate, forecaster, name
+        self.shape: Any = None  # of the states in the running call, with dtype and device
+        self._requests: WeakKeyDictionary[Run, Request] = WeakKeyDictionary()
+        self._rows: dict[Row, int] = {}
+        self._order: list[Row] = []
+        self._courses: list[Course] = []
+        self._open: list[bool] | None = None  # None while a gate with an eye has not seen anything yet
+        self._fates: dict[Any, Fate] = {}
+
+    def watch(self, network: nn.Module) -> None:
+        """Begin at every call of this network, a view that the site has not been attached to yet."""
+        batch = batch_of(network)
+
+        def forward(inner: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+            self._begin(batch(args, kwargs))
+            return inner(*args, **kwargs)
+
+        wrap(network, forward)
+        if self.gate.eye is not None:
+            self.gate.eye.attach(network, self)
+
+    # what sites call
+
+    @property
+    def flowing(self) -> list[int]:
+        """The positions, in the network's batch, of the rows that flow through what runs now."""
+        narrowed = self.run._narrowed
+        if narrowed is None or len(narrowed) == len(self._courses):
+            return list(range(len(self._courses)))
+        return [self._rows[row] for row in narrowed]
+
+    @property
+    def owners(self) -> list[Row]:
+        """Whose the rows that flow are."""
+        return [self._order[at] for at in self.flowing]
+
+    def fate(self, key: Hashable) -> Fate:
+        """What becomes of the flowing rows of the tensor, or of all tensors of the part, that is called `key`.
+
+        Raises HastenError if the gate has not seen yet what it goes by.
+        """
+        if key not in self._fates:
+            if self._open is None:
+                raise HastenError(
+                    f"gate: {type(self.gate).__name__} looks at a part of the network that runs after the site begins; "
+                    "let the site begin later, or the gate look earlier"
+                )
+            flowing = self.flowing
+            computed = [i for i, at in enumerate(flowing) if self._open[at] or key not in self._courses[at].nodes]
+            chosen = set(computed)
+            self._fates[key] = Fate(computed, [i for i in range(len(flowing)) if i not in chosen])
+        return self._fates[key]
+
+    def compute(self, fate: Fate, inner: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+        """Run a forward on the rows that are computed; in what comes out the others are zeros."""
+        if fate.all:
+            return inner(*args, **kwargs)
+        rows = len(fate.computed) + len(fate.forecast)
+        with self.only(fate.computed):
+            result = inner(*picked(args, rows, fate.computed), **picked(kwargs, rows, fate.computed))
+        return mapped(result, lambda x: _spread(x, fate.computed, rows))
+
+    def only(self, which: Sequence[int]) -> AbstractContextManager[None]:
+        """Meanwhile, only these of the flowing rows flow."""
+        owners = self.owners
+        return self.run.narrowed([owners[i] for i in which])
+
+    def revise(self, key: Hashable, tensor: Tensor, which: Sequence[int]) -> None:
+        """Remember the tensor `key` of these flowing rows as if it had been computed; all rows are given."""
+        self._remember(key, tensor, which)
+
+    def settle(self, key: Hashable, computed: Tensor | None, base: Tensor | None = None) -> Tensor:
+        """The tensor `key` for all flowing rows: as computed where it was, which is remembered, else as forecast.
+
+        computed: all flowing rows, those that were not computed being anything; None if none were. base: what
+        the tensor is an increment on, for sites that store increments; all flowing rows.
+        The caller does not write into the result.
+        """
+        fate = self.fate(key)
+        if computed is not None:
+            self._remember(key, computed if base is None else computed - base, fate.computed)
+            if fate.all:
+                return computed
+        forecast = self._recall(key, fate.forecast)
+        if base is not None:
+            forecast = pick(base, len(base), fate.forecast) + forecast
+        if fate.none or computed is None:
+            return forecast
+        return computed.index_copy(0, torch.tensor(fate.forecast, device=computed.device), forecast)
+
+    def decide(self, indicator: Tensor) -> None:
+        """What the gate's eye sees in the flowing rows, from which the fate of the call's rows follows.
+
+        indicator: (rows, ...). It is measured against what was seen when the row was last computed, or at the
+        step before for gates that add changes up. Only the first look of a call counts.
+        """
+        if self._open is not None or len(indicator) != len(self._courses):
+            return
+        seen = [course.seen for course in self._courses]
+        scores: list[float | None] = [None] * len(seen)
+        old = [i for i, node in enumerate(seen) if node is not None]
+        if old:
+            before = _gather([node for node in seen if node is not None])
+            measured = self.gate.measure(pick(indicator, len(indicator), old), before).tolist()
+            scores = [measured[old.index(i)] if i in old else None for i in range(len(seen))]
+        self._open = self._decided(scores)
+        for i, (course, row) in enumerate(zip(self._courses, self._order)):
+            if self._open[i] or self.gate.follows:
+                course.seen = Node(row.part.step, row.part.time, indicator, i)
+
+    def stretches(self) -> list[tuple[Run, slice]]:
+        """The requests whose rows flow, in order, each with the rows that follow one another."""
+        parts = [row.part for row in self.owners]
+        cuts = [0, *(i for i in range(1, len(parts)) if parts[i] is not parts[i - 1]), len(parts)]
+        return [(parts[a], slice(a, b)) for a, b in itertools.pairwise(cuts)]
+
+    # what happens at the beginning of a call
+
+    def _begin(self, x: Tensor) -> None:
+        self.shape = (x.shape[1:], x.dtype, x.device)
+        rows = self.run.rows(len(x))
+        if rows is None:  # nobody knows whose they are
+            nobody = Run(self.run.process)
+            rows = [Row(nobody, place) for place in range(len(x))]
+        counts: dict[Run, int] = {}
+        for row in rows:
+            counts[row.part] = counts.get(row.part, 0) + 1
+        requests = {part: self._request(part, count) for part, count in counts.items()}
+        self._order, self._rows = rows, {row: i for i, row in enumerate(rows)}
+        self._courses = [self._course(requests[row.part], row) for row in rows]
+        self._fates = {}
+        for i, row in enumerate(rows):
+            row.part.shown[row.image] = x[i : i + 1]
+        self._open = self._decided([None] * len(rows)) if self.gate.eye is None else None
+
+    def _request(self, part: Run, count: int) -> Request:
+        """What is remembered of this request, if it still holds for `count` rows of it."""
+        if not part.number or part.step >= part.steps:  # outside a generation nothing is kept
+            return Request()
+        request = self._requests.get(part)
+        stamp = (part.number, *self.shape)
+        if request is None or request.stamp != stamp:
+            request = self._requests[part] = Request(stamp)
+        if self.run._narrowed is not None:  # a cache around this one says which rows flow
+            return request
+        before = request.rows.get(part.call, count)
+        request.rows[part.call] = count
+        whole = part.images and count % part.images == 0 and before % part.images == 0
+        if before != count and not whole:
+            request.courses = {at: course for at, course in request.courses.items() if at[0] != part.call}
+        return request
+
+    @staticmethod
+    def _course(request: Request, row: Row) -> Course:
+        course = request.courses.setdefault((row.part.call, row.place), Course())
+        course.image, course.branch = row.image, row.branch
+        return course
+
+    def _decided(self, scores: Sequence[float | None]) -> list[bool]:
+        """Which rows are computed. All queries of a step share what was decided at its first."""
+        mine: dict[Run, list[int]] = {}
+        for i, row in enumerate(self._order):
+            mine.setdefault(row.part, []).append(i)
+        opens = [True] * len(self._courses)
+        for part, where in mine.items():
+            courses = [self._courses[i] for i in where]
+            if all(course.step == part.step and course.nodes for course in courses):
+                answers = [course.open for course in courses]
+            else:
+                answers = self.gate.decide(part, courses, [scores[i] for i in where])
+            for i, course, answer in zip(where, courses, answers, strict=True):
+                opens[i] = course.settle(part.step, bool(answer))
+                if part.number and part.step < part.steps:
+                    part.record(self.name, course.image, opens[i])
+        return opens
+
+    # tensors
+
+    def _remember(self, key: Hashable, tensor: Tensor, which: Sequence[int]) -> None:
+        rows, flowing = self._order, self.flowing
+        for i in which:
+            part, course = rows[flowing[i]].part, self._courses[flowing[i]]
+            course.remember(key, Node(part.step, part.time, tensor, i), self.forecaster.reach)
+
+    def _recall(self, key: Hashable, which: Sequence[int]) -> Tensor:
+        rows, flowing = self._order, self.flowing
+        groups: dict[Any, list[int]] = {}
+        for i in which:
+            alike = self.forecaster.alike(rows[flowing[i]].part, self._courses[flowing[i]].nodes[key])
+            groups.setdefault(alike, []).append(i)
+        pieces = []
+        for members in groups.values():
+            courses = [self._courses[flowing[i]] for i in members]
+            lines = zip(*(course.nodes[key] for course in courses))
+            nodes = [Node(line[0].step, line[0].time, _gather(line), 0) for line in lines]
+            images = [course.image for course in courses]
+            pieces.append(self.forecaster.forecast(rows[flowing[members[0]]].part, nodes, images))
+        if len(pieces) == 1:
+            return pieces[0]
+        order = [i for members in groups.values() for i in members]
+        back = sorted(range(len(order)), key=order.__getitem__)
+        return torch.cat(pieces)[back]
+
+
+def _gather(nodes: Sequence[Node]) -> Tensor:
+    """The rows that the nodes stand for, in order; a view where one tensor holds them one after the other."""
+    first = nodes[0]
+    if all(node.tensor is first.tensor for node in nodes):
+        return pick(first.tensor, len(first.tensor), [node.index for node in nodes])
+    return torch.cat([node.tensor[node.index : node.index + 1] for node in nodes])
+
+
+def _spread(x: Tensor, where: Sequence[int], rows: int) -> Tensor:
+    """A tensor of `rows` rows that are those of x at `where`, and zeros elsewhere."""
+    if not x.ndim or len(x) != len(where):
+        return x
+    return x.new_zeros(rows, *x.shape[1:]).index_copy(0, torch.tensor(where, device=x.device), x)

@@ -1,0 +1,97 @@
+"""Gates that look into the running call: a row is computed when what their eye sees has moved far enough."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from hasten.caching.gates import GATES, Gate
+from hasten.caching.history import Course
+from hasten.caching.indicators import EYES
+from hasten.core.errors import HastenError
+from hasten.runtime.run import Run
+
+
+class Online(Gate):
+    """A gate with an eye: forced open on the first `warmup` and last `tail` steps, and after `most` skips in a row."""
+
+    threshold: float
+    warmup: int
+    tail: int
+    most: int | None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "eye", EYES.build(self.eye))  # type: ignore[arg-type]
+        if not self.threshold >= 0:
+            raise HastenError(f"threshold: {self.threshold!r} is not possible; give a number of at least 0 (0 is off)")
+
+    def forced(self, run: Run, course: Course, score: float | None) -> bool:
+        """Whether the row is computed whatever was seen."""
+        unseen = score is None or not math.isfinite(score)
+        edge = run.step < max(1, self.warmup) or run.step >= run.steps - self.tail
+        return unseen or edge or (self.most is not None and course.skipped >= self.most)
+
+
+@GATES.add
+@dataclass(frozen=True)
+class Moved(Online):
+    """Computed unless what the eye sees is nearer than `threshold` to what it saw when the row was last computed.
+
+    threshold: relative L1 distance; 0 is off. inclusive: not computed at exactly the threshold either.
+    Source: the first-block cache of ParaAttention and diffusers, and DBCache of cache-dit.
+    """
+
+    threshold: float = 0.08
+    eye: Any = "added"
+    warmup: int = 1
+    tail: int = 0
+    most: int | None = None
+    inclusive: bool = False
+
+    name = "moved"
+
+    def decide(self, run: Run, courses: Sequence[Course], scores: Sequence[float | None]) -> Sequence[bool]:
+        return [
+            self.forced(run, course, score) or not self._near(score)  # type: ignore[arg-type]
+            for course, score in zip(courses, scores)
+        ]
+
+    def _near(self, score: float) -> bool:
+        return score < self.threshold or (self.inclusive and score == self.threshold)
+
+
+@GATES.add
+@dataclass(frozen=True)
+class Accumulated(Online):
+    """Computed when what the eye sees has moved by `threshold` in all, summed from step to step.
+
+    coefficients: of a polynomial, highest power first, that makes the change of the output out of the change
+    that is seen; where it is negative it counts as 0.
+    Source: Liu et al. 2024 (TeaCache), eq. (7).
+    """
+
+    threshold: float = 0.1
+    eye: Any = "modulated"
+    coefficients: tuple[float, ...] = (1.0, 0.0)
+    warmup: int = 1
+    tail: int = 1
+    most: int | None = None
+
+    name = "accumulated"
+    follows = True
+
+    def decide(self, run: Run, courses: Sequence[Course], scores: Sequence[float | None]) -> Sequence[bool]:
+        return [self._opens(run, course, score) for course, score in zip(courses, scores)]
+
+    def _opens(self, run: Run, course: Course, score: float | None) -> bool:
+        if not self.forced(run, course, score) and score is not None:
+            total = course.notes.get(self.name, 0.0) + max(0.0, float(np.polyval(self.coefficients, score)))
+            course.notes[self.name] = total
+            if total < self.threshold:
+                return False
+        course.notes[self.name] = 0.0
+        return True

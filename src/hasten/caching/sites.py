@@ -1,0 +1,162 @@
+"""Where in a network a cache sits. Sites are found by what a model is made of, not by what its classes are called."""
+
+from __future__ import annotations
+
+import itertools
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Hashable, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from hasten.caching.memory import Fate, Memory
+from hasten.core.errors import HastenError, one_of
+from hasten.core.registry import Family
+from hasten.runtime.acceleration import batch_of, mapped, wrap
+
+
+class Site(ABC):
+    """A part of a network, and the tensors that stand in for it. Frozen dataclasses, listed in `SITES`.
+
+    within: names of caches that it must stand inside of, because it would remember what they leave in place of
+    tensors that nothing reads.
+    """
+
+    name: ClassVar[str]
+    within: ClassVar[tuple[str, ...]] = ()
+    tried: ClassVar[Mapping[str, Any] | None] = None  # as of an Acceleration
+
+    @abstractmethod
+    def check(self, network: nn.Module) -> None:
+        """Raise UnsupportedModel, saying what is missing, if the network has no such part."""
+
+    @abstractmethod
+    def attach(self, network: nn.Module, memory: Memory) -> None:
+        """Make the view `network` ask the memory what becomes of the part, and give it what to remember."""
+
+
+SITES: Family[Site] = Family("site", Site)
+
+
+class Standing:
+    """In place of a module's forward: all tensors that come out are remembered, and stand in for it later.
+
+    written: the first is a copy, because adapters and FreeU write into what they get from this module.
+    """
+
+    def __init__(self, memory: Memory, key: Hashable, written: bool = False) -> None:
+        self.memory, self.key, self.written = memory, key, written
+        self._template: Any = None  # what comes out, with tensors of no size
+        self._adds: list[bool] = []  # which tensors that come out have the shape of what they may be increments on
+        self._twins: set[int] = set()  # which of them are the first once more
+
+    def __call__(self, inner: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        return self.stand(None, inner, args, kwargs)
+
+    def stand(self, base: Tensor | None, inner: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+        """What comes out. base: remember increments on this for the tensors that have its shape."""
+        fate = self.memory.fate((self.key, 0))
+        numbers = itertools.count()
+        first: list[Tensor] = []
+
+        def settled(computed: Tensor | None) -> Tensor:
+            number = next(numbers)
+            if number in self._twins:
+                return first[0]
+            tensor = self.memory.settle((self.key, number), computed, base if self._adds[number] else None)
+            first.append(tensor.clone() if self.written and not first else tensor)
+            return first[0] if not number else tensor
+
+        if fate.none:
+            return mapped(self._template, lambda _: settled(None))
+        result = self.memory.compute(fate, inner, args, kwargs)
+        self._learn(result, base, whole=fate.all)
+        return mapped(result, settled)
+
+    def _learn(self, result: Any, base: Tensor | None, whole: bool) -> None:
+        tensors: list[Tensor] = []
+
+        def look(x: Tensor) -> Tensor:
+            tensors.append(x)
+            return x.new_empty(0)
+
+        self._template = mapped(result, look)
+        self._adds = [base is not None and x.shape == base.shape for x in tensors]
+        if whole:  # rows that are put together are tensors of their own
+            self._twins = {i for i, x in enumerate(tensors) if i and x is tensors[0]}
+
+
+SPACES = ("output", "data")
+WHOLE = "whole"
+
+
+@SITES.add
+@dataclass(frozen=True)
+class Whole(Site):
+    """The whole network: where it is not computed, not a layer of it runs.
+
+    space: what is remembered and forecast; the network's "output" as it is, or the clean "data" that it stands
+    for, from which the output at the current state and time is made again.
+    """
+
+    space: str = "output"
+
+    name = "whole"
+    tried: ClassVar[Mapping[str, Any]] = {"space": ("data", "output")}
+
+    def __post_init__(self) -> None:
+        one_of("space", self.space, SPACES)
+
+    def check(self, network: nn.Module) -> None:
+        pass
+
+    def attach(self, network: nn.Module, memory: Memory) -> None:
+        batch = batch_of(network)
+        template: list[Any] = []
+
+        def forward(inner: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+            fate = memory.fate(WHOLE)
+            shown = batch(args, kwargs)
+            if fate.none:
+                output = self._settled(memory, fate, shown, None)
+                return mapped(template[0], lambda _: output)
+            result = memory.compute(fate, inner, args, kwargs)
+            output = self._settled(memory, fate, shown, result[0])
+            template[:] = [mapped(result, lambda x: x.new_empty(0))]
+            return result if fate.all else mapped(result, lambda _: output)
+
+        wrap(network, forward)
+
+    def _settled(self, memory: Memory, fate: Fate, shown: Tensor, output: Tensor | None) -> Tensor:
+        """The output of all rows."""
+        if self.space == "output":
+            return memory.settle(WHOLE, output)
+        data = None
+        if output is not None:
+            data = self._by_part(memory, shown, output, to_data=True)
+            data = torch.cat([data, output[:, data.shape[1] :]], 1)  # a variance that is predicted as well, if any
+        data = memory.settle(WHOLE, data)
+        if output is not None and fate.all:
+            return output
+        own = min(data.shape[1], shown.shape[1])
+        made = torch.cat([self._by_part(memory, shown, data[:, :own], to_data=False), data[:, own:].to(shown.dtype)], 1)
+        if output is None:
+            return made
+        computed = torch.tensor(fate.computed, device=made.device)
+        return made.index_copy(0, computed, output[fate.computed])
+
+    @staticmethod
+    def _by_part(memory: Memory, shown: Tensor, tensor: Tensor, to_data: bool) -> Tensor:
+        """Each row's output as data, or its data as output, at the time of its own request."""
+        pieces = []
+        for part, rows in memory.stretches():
+            if part.reading is None:
+                raise HastenError(
+                    'space: "data" needs to know what the network predicts; give the denoiser a kind, or use "output"'
+                )
+            x, value = shown[rows], tensor[rows]
+            made = part.reading.shown(x, value, part.time).data if to_data else part.reading.output(value, x, part.time)
+            pieces.append(made)
+        return pieces[0] if len(pieces) == 1 else torch.cat(pieces)

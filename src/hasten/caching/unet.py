@@ -1,0 +1,207 @@
+"""Sites in U-Nets: the deep part, and the encoder. Found by what a model is made of, not by what it is called."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from torch import Tensor, nn
+
+from hasten.caching.memory import Memory
+from hasten.caching.sites import SITES, Site, Standing
+from hasten.core.errors import HastenError, UnsupportedModel
+from hasten.core.registry import Span
+from hasten.runtime.acceleration import mapped, wrap
+
+
+@SITES.add
+@dataclass(frozen=True)
+class UNetDeep(Site):
+    """Everything of a U-Net that is deeper than unit `branch` of its ways down and up.
+
+    Units are d_0 (the input convolution), d_1, ... on the way down, and their mirror images u_0 (the last
+    one), u_1, ... on the way up: u_j takes the skip that d_j leaves. What is remembered is the tensor that
+    enters u_branch. While it is skipped, d_0 .. d_branch, u_branch .. u_0 and the output head run afresh.
+    """
+
+    branch: int = 0
+
+    name = "unet-deep"
+    tried: ClassVar[Mapping[str, Any]] = {"branch": Span(0, 5)}
+
+    def __post_init__(self) -> None:
+        if isinstance(self.branch, bool) or not isinstance(self.branch, int) or self.branch < 0:
+            raise HastenError(f"branch: {self.branch!r} is not possible; give a whole number of at least 0")
+
+    def check(self, network: nn.Module) -> None:
+        down, _ = unet_units(network)
+        if self.branch >= len(down):
+            raise UnsupportedModel(
+                f"branch: {self.branch} is deeper than this {type(network).__name__} goes; "
+                f"give a number from 0 to {len(down) - 1}"
+            )
+
+    def attach(self, network: nn.Module, memory: Memory) -> None:
+        down, up = unet_units(network)
+        deep_down, deep_up = down[self.branch + 1 :], up[self.branch + 1 :]
+        running = {unit.block for unit in (*down[: self.branch + 1], *up[: self.branch + 1])}
+        for block in {unit.block for unit in deep_down} - running:
+            wrap(block, Hollow(memory, written=True))
+        for block in {unit.block for unit in deep_up} - running:
+            wrap(block, Hollow(memory))
+        if isinstance(network.mid_block, nn.Module):
+            wrap(network.mid_block, Hollow(memory))
+        for unit in deep_down:
+            if unit.block in running:
+                for part in unit.parts:
+                    wrap(part, Hollow(memory, written=unit.ends_block))
+        entry = up[self.branch]
+        inside = [part for unit in reversed(deep_up) if unit.block is entry.block for part in unit.parts]
+        for part in inside[:-1]:
+            wrap(part, Hollow(memory))
+        if inside:
+            wrap(inside[-1], _Leaving(memory, entry.block))
+        else:
+            wrap(entry.block, _Entering(memory, entry.block))
+
+
+@SITES.add
+@dataclass(frozen=True)
+class UNetEncoder(Site):
+    """The way down of a U-Net and its middle: all skips and what enters the way up are remembered.
+
+    While it is skipped only the way up runs, on old features at the new time and with the conditioning of the
+    new step; residuals of ControlNets are added to the skips afterwards, and are felt at every step.
+    Source: Li et al. 2023 (Faster Diffusion), section 3.2.
+    """
+
+    name = "unet-encoder"
+    tried: ClassVar[Mapping[str, Any]] = {}
+    within = ("deepcache",)
+
+    def check(self, network: nn.Module) -> None:
+        unet_units(network)
+        if not isinstance(network.mid_block, nn.Module):
+            raise UnsupportedModel(f"model: {type(network).__name__} has no mid_block; give a U-Net with one")
+
+    def attach(self, network: Any, memory: Memory) -> None:
+        wrap(network.conv_in, Standing(memory, "conv_in"))
+        for i, block in enumerate(network.down_blocks):
+            wrap(block, Standing(memory, f"down {i}", written=True))
+        wrap(network.mid_block, Standing(memory, "mid", written=True))
+
+
+@dataclass(frozen=True)
+class Unit:
+    """What leaves one skip on a U-Net's way down, or takes one on its way up: modules in the order they run."""
+
+    block: nn.Module
+    parts: tuple[nn.Module, ...]
+    ends_block: bool = False
+
+
+def unet_units(network: Any) -> tuple[list[Unit], list[Unit]]:
+    """The units d_0, d_1, ... of the way down, and their mirror images u_0, u_1, ... of the way up.
+
+    Raises UnsupportedModel for networks that are no U-Nets, or whose ways do not mirror each other.
+    """
+
+    def refuse(what: str) -> UnsupportedModel:
+        return UnsupportedModel(
+            f"model: {type(network).__name__} {what}; give a U-Net whose way up takes one skip "
+            "for each residual block, such as UNet2DConditionModel"
+        )
+
+    for name in ("conv_in", "down_blocks", "mid_block", "up_blocks"):
+        if not hasattr(network, name):
+            raise refuse(f"has no {name}")
+
+    def units(block: Any) -> list[Unit]:
+        for name in block._modules:
+            if name not in ("resnets", "attentions", "downsamplers", "upsamplers"):
+                raise refuse(f"has {name} in its {type(block).__name__}")
+        resnets, attentions = list(getattr(block, "resnets", ())), list(getattr(block, "attentions", ()))
+        if len(attentions) not in (0, len(resnets)):
+            raise refuse(f"has {len(resnets)} resnets and {len(attentions)} attentions in a {type(block).__name__}")
+        parts = list(zip(resnets, attentions)) if attentions else [(resnet,) for resnet in resnets]
+        if getattr(block, "downsamplers", None):
+            parts.append(tuple(block.downsamplers))
+        return [Unit(block, p, ends_block=p is parts[-1]) for p in parts]
+
+    down = [Unit(network.conv_in, (network.conv_in,)), *(u for block in network.down_blocks for u in units(block))]
+    up = [u for block in network.up_blocks for u in units(block)][::-1]
+    if len(down) != len(up):
+        raise refuse(f"leaves {len(down)} skips and takes {len(up)}")
+    return down, up
+
+
+DEEP = "deep"  # what enters the way up where it runs at every step
+
+
+class Hollow:
+    """In place of a deep module's forward: where no row is computed, stand-ins of the right shape come out.
+
+    Block code goes on to join them with one another, so they have a single channel and take no memory; nothing
+    reads what comes of that. Where adapters write into the hidden state, it is a tensor of its own with all
+    its channels.
+    """
+
+    def __init__(self, memory: Memory, written: bool = False, key: Hashable = DEEP) -> None:
+        self.memory, self.written, self.key = memory, written, key
+        self._outlines: dict[Any, Any] = {}  # of what comes out, by the shape of the states
+
+    def __call__(self, inner: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        memory = self.memory
+        fate = memory.fate(self.key)
+        if not fate.none:
+            result = memory.compute(fate, inner, args, kwargs)
+            self._outlines[memory.shape] = mapped(result, _outline)
+            return result
+        rows = len(fate.forecast)
+        outline = self._outlines[memory.shape]
+        standing = mapped(outline, lambda x: x[:, :1].expand(rows, *x[:, :1].shape[1:]))
+        if not self.written:
+            return standing
+        hidden = outline[0] if isinstance(outline, tuple) else outline
+        hidden = hidden.new_empty(rows, *hidden.shape[1:])
+        return (hidden, *standing[1:]) if isinstance(outline, tuple) else hidden
+
+
+def _outline(x: Tensor) -> Tensor:
+    """Zeros of the size of one row of x, (1, channels, height, width), that take no memory."""
+    return x.new_zeros(()).expand(1, *x.shape[1:])
+
+
+class _Entering:
+    """In place of an up block's forward: its input is what is remembered, and recalled where it was not computed."""
+
+    def __init__(self, memory: Memory, block: nn.Module) -> None:
+        self.memory, self.block = memory, block
+
+    def __call__(self, inner: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        hidden, args = (args[0], args[1:]) if args else (kwargs.pop("hidden_states"), args)
+        return inner(_settled(self.memory, hidden, self.block), *args, **kwargs)
+
+
+class _Leaving:
+    """In place of the forward of the last deep part of a block that goes on: the same for its output."""
+
+    def __init__(self, memory: Memory, block: nn.Module) -> None:
+        self.memory, self.block = memory, block
+        self.in_tuple = False
+
+    def __call__(self, inner: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        fate, hidden = self.memory.fate(DEEP), None
+        if not fate.none:
+            result = self.memory.compute(fate, inner, args, kwargs)
+            self.in_tuple = isinstance(result, tuple)
+            hidden = result[0] if self.in_tuple else result
+        hidden = _settled(self.memory, hidden, self.block)
+        return (hidden,) if self.in_tuple else hidden
+
+
+def _settled(memory: Memory, hidden: Tensor | None, block: nn.Module) -> Tensor:
+    """The deep tensor of all rows; a copy of its own for blocks that write into it, which those with FreeU do."""
+    settled = memory.settle(DEEP, None if memory.fate(DEEP).none else hidden)
+    return settled.clone() if getattr(block, "b1", None) else settled

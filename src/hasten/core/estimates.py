@@ -1,0 +1,181 @@
+"""Numbers with an interval: what a measurement says, and how sure its sample makes us.
+
+Source: Efron and Tibshirani 1993, "An Introduction to the Bootstrap", ch. 13; Wilson 1927 (score interval).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from hasten.core.errors import HastenError, positive_int, unknown
+
+Array = NDArray[np.float64]
+CONFIDENCE = 0.95
+RESAMPLES = 2000
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A value, the interval [low, high] that holds the truth with `confidence`, and the sample count `n`.
+
+    Bounds are infinite where the sample says nothing about the spread (n = 1). `str()` shows three digits,
+    `format(estimate, ".4f")` what it is told to.
+    """
+
+    value: float
+    low: float
+    high: float
+    n: int
+    name: str = ""
+    unit: str = ""
+    confidence: float = CONFIDENCE
+
+    def named(self, name: str, unit: str = "") -> Estimate:
+        """The same numbers with a name and a unit."""
+        return replace(self, name=name, unit=unit)
+
+    def to_json(self) -> dict[str, Any]:
+        """A dict of plain JSON values; infinite and undefined numbers become None."""
+        return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in asdict(self).items()}
+
+    def __format__(self, spec: str) -> str:
+        spec = spec or f".{_decimals(self.value)}f"
+        text = f"{self.value:{spec}}{self.unit} [{self.low:{spec}}, {self.high:{spec}}] (n={self.n})"
+        return f"{self.name} {text}" if self.name else text
+
+    def __str__(self) -> str:
+        return format(self, "")
+
+
+def _decimals(value: float) -> int:
+    """How many decimals show three significant digits."""
+    if value == 0 or not math.isfinite(value):
+        return 3
+    return max(0, 2 - math.floor(math.log10(abs(value))))
+
+
+def _percentile(level: float) -> Callable[[Array], Array]:
+    """Linear interpolation between order statistics along the last axis."""
+
+    def statistic(x: Array) -> Array:
+        place = level / 100 * (x.shape[-1] - 1)
+        below, above = math.floor(place), math.ceil(place)
+        ordered = np.partition(x, (below, above), axis=-1)
+        low, high = ordered[..., below], ordered[..., above]
+        with np.errstate(invalid="ignore"):  # inf - inf, where both neighbours are infinite
+            return np.where(low == high, low, low + (place - below) * (high - low))
+
+    return statistic
+
+
+STATISTICS: dict[str, Callable[[Array], Array]] = {
+    "mean": lambda x: x.mean(-1),
+    "median": _percentile(50),
+    "p95": _percentile(95),
+    "p05": _percentile(5),
+}
+
+
+def bootstrap(
+    samples: ArrayLike,
+    statistic: str = "median",
+    *,
+    confidence: float = CONFIDENCE,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> Estimate:
+    """Percentile bootstrap of "mean", "median", "p95" or "p05" over independent samples.
+
+    samples: 1-D, no NaN. The same seed gives the same interval. With few samples the intervals of the outer
+    percentiles are too narrow: no resample goes beyond the largest value seen (n >= 60 for p95 is sensible).
+    """
+    x = _checked(samples)
+    if statistic not in STATISTICS:
+        raise unknown("statistic", statistic, STATISTICS)
+    function = STATISTICS[statistic]
+    draws = [function(x[index]) for index in resampled(len(x), resamples, seed)]
+    return interval(float(function(x)), np.concatenate(draws), len(x), confidence)
+
+
+def bootstrap_ratio(
+    above: ArrayLike,
+    below: ArrayLike,
+    statistic: str = "median",
+    *,
+    confidence: float = CONFIDENCE,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> Estimate:
+    """statistic(above) / statistic(below) of paired samples; both are resampled with the same indices.
+
+    What the pairs share (a hard prompt, a noisy second) cancels. 0 / 0 counts as 1, x / 0 as infinity.
+    """
+    x, y = _checked(above), _checked(below)
+    if len(x) != len(y):
+        raise HastenError(f"paired samples must be equally many, got {len(x)} and {len(y)}")
+    if statistic not in STATISTICS:
+        raise unknown("statistic", statistic, STATISTICS)
+    function = STATISTICS[statistic]
+    draws = [_ratio(function(x[index]), function(y[index])) for index in resampled(len(x), resamples, seed)]
+    return interval(float(_ratio(function(x), function(y))), np.concatenate(draws), len(x), confidence)
+
+
+def wilson(successes: int, n: int, *, confidence: float = CONFIDENCE) -> Estimate:
+    """A share with Wilson's score interval, good for shares near 0 and 1. With n = 0: NaN in [0, 1]."""
+    from scipy.stats import norm
+
+    if not 0 <= successes <= n:
+        raise HastenError(f"successes: {successes} of {n} is not a share")
+    if n == 0:
+        return Estimate(math.nan, 0.0, 1.0, 0, confidence=confidence)
+    z = float(norm.ppf((1 + _confidence(confidence)) / 2))
+    share = successes / n
+    centre = (share + z * z / (2 * n)) / (1 + z * z / n)
+    half = z / (1 + z * z / n) * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
+    low = 0.0 if successes == 0 else centre - half
+    high = 1.0 if successes == n else centre + half
+    return Estimate(share, low, high, n, confidence=confidence)
+
+
+def interval(value: float, draws: ArrayLike, n: int, confidence: float = CONFIDENCE) -> Estimate:
+    """The central part of a bootstrap distribution as an `Estimate`; unbounded for n = 1."""
+    tail = 50 * (1 - _confidence(confidence))
+    if n == 1:
+        return Estimate(value, -math.inf, math.inf, 1, confidence=confidence)
+    x = np.asarray(draws, dtype=np.float64)
+    low, high = (float(_percentile(level)(x)) for level in (tail, 100 - tail))
+    return Estimate(value, low, high, n, confidence=confidence)
+
+
+def resampled(n: int, resamples: int, seed: int, cells: int = 2_000_000) -> Iterator[NDArray[np.intp]]:
+    """Bootstrap indices (rows, n), in chunks of at most about `cells` numbers."""
+    left = positive_int("resamples", resamples)
+    generator = np.random.default_rng(seed)
+    while left > 0:
+        rows = min(left, max(1, cells // n))
+        yield generator.integers(0, n, (rows, n))
+        left -= rows
+
+
+def _ratio(above: Array, below: Array) -> Array:
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.where((above == 0) & (below == 0), 1.0, above / below)
+
+
+def _checked(samples: ArrayLike) -> Array:
+    x = np.asarray(samples, dtype=np.float64)
+    if x.ndim != 1 or x.size == 0 or np.isnan(x).any():
+        raise HastenError(f"samples must be a non-empty row of numbers without NaN, got shape {x.shape}")
+    return x
+
+
+def _confidence(confidence: float) -> float:
+    if not 0 < confidence < 1:
+        raise HastenError(f"confidence must lie between 0 and 1, got {confidence}")
+    return confidence

@@ -1,0 +1,141 @@
+"""How far from the reference a recipe may be, or how fast it must be: read from text, held against scores."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from hasten.core.errors import HastenError
+
+AT_MOST = ("drift", "rmse", "latent_rmse", "effnet")
+AT_LEAST = ("psnr", "ssim", "speed")
+EXAMPLES = "1.0x (no further from the reference than the default), ssim>=0.95, latent_rmse<=0.1 or speed>=3"
+MB = 1_000_000
+
+_FORM = re.compile(r"(?:(?P<metric>[a-z_]+)\s*(?P<sign><=|>=)\s*)?(?P<limit>[^\s<>=]+?)\s*x?")
+_MEMORY = re.compile(r"memory\s*<=\s*(?P<amount>[^\s<>=]+?)\s*(?P<unit>mb|gb)")
+
+
+@dataclass(frozen=True)
+class Score:
+    """What a budget looks at, of one recipe over one set of samples.
+
+    drift: median latent RMSE against the reference, relative to the default's (1 is as far away as the
+    default), interval: its bounds, or None where there are none. flips: share of samples that landed nearer to
+    another reference. speed: the default's time over the recipe's. medians: metric -> median over the samples.
+    memory: bytes that the pipeline's weights and one image take, 0 if nobody measured them.
+    """
+
+    drift: float
+    flips: float
+    speed: float
+    medians: Mapping[str, float]
+    memory: int = 0
+    interval: Sequence[float] | None = None
+
+
+@dataclass(frozen=True)
+class Budget:
+    """A limit on one quantity, and one on memory if wanted. A drift budget of N also limits flips to N times the
+    default's share.
+
+    metric: "drift" (relative to the default), "speed", or the median of a metric of `hasten.measure.drift`.
+    memory: bytes, or None.
+    """
+
+    metric: str = "drift"
+    limit: float = 1.0
+    memory: int | None = None
+
+    @classmethod
+    def of(cls, budget: Budget | str | float) -> Budget:
+        """Read "1.0x" (or a plain number), "ssim>=0.95", "psnr>=30", "latent_rmse<=0.1", "speed>=3".
+
+        Any of them may be followed by ", memory<=500MB". Raises HastenError for anything else, and for limits that
+        are not above 0.
+        """
+        if isinstance(budget, Budget):
+            return budget
+        text, comma, rest = (part.strip() for part in str(budget).lower().partition(","))
+        found = _FORM.fullmatch(text)
+        metric, sign = (found["metric"] or "drift", found["sign"] or "<=") if found else ("", "")
+        if found is None or metric not in (AT_LEAST if sign == ">=" else AT_MOST):
+            raise HastenError(f"budget: {text!r} is not understood; give for example {EXAMPLES}")
+        limit = _limit(text, found["limit"], 1.0 if metric == "ssim" else math.inf)
+        return cls(metric, limit, _memory(rest) if comma else None)
+
+    @property
+    def seeks_speed(self) -> bool:
+        """Whether the best recipe is the fastest one within the budget, not the most faithful."""
+        return self.metric != "speed"
+
+    def excess(self, score: Score, default: Score, caution: float = 0.0) -> dict[str, float]:
+        """By how much each limit is passed, relative to the limit; 0 or less is within the budget.
+
+        caution: a fraction by which the limit is drawn tighter, for scores from few samples.
+        """
+        passed = self._excess(score, default, caution)
+        return passed if self.memory is None else passed | {"memory": score.memory / self.memory - 1}
+
+    def _excess(self, score: Score, default: Score, caution: float) -> dict[str, float]:
+        if self.metric == "drift":
+            return {
+                "drift": score.drift / self.limit - (1 - caution),
+                "flips": score.flips - self.limit * default.flips,
+            }
+        if self.metric == "ssim":
+            allowed = max(1 - self.limit, 1e-9)
+            return {"ssim": (1 - score.medians["ssim"]) / allowed - (1 - caution)}
+        value = score.speed if self.metric == "speed" else score.medians[self.metric]
+        if self.metric in AT_LEAST:
+            return {self.metric: (1 + caution / 2) - value / self.limit}
+        return {self.metric: value / self.limit - (1 - caution)}
+
+    def within(self, score: Score, default: Score, caution: float = 0.0) -> bool:
+        """Whether no limit is passed."""
+        return all(passed <= 1e-9 for passed in self.excess(score, default, caution).values())
+
+    def __str__(self) -> str:
+        memory = "" if self.memory is None else f", memory<={self.memory / MB:g}MB"
+        if self.metric == "drift":
+            return f"{self.limit:g}x{memory}"
+        return f"{self.metric}{'>=' if self.metric in AT_LEAST else '<='}{self.limit:g}{memory}"
+
+    @property
+    def sentence(self) -> str:
+        """The budget in words."""
+        memory = "" if self.memory is None else f", in at most {self.memory / MB:g} MB"
+        return self._quality + memory
+
+    @property
+    def _quality(self) -> str:
+        if self.metric == "drift" and self.limit == 1:
+            return "no further from the reference than the default (median latent RMSE), and no more flips"
+        if self.metric == "drift":
+            times = f"{self.limit:g} times"
+            return (
+                f"at most {times} as far from the reference as the default (median latent RMSE), and {times} its flips"
+            )
+        if self.metric == "speed":
+            return f"at least {self.limit:g} times faster than the default, as faithful as possible"
+        return f"median {self.metric} against the reference {'≥' if self.metric in AT_LEAST else '≤'} {self.limit:g}"
+
+
+def _limit(text: str, number: str, highest: float) -> float:
+    try:
+        limit = float(number)
+    except ValueError:
+        raise HastenError(f"budget: {text!r} is not understood; give for example {EXAMPLES}") from None
+    if not (0 < limit < math.inf and limit <= highest):
+        raise HastenError(f"budget: {text!r} is not possible; the limit must be a number above 0, such as 1.0x")
+    return limit
+
+
+def _memory(text: str) -> int:
+    """Bytes of "memory<=500MB"."""
+    found = _MEMORY.fullmatch(text)
+    if found is None:
+        raise HastenError(f"budget: {text!r} is not understood; write memory<=500MB, or GB")
+    return round(_limit(text, found["amount"], math.inf) * MB * (1000 if found["unit"] == "gb" else 1))

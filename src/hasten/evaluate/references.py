@@ -1,0 +1,181 @@
+"""What recipes are measured against: the default's own results, and the converged solution of the same noise."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hasten.core.errors import HastenError
+from hasten.evaluate.problem import Pictures, Problem, Ticks
+from hasten.evaluate.samples import Samples
+from hasten.grids import settling
+from hasten.processes import from_config
+from hasten.recipe import Recipe
+from hasten.solvers import UniPC
+
+TOLERANCE = 1e-3  # RMSE of an image in [0, 1]
+YARDSTICK = "yardstick.safetensors"
+FIRST, LAST = 32, 512  # steps that are tried, doubling
+
+
+@dataclass(frozen=True)
+class Convergence:
+    """For each sample, with how many steps its reference was solved, and the change (RMSE) of the last doubling."""
+
+    steps: tuple[int, ...]
+    changes: tuple[float, ...]
+
+    @property
+    def unsettled(self) -> int:
+        """How many samples still changed by more than the tolerance."""
+        return sum(change >= TOLERANCE for change in self.changes)
+
+
+class Yardstick:
+    """Pictures of the default and of the reference, by split; kept in a safetensors file if one is named.
+
+    A file made of another model or other samples is refused with a HastenError. seconds: how long the default
+    and the reference took to draw here, for the first split of each.
+    """
+
+    def __init__(self, problem: Problem, file: Path | None = None) -> None:
+        self.problem, self.file = problem, file
+        self.seconds: dict[str, float] = {}
+        self._pictures: dict[tuple[str, str], Pictures] = {}
+        self._convergence: dict[str, Convergence] = {}
+        if file is not None and file.exists():
+            self._load(file)
+
+    def default(self, split: str, ticks: Ticks = lambda count: None) -> Pictures:
+        """The samples as the pipeline draws them when nobody touches it."""
+        if ("default", split) not in self._pictures:
+            with self._timed("default"):
+                self._pictures["default", split] = self.problem.draw(None, self.problem.samples[split], ticks)
+            self._save()
+        return self._pictures["default", split]
+
+    def reference(self, split: str, ticks: Ticks = lambda count: None) -> Pictures:
+        """The samples solved with so many steps that more of them change nothing."""
+        if ("reference", split) not in self._pictures:
+            with self._timed("reference"):
+                solved = converge(self.problem, self.problem.samples[split], ticks)
+            self._pictures["reference", split], self._convergence[split] = solved
+            self._save()
+        return self._pictures["reference", split]
+
+    @property
+    def convergence(self) -> Convergence:
+        """Of every reference drawn so far."""
+        found = list(self._convergence.values())
+        steps, changes = (tuple(x for c in found for x in getattr(c, name)) for name in ("steps", "changes"))
+        return Convergence(steps, changes)
+
+    @property
+    def folder(self) -> Path | None:
+        """Where its pictures are kept, and what else is made of the same problem."""
+        return None if self.file is None else self.file.parent
+
+    @contextmanager
+    def _timed(self, what: str) -> Iterator[None]:
+        begin = time.monotonic()
+        yield
+        self.seconds.setdefault(what, time.monotonic() - begin)
+
+    def _save(self) -> None:
+        if self.file is None:
+            return
+        from safetensors.torch import save_file
+
+        tensors = {}
+        for (what, split), made in self._pictures.items():
+            tensors |= {f"{what}.{split}.images": made.images, f"{what}.{split}.latents": made.latents}
+        found = {split: asdict(convergence) for split, convergence in self._convergence.items()}
+        partial = self.file.with_suffix(".partial")
+        save_file(
+            {name: tensor.contiguous() for name, tensor in tensors.items()}, partial,
+            metadata={"made of": fingerprint(self.problem), "convergence": json.dumps(found)},
+        )  # fmt: skip
+        partial.replace(self.file)
+
+    def _load(self, file: Path) -> None:
+        with _opened(file) as kept:
+            metadata = kept.metadata() or {}
+            if metadata.get("made of") != fingerprint(self.problem):
+                raise HastenError(
+                    f"out: {file.parent} holds work on another model, other prompts or another seed; "
+                    "repeat the settings it was made with or name another folder"
+                )
+            for split, found in json.loads(metadata["convergence"]).items():
+                self._convergence[split] = Convergence(tuple(found["steps"]), tuple(found["changes"]))
+            for name in {key.rsplit(".", 1)[0] for key in kept.keys()}:  # noqa: SIM118 (not a mapping)
+                what, split = name.split(".")
+                images, latents = (kept.get_tensor(f"{name}.{part}") for part in ("images", "latents"))
+                self._pictures[what, split] = Pictures(images, latents)
+
+
+def converge(problem: Problem, samples: Samples, ticks: Ticks = lambda count: None) -> tuple[Pictures, Convergence]:
+    """Solve each sample with FIRST steps, and double them until its image changes by less than TOLERANCE.
+
+    Samples that have not settled at LAST steps are taken as they are there.
+    """
+    made = problem.draw(reference_recipe(problem, FIRST), samples)
+    steps, changes = [FIRST] * len(samples), [float("inf")] * len(samples)
+    left = list(range(len(samples)))
+    count = FIRST
+    while left and 2 * count <= LAST:
+        count *= 2
+        finer = problem.draw(reference_recipe(problem, count), samples.pick(left))
+        moved = (finer.images - made.images[left]).flatten(1).square().mean(1).sqrt().tolist()
+        if not np.isfinite(moved).all():
+            raise HastenError("model: the reference diverged to values that are not finite; is the model sound?")
+        made.images[left], made.latents[left] = finer.images, finer.latents
+        for i, change in zip(left, moved):
+            steps[i], changes[i] = count, change
+        settled = len(left)
+        left = [i for i in left if changes[i] >= TOLERANCE]
+        ticks(settled - len(left))
+    ticks(len(left))
+    return made, Convergence(tuple(steps), tuple(changes))
+
+
+def reference_recipe(problem: Problem, steps: int) -> Recipe:
+    """The solver of the reference: of those tried, the one whose images settle with the fewest steps."""
+    process = from_config(problem.pipe.scheduler.config)
+    return Recipe(solver=UniPC(order=2), steps=steps, grid=settling(process))
+
+
+def fingerprint(problem: Problem) -> str:
+    """What the pictures depend on, as JSON: the pipeline with a digest of its weights, the samples, the call."""
+    from hasten.runtime.acceleration import network_of
+
+    pipe = problem.pipe
+    digest = sum(float(p.detach().double().abs().sum()) for p in network_of(pipe).parameters())
+    scheduler = {key: str(value) for key, value in sorted(pipe.scheduler.config.items()) if key != "_diffusers_version"}
+    return json.dumps(
+        {
+            "pipeline": type(pipe).__name__,
+            "weights": f"{digest:.6e}",
+            "scheduler": scheduler,
+            "steps": problem.steps,
+            "call": {key: str(value) for key, value in sorted(problem.call.items())},
+            "samples": {split: asdict(samples) for split, samples in problem.samples.items()},
+        }
+    )
+
+
+@contextmanager
+def _opened(file: Path) -> Iterator[Any]:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(file, "pt") as kept:
+            yield kept
+    except SafetensorError as error:
+        raise HastenError(f"out: {file} cannot be read ({error}); delete it or name another folder") from None

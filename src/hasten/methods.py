@@ -1,0 +1,87 @@
+"""Every method there is, as plain data: what `hasten methods` prints and the README's table is made of."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from hasten.core.errors import unknown
+from hasten.core.registry import plain
+
+FIGURES = Path(__file__).parent / "figures.json"
+"""What each method was measured to do, written by `benchmarks/figures.py` from the benchmarks' results."""
+
+
+def families() -> dict[str, Any]:
+    """The families of methods by name."""
+    from hasten.caches import CACHES
+    from hasten.compilers import COMPILERS
+    from hasten.guidance import GUIDANCES
+    from hasten.quantize import QUANTIZERS
+    from hasten.solvers import SOLVERS
+    from hasten.starts import STARTS
+
+    return {
+        "solver": SOLVERS, "start": STARTS, "guidance": GUIDANCES, "caches": CACHES, "quantize": QUANTIZERS,
+        "compile": COMPILERS,
+    }  # fmt: skip
+
+
+def methods(family: str | None = None) -> list[dict[str, Any]]:
+    """Every method, or those of one family. Raises HastenError for a family that does not exist."""
+    known = families()
+    if family is not None and family not in known:
+        raise unknown("family", family, known)
+    figures = json.loads(FIGURES.read_text())
+    chosen = known if family is None else {family: known[family]}
+    return [{**method, "figure": figures.get(method["name"], "")} for item in chosen.items() for method in _of(*item)]
+
+
+def markdown(found: Sequence[Mapping[str, Any]]) -> str:
+    """The methods as a Markdown table."""
+    rows = [
+        f"| `{m['name']}` | {m['family']} | {calls(m)} | {m.get('order', '')} | {link(m)} | {m['figure']} |"
+        for m in found
+    ]
+    head = "| method | family | calls a step | order | paper | measured |"
+    return "\n".join([head, "|---|---|---|---|---|---|", *rows])
+
+
+def calls(method: Mapping[str, Any]) -> str:
+    """Network calls a step of a solver, and whether it draws noise or chooses its own times."""
+    if "evaluations" not in method:
+        return ""
+    notes = [note for key, note in (("stochastic", "noise"), ("adaptive", "adaptive")) if method[key]]
+    return " + ".join([str(method["evaluations"]), *notes])
+
+
+def about(method: Mapping[str, Any]) -> str:
+    """What a method is, whether it needs to be fitted, its other names, and what is known to go wrong."""
+    needs = " Needs fit()." if method.get("needs_fit") else ""
+    also = f" Also: {', '.join(method['aliases'])}." if method.get("aliases") else ""
+    caution = f" Caution: {method['caution']}." if method.get("caution") else ""
+    return method["about"] + needs + also + caution
+
+
+def link(method: Mapping[str, Any]) -> str:
+    return f"[{method['paper']}]({method['link']}), {method['year']}"
+
+
+def _of(family: str, classes: Any) -> Iterator[dict[str, Any]]:
+    """The methods of a family: name, paper, what the documentation says first, settings."""
+    for cls in classes:
+        said = " ".join((cls.__doc__ or "").split("\n\n")[0].split()).split(" Source:")[0]
+        found = {"name": cls.name, "family": family, "about": said, "paper": cls.paper.title}
+        found |= {"year": cls.paper.year, "source": cls.paper.source, "link": cls.paper.link}
+        made = cls()
+        found["settings"] = {field.name: plain(getattr(made, field.name)) for field in dataclasses.fields(cls)}
+        found["aliases"] = classes.aliases(cls.name)
+        if family == "solver":
+            found |= {"evaluations": made.evaluations, "order": made.convergence, "stochastic": made.stochastic}
+            found |= {"adaptive": made.adaptive, "caution": made.caution}
+        if hasattr(made, "needs_fit"):
+            found["needs_fit"] = made.needs_fit
+        yield found
