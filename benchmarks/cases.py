@@ -43,7 +43,7 @@ class Case:
     settled: float = 0.0
     bound: bool = False
     evaluations: int = 60
-    course: Any = None  # of the noises to choose by, once somebody has solved it
+    trajectory: Any = None  # of the noises to choose by, once somebody has solved it
 
     @property
     def process(self) -> Process:

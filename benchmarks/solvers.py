@@ -93,10 +93,10 @@ def fitted(case: Case, nfe: int) -> Iterator[Candidate]:
 
     every, split = case.denoisers["fit"], "screen" if case.bound else "fit"
     denoiser, noises = case.denoisers[split], case.noises[split]
-    course = case.course = case.course or converged(every, case.noises["fit"])
+    trajectory = case.trajectory = case.trajectory or converged(every, case.noises["fit"])
 
     def weighted(grid: Any) -> BNS:
-        return BNS().fit(every, case.noises["fit"], nfe, grid, course)
+        return BNS().fit(every, case.noises["fit"], nfe, grid, trajectory)
 
     for grid in GRIDS[:FEW] if case.bound else GRIDS:
         yield Candidate("hasten bns", f"{grid}", _on(weighted(grid), nfe, grid))

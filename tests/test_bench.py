@@ -18,7 +18,7 @@ import hasten
 from hasten.bench import benching, final, peers
 from hasten.bench import ladders as families
 from hasten.bench.contest import Contest
-from hasten.bench.ladders import Family
+from hasten.bench.ladders import Ladder
 from hasten.bench.race import Hopeless, Race, Racer
 from hasten.bench.remote import PeerError, Remote
 from hasten.bench.result import side
@@ -132,7 +132,7 @@ def racer(drift: Any, ladder: Any = tuple(range(1, 51))) -> tuple[Racer, list[Se
         return Score(found, 0.0, 50 / steps, {}), steps
 
     fake: Any = scout
-    fake.default, fake.caution, fake.contest = Score(1.0, 0.0, 1.0, {}), 0.1, SimpleNamespace(remote=lambda _: None)
+    fake.default, fake.margin, fake.contest = Score(1.0, 0.0, 1.0, {}), 0.1, SimpleNamespace(remote=lambda _: None)
     fake.glance = lambda setting: drift(setting)
     return Racer(fake, Budget.of("1x"), ladder), seen
 
@@ -140,7 +140,7 @@ def racer(drift: Any, ladder: Any = tuple(range(1, 51))) -> tuple[Racer, list[Se
 def test_a_race_finds_the_fewest_steps_of_all_families_with_few_looks() -> None:
     needed = {f"s{i}": 9 + (37 * i) % 30 for i in range(30)}  # steps that each scheduler takes to keep the budget
     run, seen = racer(lambda setting: (needed[setting.scheduler[0]] / setting.steps) ** 2)
-    race, some = Race(), [Family("diffusers", (name, {})) for name in needed]
+    race, some = Race(), [Ladder("diffusers", (name, {})) for name in needed]
     run.run(run.ranked(some, race, float("inf")), race, float("inf"))
     best = run.within(race)[0]
     assert best.recipe.steps == min(needed.values())
@@ -156,7 +156,7 @@ def test_a_race_goes_on_after_settings_that_cannot_run_and_ends_in_time() -> Non
         return 5 / setting.steps
 
     run, _ = racer(drift)
-    race, some = Race(), [Family("diffusers", (name, {})) for name in ("broken", "good", "late")]
+    race, some = Race(), [Ladder("diffusers", (name, {})) for name in ("broken", "good", "late")]
     run.run(some, race, until=0.0)
     assert list(race.refused.values()) == ["does not suit this pipeline"] and race.left == 1
     assert run.within(race)[0].recipe.steps == 5

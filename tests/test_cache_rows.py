@@ -15,7 +15,7 @@ from hasten.caches import CACHES, FORA, DeltaDiT, FirstBlockCache, MagCache, Tay
 from hasten.caches.stacks import FLUX
 from hasten.caching.blocks import blocks_of
 from hasten.caching.gates import magnitude_steps
-from hasten.caching.history import Course
+from hasten.caching.history import History
 from hasten.caching.units import Joined, Units
 from hasten.core.errors import HastenError, UnsupportedModel
 from hasten.processes import VariancePreserving
@@ -87,7 +87,7 @@ def units_run(pipe, method, steps: int) -> list[bool]:
 
 
 def decisions(gate, scores: list[float | None]) -> list[bool]:
-    run, course, out = Run(VariancePreserving(), number=1, steps=len(scores)), Course(), []
+    run, course, out = Run(VariancePreserving(), number=1, steps=len(scores)), History(), []
     course.nodes["x"] = []
     for run.step, score in enumerate(scores):
         out.append(course.settle(run.step, gate.decide(run, [course], [score])[0]))

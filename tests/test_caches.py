@@ -12,10 +12,10 @@ from torch import nn
 
 from hasten import sample
 from hasten.bridge import SolverScheduler
-from hasten.caches import CACHES, EYES, FORECASTERS, GATES, SITES, DeepCache
+from hasten.caches import CACHES, FORECASTERS, GATES, INDICATORS, SITES, DeepCache
 from hasten.caching.forecasters import Drift, Hold, Taylor
 from hasten.caching.gates import Countdown, Every, Listed, Never, Within
-from hasten.caching.history import Course, Node
+from hasten.caching.history import History, Node
 from hasten.caching.online import Accumulated, Moved
 from hasten.core.errors import HastenError, UnsupportedModel
 from hasten.denoisers import Denoiser
@@ -43,7 +43,7 @@ UNET_SPECS = {
     "encoder": {"site": "unet-encoder"},
     "attention": {"site": {"name": "units", "kind": "self-attention"}, "forecaster": "drift"},
     "mlp": {"site": {"name": "units", "kind": "mlp"}, "gate": {"name": "within", "gate": "never", "stop": 0.6}},
-    "online": {"site": "whole", "gate": {"name": "moved", "eye": "shown", "threshold": 0.6}},
+    "online": {"site": "whole", "gate": {"name": "moved", "indicator": "shown", "threshold": 0.6}},
 }  # fmt: skip
 DIT_SPECS = {
     "stack": {"site": "blocks"},
@@ -94,8 +94,10 @@ def test_off_is_exact(kind, spec):
     parts = {"site": method.site, "forecaster": method.forecaster}
     with cache(**parts, gate={"name": "every", "interval": 1}).applied(pipe):
         assert torch.equal(call(pipe, steps=4, prompts=2), plain)
-    if method.gate.eye is not None:
-        with cache(**parts, gate={"name": method.gate.name, "eye": method.gate.eye, "threshold": 0.0}).applied(pipe):
+    if method.gate.indicator is not None:
+        with cache(
+            **parts, gate={"name": method.gate.name, "indicator": method.gate.indicator, "threshold": 0.0}
+        ).applied(pipe):
             assert torch.equal(call(pipe, steps=4, prompts=2), plain)
 
 
@@ -130,7 +132,7 @@ def test_rows_of_a_batch_are_decided_for_one_by_one():
         last = pipe.transformer.transformer_blocks[-1]
         last.ff.net[0].proj.register_forward_pre_hook(lambda _, args: seen.append(len(args[0])))
         call(pipe, steps=12, prompts=3)
-    assert min(seen) < max(seen) == 6, "some calls must hold rows of both fates, or this shows nothing"
+    assert min(seen) < max(seen) == 6, "some calls must hold rows of both splits, or this shows nothing"
 
 
 @pytest.mark.parametrize(("kind", "spec"), [("sd", "blocks"), ("flux", "unet-encoder"), ("flux", "unet-deep")])
@@ -149,7 +151,7 @@ def test_a_gate_that_looks_too_late_is_refused():
     assert torch.isfinite(call(pipe)).all()
 
 
-@pytest.mark.parametrize("family", [SITES, GATES, FORECASTERS, EYES], ids=lambda f: f.field)
+@pytest.mark.parametrize("family", [SITES, GATES, FORECASTERS, INDICATORS], ids=lambda f: f.field)
 def test_all_parts_can_be_made_without_arguments_and_are_json(family):
     for cls in family:
         assert family.build(json.loads(json.dumps(family.describe(cls())))) == cls()
@@ -180,7 +182,7 @@ def test_schedules_of_the_papers():
 
 
 def decisions(gate, scores: list[float | None]) -> list[bool]:
-    run, course, out = Run(PROCESS, number=1, steps=len(scores)), Course(), []
+    run, course, out = Run(PROCESS, number=1, steps=len(scores)), History(), []
     course.nodes["x"] = []
     for run.step, score in enumerate(scores):
         out.append(course.settle(run.step, gate.decide(run, [course], [score])[0]))

@@ -11,7 +11,7 @@ from test_processes import PROCESSES
 from hasten import Recipe, sample
 from hasten.core.errors import HastenError
 from hasten.denoisers import GaussianMixture
-from hasten.fit import Aim, Course, Probe, integrate, solve
+from hasten.fit import Aim, Probe, Trajectory, integrate, solve
 from hasten.fit.bns import converged
 from hasten.fit.decisions import Decision, breed, known, uniform
 from hasten.grids import GRIDS, FittedGrid, resolve, schedule
@@ -587,7 +587,7 @@ def test_impossible_settings_are_refused_by_field(make, message):
         make()
 
 
-# weights fitted along the course
+# weights fitted along the trajectory
 
 
 def test_a_course_is_right_at_any_time_and_of_fourth_order():
@@ -596,8 +596,8 @@ def test_a_course_is_right_at_any_time_and_of_fourth_order():
     for count in (40, 80):
         times = FLOW.time(np.linspace(-4, 4, count))
         states = [one.transport(x, times[0], t) for t in times]
-        course = Course(FLOW, times, states, [one(state, t).velocity for state, t in zip(states, times)], x)
-        errors.append(max(rms(course.at(t), one.transport(x, times[0], t)) for t in middles))
+        trajectory = Trajectory(FLOW, times, states, [one(state, t).velocity for state, t in zip(states, times)], x)
+        errors.append(max(rms(trajectory.at(t), one.transport(x, times[0], t)) for t in middles))
     assert errors[0] / errors[1] > 13 and errors[1] < 1e-6
     solved = converged(one, x, 256)
     assert max(rms(solved.at(t), one.transport(x, 1.0, t)) for t in middles) < 1e-4
@@ -638,12 +638,12 @@ def test_bns_is_nearer_on_noises_it_never_saw_and_flips_no_more():
 def test_bns_lowers_the_error_of_every_step_on_what_it_was_fitted_to():
     """Least squares from weights that are 2M's: the fitted first step cannot be further off than 2M's."""
     model, x, times = mixture(), noise(50, 0), schedule("karras", LINEAR, 4)
-    course = converged(model, x)
-    fitted = BNS(order=2).fit(model, x, 4, "karras", course)
+    trajectory = converged(model, x)
+    fitted = BNS(order=2).fit(model, x, 4, "karras", trajectory)
     p = model(x, times[0])
     w = fitted.weights[:2]
     plain = sample(model, x, DPMSolverPP(), grid=times[:2])
-    assert rms(w[0] * x + w[1] * p.data, course.at(times[1])) < rms(plain, course.at(times[1]))
+    assert rms(w[0] * x + w[1] * p.data, trajectory.at(times[1])) < rms(plain, trajectory.at(times[1]))
 
 
 def test_bns_refuses_other_times_and_may_start_later_on_its_own():

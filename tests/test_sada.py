@@ -16,7 +16,7 @@ from hasten.bridge import SolverScheduler
 from hasten.caches import CACHES, SADA
 from hasten.caches.stability import SCHEMES, Extrapolated, Stable, Trail, slope, step_weights, trail
 from hasten.caching.forecasters import Taylor
-from hasten.caching.history import Course, Node
+from hasten.caching.history import History, Node
 from hasten.core.errors import HastenError
 from hasten.denoisers import GaussianMixture, coefficients
 from hasten.predictions import Prediction
@@ -199,7 +199,7 @@ def decisions(gate: Stable, marks: list[list[bool]]) -> list[list[bool]]:
     out = []
     for step in range(len(marks)):
         run.ask(step, 900.0 - step)
-        courses = [Course(image, branch) for branch in (1, 0) for image in range(len(marks[0]))]
+        courses = [History(image, branch) for branch in (1, 0) for image in range(len(marks[0]))]
         got = list(told.decide(run, courses, [None] * len(courses)))
         assert got[: len(got) // 2] == got[len(got) // 2 :] == list(told.decide(run, courses, []))[: len(got) // 2]
         out.append(got[: len(got) // 2])
@@ -219,7 +219,7 @@ def test_states_that_are_not_finite_are_computed():
     run, _ = along(GaussianMixture(np.zeros((1, 5)), 0.5, None, PROCESS), randn(2, 5), [600.0, 580.0, 560.0, 540.0])
     run.steps = 9
     run.shown[0] = run.shown[0] * math.nan
-    assert Stable().decide(run, [Course(0), Course(1)], [None] * 2)[0]
+    assert Stable().decide(run, [History(0), History(1)], [None] * 2)[0]
 
 
 # the whole

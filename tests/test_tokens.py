@@ -10,7 +10,7 @@ from tiny import unet
 from hasten import sample
 from hasten.caches import CACHES, SADA
 from hasten.caches.tokens import Refresh, Tokens
-from hasten.caching.history import Course
+from hasten.caching.history import History
 from hasten.core.errors import HastenError, UnsupportedModel
 from hasten.processes import VariancePreserving
 from hasten.runtime.following import AcceleratedDenoiser
@@ -92,7 +92,7 @@ def test_random_tokens_lie_one_in_a_window_and_depend_on_seed_and_step_alone():
 
 
 def test_all_tokens_are_refreshed_after_a_gap_and_every_few_steps():
-    gate, course = Refresh(interval=4, start=0.1), Course()
+    gate, course = Refresh(interval=4, start=0.1), History()
     run = Run(VariancePreserving(), number=1, steps=40)
     course.nodes["x"] = []
     opened = []
@@ -102,10 +102,10 @@ def test_all_tokens_are_refreshed_after_a_gap_and_every_few_steps():
             opened.append(step)
     assert opened == [0, 1, 2, 3, 4, 8, 13, 17, 21]
     run.step = 39
-    assert gate.decide(run, [Course(step=38)], [None]) == [False]
-    assert Refresh(4, 0.1, tail=1).decide(run, [Course(step=38)], [None]) == [True]
+    assert gate.decide(run, [History(step=38)], [None]) == [False]
+    assert Refresh(4, 0.1, tail=1).decide(run, [History(step=38)], [None]) == [True]
     assert all(
-        Refresh(1).decide(Run(VariancePreserving(), steps=9, step=k), [Course(step=k - 1)], [])[0] for k in range(9)
+        Refresh(1).decide(Run(VariancePreserving(), steps=9, step=k), [History(step=k - 1)], [])[0] for k in range(9)
     )
 
 

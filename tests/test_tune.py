@@ -99,7 +99,7 @@ def test_a_budget_tells_scores_apart(budget: str, kept: Score, passed: Score) ->
     default = score(flips=0.1, speed=1.0)
     limit = Budget.of(budget)
     assert limit.within(kept, default) and not limit.within(passed, default)
-    assert not limit.within(kept, default, caution=0.5) or limit.metric == "drift"
+    assert not limit.within(kept, default, margin=0.5) or limit.metric == "drift"
     assert max(limit.excess(kept, default, 0.1).values()) >= max(limit.excess(kept, default).values())
 
 
@@ -288,7 +288,7 @@ def test_a_part_of_a_cache_is_chosen_with_its_own_settings() -> None:
 def test_the_space_avoids_what_is_known_to_go_wrong() -> None:
     """Heun, singlestep DPM-Solver and PNDM blow up at few evaluations under guidance, and say so."""
     choices = [SOLVERS.build(solver) for solver in Space.of(problem()).solvers.values()]
-    assert choices and not any(solver.caution or solver.stochastic or solver.adaptive for solver in choices)
+    assert choices and not any(solver.margin or solver.stochastic or solver.adaptive for solver in choices)
     assert not {"heun", "dpm", "pndm", "edm"} & {solver.name for solver in choices}
 
 
@@ -332,8 +332,8 @@ def test_finalists_go_from_the_hopeful_to_the_safe() -> None:
     found = [(1.2, 9.0), (0.95, 8.0), (0.85, 7.0), (0.84, 6.0), (0.7, 5.0), (0.6, 4.0), (0.1, 1.5), (0.3, 2.0)]
     trials = [trial(i, drift, speed) for i, (drift, speed) in enumerate(found)]
 
-    def chosen(budget: str, caution: float, count: int) -> list[int]:
-        return [t.number for t in finalists(trials, Budget.of(budget), default, caution, count)]
+    def chosen(budget: str, margin: float, count: int) -> list[int]:
+        return [t.number for t in finalists(trials, Budget.of(budget), default, margin, count)]
 
     assert chosen("1x", 0.1, 5) == [2, 3, 4, 7, 6]
     assert chosen("1x", 0.35, 5) == [2, 4, 5, 7, 6], "2 is hopeful, 5 and 7 are careful, 6 twice so, 4 comes next"
@@ -353,19 +353,19 @@ def test_a_search_does_not_care_for_more_than_twice_the_budget() -> None:
 def test_a_default_that_drifts_unevenly_makes_a_search_careful() -> None:
     alike = np.linspace(0.9, 1.1, 16)
     uneven = np.array([0.01] * 7 + [0.5, 0.6] + [1.0] * 7)
-    caution = {
-        name: judge.caution(SimpleNamespace(samples={"latent_rmse": x}))  # type: ignore[arg-type]
+    margin = {
+        name: judge.margin(SimpleNamespace(samples={"latent_rmse": x}))  # type: ignore[arg-type]
         for name, x in (("alike", alike), ("uneven", uneven), ("exact", np.zeros(16)))
     }
-    assert judge.MARGIN <= caution["alike"] < 0.2 and caution["exact"] == pytest.approx(judge.MARGIN)
-    assert caution["uneven"] > 0.9
+    assert judge.MARGIN <= margin["alike"] < 0.2 and margin["exact"] == pytest.approx(judge.MARGIN)
+    assert margin["uneven"] > 0.9
 
 
 class Imagined:
     """A judge without a model: drift falls with steps, speed as well. Counts what it is asked."""
 
     default = score(flips=0.0, speed=1.0)
-    caution = 0.1
+    margin = 0.1
 
     def __init__(self, stop: int | None = None, fail: int | None = None) -> None:
         self.asked: list[Any] = []
@@ -486,7 +486,7 @@ def test_an_acceleration_has_to_earn_its_place() -> None:
     assert "interval.low" not in fewer[0].params and "deepcache.interval" not in fewer[1].params
     fast = replace(busy, score=score(drift=0.1, speed=1.2 * busy.score.speed))
     for trials, best in (([busy, *fewer], fewer[0]), ([fast, *fewer], fast)):
-        assert finalists(trials, Budget.of("1x"), judge.default, judge.caution, 1) == [best]
+        assert finalists(trials, Budget.of("1x"), judge.default, judge.margin, 1) == [best]
 
 
 def test_a_search_ends_with_the_best_simplified(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -624,7 +624,7 @@ def test_a_judge_looks_at_all_samples_only_where_there_is_hope(monkeypatch: pyte
 
 def test_tune_finds_confirms_and_writes(done: Any) -> None:
     result = done.result
-    written = {"recipe.json", "front.json", "report.html", "study.db", "course.safetensors"}
+    written = {"recipe.json", "front.json", "report.html", "study.db", "trajectory.safetensors"}
     assert {f.name for f in done.out.iterdir()} >= written
     assert Recipe.load(done.out).to_dict() == result.recipe.to_dict()
     assert len(result.trials) == 3 and len(result.front) == 2
@@ -870,7 +870,7 @@ def test_a_solver_is_fitted_inside_the_pipeline_on_samples_of_its_own() -> None:
     """What `Fitter` finds in a pipeline is what `BNS.fit` finds with its network as a denoiser, from the same noise."""
     from hasten.edit import denoiser_of
     from hasten.fit.bns import converged
-    from hasten.search.fitter import COURSE, SPLIT, Fitter
+    from hasten.search.fitter import SPLIT, TRAJECTORY, Fitter
     from hasten.zoo import load
 
     pipe = load("digits")
@@ -881,7 +881,7 @@ def test_a_solver_is_fitted_inside_the_pipeline_on_samples_of_its_own() -> None:
         torch.randn(1, *_state(pipe), generator=torch.Generator().manual_seed(seed)) for seed in seeds
     ])  # fmt: skip
     denoiser = denoiser_of(pipe, list(prompts))
-    expected = BNS(order=2).fit(denoiser, noises, 4, "karras", converged(denoiser, noises, COURSE))
+    expected = BNS(order=2).fit(denoiser, noises, 4, "karras", converged(denoiser, noises, TRAJECTORY))
     assert found.at == expected.at and found.weights == pytest.approx(expected.weights, abs=2e-3)
     fitted = Recipe(solver=expected, steps=4, grid="karras")
     assert Fitter(problem)(fitted) is fitted
@@ -899,7 +899,7 @@ def test_a_course_is_solved_once_for_a_folder(tmp_path: Path, monkeypatch: pytes
     assert Fitter(task, tmp_path)(recipe) == expected and solved == [4]
     (kept,) = tmp_path.iterdir()
     kept.write_bytes(kept.read_bytes()[:-9])
-    with pytest.raises(HastenError, match=r"course\.safetensors cannot be read .* delete it"):
+    with pytest.raises(HastenError, match=r"trajectory\.safetensors cannot be read .* delete it"):
         Fitter(task, tmp_path)(recipe)
 
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from hasten.caches import CACHES
 from hasten.core.errors import UnsupportedModel, one_of
-from hasten.core.registry import Family, Paper
+from hasten.core.registry import Paper, Registry
 from hasten.guidance import GUIDANCES
 from hasten.quantize import QUANTIZERS
 from hasten.quantize.cast import retype
@@ -28,7 +28,7 @@ class Compiler(Acceleration):
     prepares: ClassVar[bool] = False
 
 
-COMPILERS: Family[Compiler] = Family("compile", Compiler)
+COMPILERS: Registry[Compiler] = Registry("compile", Compiler)
 
 
 @COMPILERS.add

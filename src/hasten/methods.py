@@ -62,8 +62,8 @@ def about(method: Mapping[str, Any]) -> str:
     """What a method is, whether it needs to be fitted, its other names, and what is known to go wrong."""
     needs = " Needs fit()." if method.get("needs_fit") else ""
     also = f" Also: {', '.join(method['aliases'])}." if method.get("aliases") else ""
-    caution = f" Caution: {method['caution']}." if method.get("caution") else ""
-    return method["about"] + needs + also + caution
+    warning = f" Warning: {method['warning']}." if method.get("warning") else ""
+    return method["about"] + needs + also + warning
 
 
 def link(method: Mapping[str, Any]) -> str:
@@ -81,7 +81,7 @@ def _of(family: str, classes: Any) -> Iterator[dict[str, Any]]:
         found["aliases"] = classes.aliases(cls.name)
         if family == "solver":
             found |= {"evaluations": made.evaluations, "order": made.convergence, "stochastic": made.stochastic}
-            found |= {"adaptive": made.adaptive, "caution": made.caution}
+            found |= {"adaptive": made.adaptive, "warning": made.warning}
         if hasattr(made, "needs_fit"):
             found["needs_fit"] = made.needs_fit
         yield found

@@ -20,7 +20,7 @@ Scheduler = tuple[str, Mapping[str, Any]]
 
 
 @dataclass(frozen=True)
-class Family:
+class Ladder:
     """Settings of a peer that differ in their steps. calls: of the network a step, without the method."""
 
     peer: str
@@ -67,11 +67,11 @@ _SHIFTS = (1.0, 0.6, 0.4, 0.8, 0.3, 1.6, 3.0)
 _BENT = ({}, {"use_karras_sigmas": True}, {"use_exponential_sigmas": True}, {"use_beta_sigmas": True})
 
 
-def schedulers(problem: Problem, peer: str) -> list[Family]:
+def schedulers(problem: Problem, peer: str) -> list[Ladder]:
     """Every deterministic scheduler of diffusers with every way it has of placing the times, likely ones first."""
     dynamic = bool(problem.pipe.scheduler.config.get("use_dynamic_shifting"))
     kinds = _flow(dynamic) if _flows(problem) else _noise()
-    return [Family(peer, scheduler, calls=2 if scheduler[0] in _TWICE else 1) for scheduler in kinds]
+    return [Ladder(peer, scheduler, calls=2 if scheduler[0] in _TWICE else 1) for scheduler in kinds]
 
 
 def _flows(problem: Problem) -> bool:
@@ -110,13 +110,13 @@ def _fields(name: str) -> set[str]:
     return set(inspect.signature(getattr(diffusers, name).__init__).parameters)
 
 
-def skramples(problem: Problem, peer: str) -> list[Family]:
+def skramples(problem: Problem, peer: str) -> list[Ladder]:
     """The deterministic samplers of skrample's wrapper with its ways of placing the times."""
     orders = {"DPM": (2, 3), "UniPC": (2, 3), "Adams": (2, 4), "SPC": (0,), "Euler": (0,)}
     shifts = [{"shift": shift} for shift in _SHIFTS] if _flows(problem) else []
     times: list[dict[str, Any]] = [{}, *({"schedule": s} for s in ("Karras", "Beta", "Exponential", "Probit")), *shifts]
     return [
-        Family(peer, (SKRAMPLE, {"sampler": sampler, **({"order": order} if order else {}), **placed}))
+        Ladder(peer, (SKRAMPLE, {"sampler": sampler, **({"order": order} if order else {}), **placed}))
         for placed in times
         for sampler, some in orders.items()
         for order in some
@@ -125,13 +125,13 @@ def skramples(problem: Problem, peer: str) -> list[Family]:
 
 def upon(
     peer: str, methods: Sequence[Mapping[str, Any]], good: Sequence[Scheduler | None], in_turn: bool
-) -> list[Family]:
+) -> list[Ladder]:
     """Methods on the network, each with good schedulers and the pipeline's own.
 
     in_turn: one method after the other, for those that take long to put on; else one scheduler after the other.
     """
     pairs = itertools.product(methods, (*good, None))
-    found = [Family(peer, scheduler, method) for method, scheduler in pairs]
+    found = [Ladder(peer, scheduler, method) for method, scheduler in pairs]
     return found if in_turn else sorted(found, key=lambda f: (*good, None).index(f.scheduler))
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from hasten.bench import ladders
-from hasten.bench.ladders import Family, Scheduler
+from hasten.bench.ladders import Ladder, Scheduler
 from hasten.core.errors import HastenError
 from hasten.evaluate.problem import Problem
 
@@ -24,12 +24,12 @@ class Peer:
 
     name: str
     package: str
-    schedulers: Callable[[Problem, str], list[Family]] | None = None
+    schedulers: Callable[[Problem, str], list[Ladder]] | None = None
     methods: Callable[[Problem], list[dict[str, Any]]] | None = None
     here: bool = True
     elsewhere: bool = True
 
-    def families(self, problem: Problem, good: Sequence[Scheduler | None], remote: bool) -> list[Family]:
+    def families(self, problem: Problem, good: Sequence[Scheduler | None], remote: bool) -> list[Ladder]:
         """Everything it is tried with. Raises HastenError if it has nothing for this model."""
         found = [] if self.schedulers is None else self.schedulers(problem, self.name)
         if self.methods is not None and not (remote and self.schedulers):

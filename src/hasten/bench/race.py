@@ -11,14 +11,14 @@ from typing import TypeVar
 import numpy as np
 
 from hasten.bench.contest import Contest
-from hasten.bench.ladders import Family
+from hasten.bench.ladders import Ladder
 from hasten.bench.remote import PeerError
 from hasten.bench.setting import Setting
 from hasten.core.errors import HastenError
 from hasten.evaluate.budget import Budget, Score
 from hasten.evaluate.problem import Pictures
 from hasten.evaluate.references import Yardstick
-from hasten.search.judge import MARGIN, Clock, caution, compared, score
+from hasten.search.judge import MARGIN, Clock, compared, margin, score
 from hasten.search.study import Trial, front
 
 SCREEN = 4  # samples that are drawn first
@@ -39,7 +39,7 @@ class Hopeless(HastenError):
 class Scout:
     """Scores settings on the search samples as the search scores recipes.
 
-    default: its own score. caution: the fraction by which to stay below the budget. clock: of hasten's process.
+    default: its own score. margin: the fraction by which to stay below the budget. clock: of hasten's process.
     """
 
     def __init__(self, contest: Contest, yardstick: Yardstick, budget: Budget) -> None:
@@ -48,7 +48,7 @@ class Scout:
         self.reference, default = yardstick.reference(SPLIT), yardstick.default(SPLIT)
         self.default_drift = compared(default, self.reference)
         self.default = score(self.default_drift, self.default_drift, speed=1.0)
-        self.caution = caution(self.default_drift) if budget.metric == "drift" else MARGIN
+        self.margin = margin(self.default_drift) if budget.metric == "drift" else MARGIN
         self.clock = Clock(contest)
 
     def __call__(self, setting: Setting) -> tuple[Score, int]:
@@ -99,7 +99,7 @@ class Racer:
     ) -> None:
         self.scout, self.budget, self.ladder, self.watch = scout, budget, ladder, watch
 
-    def run(self, families: Sequence[Family], race: Race, until: float) -> None:
+    def run(self, families: Sequence[Ladder], race: Race, until: float) -> None:
         """Add trials of the families to a race, and of the neighbours of what won it.
 
         Raises PeerError if the peer's process has stopped.
@@ -115,10 +115,10 @@ class Racer:
                 if time.monotonic() < until:
                     self._try(replace(best, steps=steps), race)
 
-    def ranked(self, families: Sequence[Family], race: Race, until: float) -> list[Family]:
+    def ranked(self, families: Sequence[Ladder], race: Race, until: float) -> list[Ladder]:
         """The families by their drift at equal cost, on the first samples; those far behind are left out."""
         calls = next(n for n in self.ladder if n >= min(max(6, self.ladder[-1] // 6), self.ladder[-1]))
-        seen: list[tuple[float, Family]] = []
+        seen: list[tuple[float, Ladder]] = []
         for number, family in enumerate(families):
             if seen and time.monotonic() > until:
                 race.left += len(families) - number
@@ -144,7 +144,7 @@ class Racer:
         found = front([t for t in race.trials if t.score.drift < limit] or race.trials)
         return found if self.budget.seeks_speed else found[::-1]
 
-    def _bisect(self, family: Family, race: Race) -> None:
+    def _bisect(self, family: Ladder, race: Race) -> None:
         """Look for the fewest steps within the budget, among those that would not be slower than the best so far."""
         low, high = 0, len(self.ladder)
         best = next(iter(self.within(race)), None)

@@ -19,12 +19,12 @@ from hasten.caches.stacks import FirstBlockCache, MagCache, TeaCache
 from hasten.caching.cache import CACHES, Cache, Composed, Rule
 from hasten.caching.forecasters import FORECASTERS, Forecaster
 from hasten.caching.gates import GATES, Gate
-from hasten.caching.indicators import EYES, Eye
+from hasten.caching.indicators import INDICATORS, Indicator
 from hasten.caching.sites import SITES, Site
 
 __all__ = [
     "CACHES", "Cache", "Composed", "DBCache", "DeepCache", "DeltaDiT", "DiffusersFasterCache", "DiffusersFirstBlock",
-    "DiffusersMagCache", "DiffusersPAB", "DiffusersTaylorSeer", "EYES", "Eye", "FORA", "FORECASTERS",
+    "DiffusersMagCache", "DiffusersPAB", "DiffusersTaylorSeer", "INDICATORS", "Indicator", "FORA", "FORECASTERS",
     "FasterDiffusion", "FeatureInheritance", "FirstBlockCache", "Forecaster", "GATES", "Gate", "MagCache", "Rule",
     "SADA", "SITES", "Site", "TaylorSeer", "TeaCache", "TokenMerging",
 ]  # fmt: skip

@@ -48,7 +48,7 @@ class Ahead(Site):
         template: list[Any] = []
 
         def forward(inner: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-            if memory.fate(OUTPUTS).none:
+            if memory.split(OUTPUTS).none:
                 return mapped(template[0], lambda _: memory.settle(OUTPUTS, None))
             given, rows = dict(zip(names, args)) | kwargs, len(batch(args, kwargs))
             numbers = self._numbers(memory.owners[0].part, given["timestep"])

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 from torch import nn
 
-from hasten.caches.hooked import Call, Courses, Hooks, adopt
+from hasten.caches.hooked import Call, Generations, Hooks, adopt
 from hasten.caching.cache import CACHES, Cache
 from hasten.core.errors import HastenError, UnsupportedModel
 from hasten.core.registry import Paper, Span
@@ -53,7 +53,7 @@ class Borrowed(Cache):
         if self.off and all(getattr(self, field) == value for field, value in self.off.items()):
             return
         hooks = Hooks()
-        Courses(run, hooks).watch(network, lambda call: self.prepare(hooks, call))  # around what comes
+        Generations(run, hooks).watch(network, lambda call: self.prepare(hooks, call))  # around what comes
         adopt(network, lambda view: self.put(view, run))
         hooks.find(network)
 
@@ -100,7 +100,7 @@ class DiffusersFirstBlock(_OnStack):
     threshold: float = 0.05
 
     name = "diffusers-first-block"
-    tried: ClassVar[Mapping[str, Any]] = {"threshold": Span(0.02, 0.5, log=True)}
+    search_space: ClassVar[Mapping[str, Any]] = {"threshold": Span(0.02, 0.5, log=True)}
     paper = TEACACHE
     off: ClassVar[Mapping[str, Any]] = {"threshold": 0.0}
     pools = True

@@ -49,7 +49,7 @@ class DiffusersPAB(Borrowed):
     high: float = 800.0
 
     name = "diffusers-pab"
-    tried: ClassVar[Mapping[str, Any]] = {"spatial": Span(1, 3), "cross": Span(1, 4)}
+    search_space: ClassVar[Mapping[str, Any]] = {"spatial": Span(1, 3), "cross": Span(1, 4)}
     paper = Paper("Real-Time Video Generation with Pyramid Attention Broadcast", 2024, "2408.12588")
     off: ClassVar[Mapping[str, Any]] = {"spatial": 1, "temporal": 1, "cross": 1}
     beside = ("deepcache", "tome")
@@ -179,7 +179,7 @@ class DiffusersTaylorSeer(Borrowed):
     lite: bool = False
 
     name = "diffusers-taylorseer"
-    tried: ClassVar[Mapping[str, Any]] = {"interval": Span(2, 4), "dtype": ("float32",)}
+    search_space: ClassVar[Mapping[str, Any]] = {"interval": Span(2, 4), "dtype": ("float32",)}
     paper = Paper("From Reusing to Forecasting: Accelerating Diffusion Models with TaylorSeers", 2025, "2503.06923")
     off: ClassVar[Mapping[str, Any]] = {"interval": 1}
 

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 from torch import nn
 
 from hasten.caches.borrowed import TEACACHE, Borrowed, at_least, stack
-from hasten.caches.hooked import Courses, Store, adopt
+from hasten.caches.hooked import Generations, Store, adopt
 from hasten.caching.cache import CACHES
 from hasten.core.errors import HastenError, positive_int
 from hasten.core.registry import Span
@@ -39,7 +39,7 @@ class DBCache(Borrowed):
     order: int = 0
 
     name = "cache-dit"
-    tried: ClassVar[Mapping[str, Any]] = {"threshold": Span(0.03, 0.5, log=True), "order": Span(0, 1)}
+    search_space: ClassVar[Mapping[str, Any]] = {"threshold": Span(0.03, 0.5, log=True), "order": Span(0, 1)}
     paper = TEACACHE
     off: ClassVar[Mapping[str, Any]] = {"threshold": 0.0}
     beside = ()
@@ -87,13 +87,13 @@ class DBCache(Borrowed):
         if not self.threshold:
             return
         contexts = _Contexts()
-        Courses(run, contexts).watch(network)
+        Generations(run, contexts).watch(network)
         adopt(network, lambda view: self.put(view, run))
         contexts.find(network)
 
 
 class _Contexts(Store):
-    """cache-dit's contexts on a view, a set of its own for each course."""
+    """cache-dit's contexts on a view, a set of its own for each history."""
 
     def __init__(self) -> None:
         self._manager: Any = None
@@ -109,21 +109,21 @@ class _Contexts(Store):
         return None
 
     @contextmanager
-    def inside(self, course: str) -> Iterator[None]:
+    def inside(self, history: str) -> Iterator[None]:
         live = self._manager._cached_context_manager
         live.clear()
-        if course in self._kept:
-            live.update(self._kept[course])
+        if history in self._kept:
+            live.update(self._kept[history])
         else:
             with _quiet():
-                self._kept[course] = {n: self._manager.new_context(**s) for n, s in self._settings.items()}
+                self._kept[history] = {n: self._manager.new_context(**s) for n, s in self._settings.items()}
         try:
             yield
         finally:
             self._manager._current_context = None
 
-    def keep(self, courses: Set[str]) -> None:
-        for name in set(self._kept) - courses:
+    def keep(self, histories: Set[str]) -> None:
+        for name in set(self._kept) - histories:
             del self._kept[name]
 
 

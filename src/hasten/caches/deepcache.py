@@ -35,7 +35,7 @@ class DeepCache(Cache):
     power: float = 1.4
 
     name = "deepcache"
-    tried: ClassVar[Mapping[str, Any]] = {"interval": Span(2, 5), "branch": Span(0, 5)}
+    search_space: ClassVar[Mapping[str, Any]] = {"interval": Span(2, 5), "branch": Span(0, 5)}
     paper = Paper("DeepCache: Accelerating Diffusion Models for Free", 2023, "2312.00858")
     off: ClassVar[Mapping[str, Any]] = {"interval": 1}
 

@@ -49,7 +49,7 @@ class FasterDiffusion(Cache):
     parallel: int = 1
 
     name = "faster-diffusion"
-    tried: ClassVar[Mapping[str, Any]] = {"keys": Span(2, 4), "injection": (0.0,)}
+    search_space: ClassVar[Mapping[str, Any]] = {"keys": Span(2, 4), "injection": (0.0,)}
     paper = Paper(
         "Faster Diffusion: Rethinking the Role of the Encoder for Diffusion Model Inference", 2023, "2312.09608"
     )

@@ -67,7 +67,7 @@ class _Hooked:
 
 @dataclass(frozen=True)
 class Call:
-    """One call of the network for one request. x: its batch, (rows, ...). first: whether its course has just begun."""
+    """One call of the network for one request. x: its batch, (rows, ...). first: whether its history has just begun."""
 
     part: Run
     x: Tensor
@@ -76,32 +76,32 @@ class Call:
 
 
 class Store(Protocol):
-    """What remembers, and can do so for one course at a time."""
+    """What remembers, and can do so for one history at a time."""
 
     def opened(self) -> str | None:
         """What the pipeline calls the call that comes, if it has told."""
         ...
 
-    def inside(self, course: str) -> AbstractContextManager[None]:
-        """Remember for this course; one that was never named before starts empty."""
+    def inside(self, history: str) -> AbstractContextManager[None]:
+        """Remember for this history; one that was never named before starts empty."""
         ...
 
-    def keep(self, courses: Set[str]) -> None:
-        """Drop what was remembered for all courses but these."""
+    def keep(self, histories: Set[str]) -> None:
+        """Drop what was remembered for all histories but these."""
         ...
 
 
-class Courses:
+class Generations:
     """Tells for each call of a network whose it is, so that a cache remembers nothing of anybody else.
 
-    A course is one generation of one request, one call of its queries (guidance in two calls makes two), one
-    batch size, shape, dtype and device: when any of these changes, another course begins. Outside of a
-    generation every call is a course of its own. Requests that share a call are asked one after the other.
+    A history is one generation of one request, one call of its queries (guidance in two calls makes two), one
+    batch size, shape, dtype and device: when any of these changes, another history begins. Outside of a
+    generation every call is a history of its own. Requests that share a call are asked one after the other.
     """
 
     def __init__(self, run: Run, store: Store) -> None:
         self.run, self.store = run, store
-        self._courses: WeakKeyDictionary[Run, dict[Any, tuple[Any, str]]] = WeakKeyDictionary()
+        self._histories: WeakKeyDictionary[Run, dict[Any, tuple[Any, str]]] = WeakKeyDictionary()
         self._numbers: WeakKeyDictionary[Run, int | None] = WeakKeyDictionary()
         self._begun = 0
 
@@ -111,8 +111,8 @@ class Courses:
 
         def one(part: Run, inner: Callable[..., Any], args: Any, kwargs: Any) -> Any:
             x = batch(args, kwargs)
-            course, first = self._of(part, x)
-            with self.store.inside(course):
+            history, first = self._of(part, x)
+            with self.store.inside(history):
                 prepare(Call(part, x, first, kwargs))
                 return inner(*args, **kwargs)
 
@@ -136,16 +136,16 @@ class Courses:
     def _of(self, part: Run, x: Tensor) -> tuple[str, bool]:
         number = part.number if part.number and part.step < part.steps else None
         if number is None or number != self._numbers.get(part):
-            self._courses[part], self._numbers[part] = {}, number
-            self.store.keep({name for courses in self._courses.values() for _, name in courses.values()})
-        courses = self._courses[part]
+            self._histories[part], self._numbers[part] = {}, number
+            self.store.keep({name for histories in self._histories.values() for _, name in histories.values()})
+        histories = self._histories[part]
         key = self.store.opened() or part.call
         shape = (x.shape, x.dtype, x.device)
-        first = courses.get(key, (None, ""))[0] != shape
+        first = histories.get(key, (None, ""))[0] != shape
         if first:
             self._begun += 1
-            courses[key] = (shape, f"{key} {self._begun}")
-        return courses[key][1], first
+            histories[key] = (shape, f"{key} {self._begun}")
+        return histories[key][1], first
 
 
 def _joined(answers: Sequence[tuple[Sequence[int], Any]], count: int) -> Any:
@@ -162,7 +162,7 @@ def _joined(answers: Sequence[tuple[Sequence[int], Any]], count: int) -> Any:
 
 
 class Hooks(Store):
-    """The stateful hooks of diffusers on a view. Those that know no cache contexts get a state for each course."""
+    """The stateful hooks of diffusers on a view. Those that know no cache contexts get a state for each history."""
 
     def __init__(self) -> None:
         self.all: list[Any] = []
@@ -192,14 +192,14 @@ class Hooks(Store):
         return next((m._context.name for m in self._managers if m._context is not None), None)
 
     @contextmanager
-    def inside(self, course: str) -> Iterator[None]:
+    def inside(self, history: str) -> Iterator[None]:
         from diffusers.hooks.hooks import CacheContext
 
         told = [manager._context for manager in self._managers]
         for manager, context in zip(self._managers, told, strict=True):
-            manager.set_context(dataclasses.replace(context, name=course) if context else CacheContext(course))
+            manager.set_context(dataclasses.replace(context, name=history) if context else CacheContext(history))
         if self._plain:
-            states = self._states.setdefault(course, [type(hook.state)() for hook in self._plain])
+            states = self._states.setdefault(history, [type(hook.state)() for hook in self._plain])
             for hook, state in zip(self._plain, states, strict=True):
                 hook.state = state
         try:
@@ -208,7 +208,7 @@ class Hooks(Store):
             for manager, context in zip(self._managers, told, strict=True):
                 manager.set_context(context)
 
-    def keep(self, courses: Set[str]) -> None:
+    def keep(self, histories: Set[str]) -> None:
         for states in (self._states, *(manager._state_cache for manager in self._managers)):
-            for name in set(states) - courses:
+            for name in set(states) - histories:
                 del states[name]

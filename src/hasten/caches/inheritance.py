@@ -45,7 +45,7 @@ class FeatureInheritance(Cache):
     policy: tuple[Any, ...] = ()
 
     name = "feature-inheritance"
-    tried: ClassVar[Mapping[str, Any]] = {"interval": Span(2, 4)}
+    search_space: ClassVar[Mapping[str, Any]] = {"interval": Span(2, 4)}
     paper = Paper(
         "A-SDM: Accelerating Stable Diffusion through Model Assembly and Feature Inheritance Strategies",
         2024,

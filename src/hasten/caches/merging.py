@@ -36,7 +36,7 @@ class TokenMerging(Cache):
     seed: int = 0
 
     name = "tome"
-    tried: ClassVar[Mapping[str, Any]] = {"ratio": Span(0.1, 0.5)}
+    search_space: ClassVar[Mapping[str, Any]] = {"ratio": Span(0.1, 0.5)}
     paper = Paper("Token Merging for Fast Stable Diffusion", 2023, "2303.17604")
     before: ClassVar[tuple[str, ...]] = Others(Cache.before)  # type: ignore[assignment]  # what they hold has all tokens
     off: ClassVar[Mapping[str, Any]] = {"ratio": 0.0}

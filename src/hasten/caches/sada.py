@@ -60,7 +60,7 @@ class SADA(Cache):
     seed: int = 0
 
     name = "sada"
-    tried: ClassVar[Mapping[str, Any]] = {"variable": ("step", "logsnr"), "lagrange_int": (1, 4)}
+    search_space: ClassVar[Mapping[str, Any]] = {"variable": ("step", "logsnr"), "lagrange_int": (1, 4)}
     paper = Paper("SADA: Stability-guided Adaptive Diffusion Acceleration", 2025, "2507.17135")
     off: ClassVar[Mapping[str, Any]] = {"max_interval": 0, "lagrange_int": 1}
 

@@ -29,7 +29,7 @@ class FORA(Cache):
     interval: int = 3
 
     name = "fora"
-    tried: ClassVar[Mapping[str, Any]] = {"interval": Span(2, 3)}
+    search_space: ClassVar[Mapping[str, Any]] = {"interval": Span(2, 3)}
     paper = Paper("FORA: Fast-Forward Caching in Diffusion Transformer Acceleration", 2024, "2407.01425")
     off: ClassVar[Mapping[str, Any]] = {"interval": 1}
 
@@ -55,7 +55,7 @@ class DeltaDiT(Cache):
     share: float = 0.5
 
     name = "delta-dit"
-    tried: ClassVar[Mapping[str, Any]] = {"interval": Span(2, 3)}
+    search_space: ClassVar[Mapping[str, Any]] = {"interval": Span(2, 3)}
     paper = Paper(
         "Delta-DiT: A Training-Free Acceleration Method Tailored for Diffusion Transformers", 2024, "2406.01125"
     )
@@ -97,7 +97,7 @@ class TaylorSeer(Cache):
     compat: bool = False
 
     name = "taylorseer"
-    tried: ClassVar[Mapping[str, Any]] = {"interval": Span(2, 4), "order": Span(1, 2)}
+    search_space: ClassVar[Mapping[str, Any]] = {"interval": Span(2, 4), "order": Span(1, 2)}
     paper = Paper("From Reusing to Forecasting: Accelerating Diffusion Models with TaylorSeers", 2025, "2503.06923")
     off: ClassVar[Mapping[str, Any]] = {"interval": 1}
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from hasten.caching.forecasters import FORECASTERS, Forecaster
 from hasten.caching.gates import GATES, Gate
-from hasten.caching.history import Course, Node
+from hasten.caching.history import History, Node
 from hasten.core.errors import HastenError, one_of
 from hasten.predictions import Prediction, common
 from hasten.processes import Process, RectifiedFlow
@@ -208,7 +208,7 @@ class Extrapolated(Forecaster):
         return torch.cat([data, held[:, data.shape[1] :]], 1)
 
 
-class Verdict(NamedTuple):
+class Choice(NamedTuple):
     """At `step` an image was computed or not; `skips`: how many steps in a row were not, with this one."""
 
     step: int
@@ -219,7 +219,7 @@ class Verdict(NamedTuple):
 @GATES.add
 @dataclass(frozen=True)
 class Stable(Gate):
-    """Not computed where the solver's state lies beyond its extrapolation, against the bend of the course.
+    """Not computed where the solver's state lies beyond its extrapolation, against the bend of the history.
 
     With slopes y = dx/dt at the last three states, D = y_i - 2 y_(i-1) + y_(i-2), and x~ extrapolated to the
     time that the solver has brought its state x to: skip if mean((x - x~) D) <= 0, image by image. All calls of
@@ -229,7 +229,7 @@ class Stable(Gate):
     is the integral of the parabola through the slopes (Adams-Bashforth), the paper has c = -2/3, that is 5/6,
     5/6, -2/3. On other grids c stands for -8/5 of the parabola's part. As the exact state is x~ - (5/12 - c) h D
     + O(h^4), a negative score is what an accurate solver has; it turns positive where the solver's own error,
-    or a turn in the course, outweighs 13/12 h mean(D^2). With "adams" nothing but those would be left.
+    or a turn in the history, outweighs 13/12 h mean(D^2). With "adams" nothing but those would be left.
 
     scheme: as in `Extrapolated`. most: how many steps in a row may be skipped; 0 is "never stable", which is off.
     tail: how many last steps are computed.
@@ -249,10 +249,10 @@ class Stable(Gate):
             if isinstance(value, bool) or not isinstance(value, int) or value < 0:
                 raise HastenError(f"{field}: {value!r} is not possible; give a whole number of at least 0")
 
-    def decide(self, run: Run, courses: Sequence[Course], scores: Sequence[float | None]) -> Sequence[bool]:
-        verdicts: dict[int, Verdict] = run.notes.setdefault(self, {})
+    def decide(self, run: Run, histories: Sequence[History], scores: Sequence[float | None]) -> Sequence[bool]:
+        verdicts: dict[int, Choice] = run.notes.setdefault(self, {})
         skips, new = {}, []
-        for image in sorted({course.image for course in courses}):
+        for image in sorted({history.image for history in histories}):
             before = verdicts.get(image)
             if before is None or before.step != run.step:
                 skips[image] = before.skips if before is not None and before.step == run.step - 1 else 0
@@ -261,8 +261,8 @@ class Stable(Gate):
         stable = self._stable(run, may) if may else set()
         for image in new:
             computed = image not in stable
-            verdicts[image] = Verdict(run.step, computed, 0 if computed else skips[image] + 1)
-        return [verdicts[course.image].computed for course in courses]
+            verdicts[image] = Choice(run.step, computed, 0 if computed else skips[image] + 1)
+        return [verdicts[history.image].computed for history in histories]
 
     def _stable(self, run: Run, images: Sequence[int]) -> set[int]:
         """Those of the images that pass the test; none without three points to go by."""

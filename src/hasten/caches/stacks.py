@@ -43,7 +43,7 @@ class FirstBlockCache(Cache):
     compat: bool = False
 
     name = "first-block"
-    tried: ClassVar[Mapping[str, Any]] = {"threshold": Span(0.02, 0.5, log=True)}
+    search_space: ClassVar[Mapping[str, Any]] = {"threshold": Span(0.02, 0.5, log=True)}
     paper = Paper("Timestep Embedding Tells: It's Time to Cache for Video Diffusion Model", 2024, "2411.19108")
     off: ClassVar[Mapping[str, Any]] = {"threshold": 0.0}
 
@@ -80,7 +80,7 @@ class TeaCache(Cache):
     most: int | None = None
 
     name = "teacache"
-    tried: ClassVar[Mapping[str, Any]] = {"threshold": Span(0.02, 0.5, log=True)}
+    search_space: ClassVar[Mapping[str, Any]] = {"threshold": Span(0.02, 0.5, log=True)}
     paper = Paper("Timestep Embedding Tells: It's Time to Cache for Video Diffusion Model", 2024, "2411.19108")
     off: ClassVar[Mapping[str, Any]] = {"threshold": 0.0}
 
@@ -135,7 +135,7 @@ class MagCache(Cache):
     keep: tuple[int, ...] = ()
 
     name = "magcache"
-    tried: ClassVar[Mapping[str, Any]] = {"threshold": Span(0.02, 0.5, log=True), "most": Span(1, 5)}
+    search_space: ClassVar[Mapping[str, Any]] = {"threshold": Span(0.02, 0.5, log=True), "most": Span(1, 5)}
     paper = Paper("MagCache: Fast Video Generation with Magnitude-Aware Cache", 2025, "2506.09045")
     off: ClassVar[Mapping[str, Any]] = {"most": 0}
 

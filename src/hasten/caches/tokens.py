@@ -15,7 +15,7 @@ from torch.nn.functional import adaptive_avg_pool2d
 from hasten.caches.stability import SCHEMES, scores_of
 from hasten.caching.blocks import is_attention
 from hasten.caching.gates import GATES, Gate
-from hasten.caching.history import Course
+from hasten.caching.history import History
 from hasten.caching.memory import Memory
 from hasten.caching.sites import SITES, Site
 from hasten.core.errors import HastenError, UnsupportedModel, one_of, positive_int
@@ -29,7 +29,7 @@ class Tokens(Site):
     """The tokens of a U-Net's transformer blocks, of which some are computed at every step.
 
     Where the gate is shut a block runs on one random token in each window of sx x sy and on those where the
-    course is unstable: the channels' mean score of `scheme` (see `stability.Stable`) is at least 0, at most
+    history is unstable: the channels' mean score of `scheme` (see `stability.Stable`) is at least 0, at most
     max_fix of them, the worst. They attend to one another only, and replace their like in what the block gave
     out before. max_downsample: blocks whose tokens stand for more latent pixels than that in a row are left
     alone. seed: of the random tokens, which are the same for all images of a step.
@@ -117,14 +117,14 @@ class _Sparse:
         if grid is None or kwargs.get("attention_mask") is not None:
             return inner(*args, **kwargs)
         memory = self.memory
-        fate = memory.fate(self.key)
-        computed = None if fate.none else memory.compute(fate, inner, args, kwargs)
+        split = memory.split(self.key)
+        computed = None if split.none else memory.compute(split, inner, args, kwargs)
         result = memory.settle(self.key, computed)
-        if fate.all:
+        if split.all:
             return result
         result = result.clone()
         owners, together = memory.owners, {}
-        for i in fate.forecast:
+        for i in split.forecast:
             together.setdefault((owners[i].part, owners[i].image), []).append(i)
         for (part, image), rows in together.items():
             which = self.site.chosen(part, image, *grid)
@@ -138,7 +138,7 @@ class _Sparse:
                 fresh = inner(*given, **named)
             for row, new in zip(rows, fresh):
                 result[row, tokens] = new
-        memory.revise(self.key, result, fate.forecast)
+        memory.revise(self.key, result, split.forecast)
         return result
 
     def _grid(self, hidden: Tensor) -> tuple[int, int] | None:
@@ -170,13 +170,13 @@ class Refresh(Gate):
     def __post_init__(self) -> None:
         positive_int("interval", self.interval)
 
-    def decide(self, run: Run, courses: Sequence[Course], scores: Sequence[float | None]) -> Sequence[bool]:
+    def decide(self, run: Run, histories: Sequence[History], scores: Sequence[float | None]) -> Sequence[bool]:
         first = math.ceil(self.start * run.steps)
         answers = []
-        for course in courses:
-            if course.step < run.step - 1:
-                course.notes[self.name] = run.step
-            anchor = max(first, course.notes.get(self.name, first))
+        for history in histories:
+            if history.step < run.step - 1:
+                history.notes[self.name] = run.step
+            anchor = max(first, history.notes.get(self.name, first))
             answers.append(
                 run.step <= anchor or run.step >= run.steps - self.tail or (run.step - anchor) % self.interval == 0
             )

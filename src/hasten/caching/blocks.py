@@ -51,7 +51,7 @@ class Blocks(Site):
     residual: bool = True
 
     name = "blocks"
-    tried: ClassVar[Mapping[str, Any]] = {"first": Span(1, 3)}
+    search_space: ClassVar[Mapping[str, Any]] = {"first": Span(1, 3)}
 
     def inside(self, network: nn.Module) -> list[nn.Module]:
         """The blocks. Raises UnsupportedModel if there are none."""
@@ -75,7 +75,7 @@ class Blocks(Site):
 
 
 class _Stretch:
-    """Blocks that share a fate, and what entered the first of them in the running call."""
+    """Blocks that share a split, and what entered the first of them in the running call."""
 
     def __init__(self, memory: Memory, key: Any, residual: bool) -> None:
         self.memory, self.key, self.residual = memory, key, residual
@@ -96,10 +96,10 @@ class _Block:
         given = {k: v for k, v in (*zip(self._names, args), *kwargs.items()) if isinstance(v, Tensor)}
         if self.is_first:
             stretch.entered = given
-        fate = memory.fate((stretch.key, 0))
+        split = memory.split((stretch.key, 0))
         result = None
-        if not fate.none:
-            result = memory.compute(fate, inner, args, kwargs)
+        if not split.none:
+            result = memory.compute(split, inner, args, kwargs)
             if self._template is None:
                 self._learn(given, result)
         if not self.is_last:

@@ -13,7 +13,7 @@ from hasten.caching.gates import GATES, Gate
 from hasten.caching.memory import Memory
 from hasten.caching.sites import SITES, Site
 from hasten.core.errors import HastenError
-from hasten.core.registry import Family, Paper
+from hasten.core.registry import Paper, Registry
 from hasten.guidance import GUIDANCES
 from hasten.runtime.acceleration import Acceleration
 from hasten.runtime.run import Run
@@ -51,8 +51,8 @@ class Cache(Acceleration):
     def check(self, network: nn.Module) -> None:
         for rule in self.rules(network):
             rule.site.check(network)
-            if rule.gate.eye is not None:
-                rule.gate.eye.check(network)
+            if rule.gate.indicator is not None:
+                rule.gate.indicator.check(network)
 
     def attach(self, network: nn.Module, run: Run) -> None:
         for site, gate, forecaster in self.rules(network):
@@ -61,7 +61,7 @@ class Cache(Acceleration):
             site.attach(network, memory)
 
 
-CACHES: Family[Cache] = Family("caches", Cache)
+CACHES: Registry[Cache] = Registry("caches", Cache)
 
 
 @CACHES.add
@@ -78,7 +78,7 @@ class Composed(Cache):
     forecaster: Any = "hold"
 
     name = "cache"
-    tried: ClassVar[Mapping[str, Any]] = {"site": SITES, "gate": GATES, "forecaster": FORECASTERS}
+    search_space: ClassVar[Mapping[str, Any]] = {"site": SITES, "gate": GATES, "forecaster": FORECASTERS}
     paper = Paper(
         "A Survey on Cache Methods in Diffusion Models: Toward Efficient Multi-Modal Generation", 2025, "2510.19755"
     )

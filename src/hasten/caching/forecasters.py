@@ -12,7 +12,7 @@ from torch import Tensor
 
 from hasten.caching.history import Node
 from hasten.core.errors import HastenError, one_of, positive_int, unit_interval
-from hasten.core.registry import Family, Span
+from hasten.core.registry import Registry, Span
 from hasten.runtime.run import Run
 
 
@@ -24,7 +24,7 @@ class Forecaster(ABC):
     """
 
     name: ClassVar[str]
-    tried: ClassVar[Mapping[str, Any] | None] = None  # as of an Acceleration
+    search_space: ClassVar[Mapping[str, Any] | None] = None  # as of an Acceleration
     reach: int = 1
 
     @abstractmethod
@@ -60,7 +60,7 @@ class Weighted(Forecaster):
         return result
 
 
-FORECASTERS: Family[Forecaster] = Family("forecaster", Forecaster)
+FORECASTERS: Registry[Forecaster] = Registry("forecaster", Forecaster)
 
 
 @FORECASTERS.add
@@ -69,7 +69,7 @@ class Hold(Weighted):
     """The tensor stays what it was last."""
 
     name = "hold"
-    tried: ClassVar[Mapping[str, Any]] = {}
+    search_space: ClassVar[Mapping[str, Any]] = {}
 
     def weights(self, run: Run, nodes: Sequence[Node]) -> tuple[float, ...]:
         return (1.0,) * len(nodes)
@@ -97,7 +97,7 @@ class Taylor(Weighted):
     apart: int = 1
 
     name = "taylor"
-    tried: ClassVar[Mapping[str, Any]] = {"order": Span(1, 2), "variable": ("time", "logsnr")}
+    search_space: ClassVar[Mapping[str, Any]] = {"order": Span(1, 2), "variable": ("time", "logsnr")}
 
     def __post_init__(self) -> None:
         if isinstance(self.order, bool) or not isinstance(self.order, int) or self.order < 0:
@@ -123,7 +123,7 @@ class Taylor(Weighted):
 
 @FORECASTERS.add
 @dataclass(frozen=True)
-class Drift(Weighted):
+class Difference(Weighted):
     """The latest node, and `weight` times its difference from the one before.
 
     Source: Lv et al. 2024 (FasterCache), eq. (4).
@@ -131,7 +131,7 @@ class Drift(Weighted):
 
     weight: float = 0.5
 
-    name = "drift"
+    name = "difference"
     reach = 2
 
     def weights(self, run: Run, nodes: Sequence[Node]) -> tuple[float, ...]:

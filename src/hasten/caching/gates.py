@@ -13,41 +13,41 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hasten.caching.history import Course
+from hasten.caching.history import History
 from hasten.core.errors import HastenError, positive_int, unit_interval
-from hasten.core.registry import Family, Span
+from hasten.core.registry import Registry, Span
 from hasten.runtime.run import Run
 
 if TYPE_CHECKING:
-    from hasten.caching.indicators import Eye
+    from hasten.caching.indicators import Indicator
 
 
 class Gate(ABC):
     """Decides which rows are computed in full at which steps. Frozen dataclasses, listed in `GATES`.
 
     A rule on the step says `opens(run)`. One that looks at what the solver has done reads `run.past` and
-    overrides `decide`, and so does one that looks at what flows through the network, which names its `eye`
+    overrides `decide`, and so does one that looks at what flows through the network, which names its `indicator`
     besides. Rows are decided for one by one: a batch equals its singles.
-    All queries of a step (predictor, corrector) share the fate of the first.
+    All queries of a step (predictor, corrector) share the split of the first.
     """
 
     name: ClassVar[str]
-    tried: ClassVar[Mapping[str, Any] | None] = None  # as of an Acceleration
-    eye: Eye | None = None  # where in the network it looks before it decides
+    search_space: ClassVar[Mapping[str, Any] | None] = None  # as of an Acceleration
+    indicator: Indicator | None = None  # where in the network it looks before it decides
     follows: bool = False  # whether what it sees is compared with the step before, not with the step last computed
 
     def opens(self, run: Run) -> bool:
         """Whether the step that the request `run` is at is computed in full."""
         raise NotImplementedError
 
-    def decide(self, run: Run, courses: Sequence[Course], scores: Sequence[float | None]) -> Sequence[bool]:
+    def decide(self, run: Run, histories: Sequence[History], scores: Sequence[float | None]) -> Sequence[bool]:
         """The same for each row of the request.
 
-        courses: what is known of the rows; `course.image` is the row of `run.past`'s tensors, `course.notes`
-        is the gate's own. scores: how far what the eye sees has moved, as `measure` has it; None where there
-        is no eye or nothing to compare with yet.
+        histories: what is known of the rows; `history.image` is the row of `run.past`'s tensors, `history.notes`
+        is the gate's own. scores: how far what the indicator sees has moved, as `measure` has it; None where there
+        is no indicator or nothing to compare with yet.
         """
-        return [self.opens(run)] * len(courses)
+        return [self.opens(run)] * len(histories)
 
     def measure(self, now: Tensor, before: Tensor) -> Tensor:
         """How far each row of an indicator has moved, (rows,): mean |now - before| / mean |before|.
@@ -59,7 +59,7 @@ class Gate(ABC):
         return torch.where(moved.isfinite(), moved, torch.where((now == before).all(1), 0.0, math.inf))
 
 
-GATES: Family[Gate] = Family("gate", Gate)
+GATES: Registry[Gate] = Registry("gate", Gate)
 
 
 @GATES.add
@@ -76,7 +76,7 @@ class Every(Gate):
     tail: int = 0
 
     name = "every"
-    tried: ClassVar[Mapping[str, Any]] = {"interval": Span(2, 3), "warmup": Span(1, 3), "tail": Span(0, 1)}
+    search_space: ClassVar[Mapping[str, Any]] = {"interval": Span(2, 3), "warmup": Span(1, 3), "tail": Span(0, 1)}
 
     def __post_init__(self) -> None:
         positive_int("interval", self.interval)
@@ -174,8 +174,8 @@ class Within(Gate):
             raise HastenError(f"start: {self.start} to stop: {self.stop} is not possible; give 0 <= start <= stop <= 1")
 
     @property
-    def eye(self) -> Eye | None:  # type: ignore[override]
-        return self.gate.eye
+    def indicator(self) -> Indicator | None:  # type: ignore[override]
+        return self.gate.indicator
 
     @property
     def follows(self) -> bool:  # type: ignore[override]
@@ -187,9 +187,9 @@ class Within(Gate):
     def opens(self, run: Run) -> bool:
         return not self._inside(run) or self.gate.opens(run)
 
-    def decide(self, run: Run, courses: Sequence[Course], scores: Sequence[float | None]) -> Sequence[bool]:
-        answers = self.gate.decide(run, courses, scores)
-        return answers if self._inside(run) else [True] * len(courses)
+    def decide(self, run: Run, histories: Sequence[History], scores: Sequence[float | None]) -> Sequence[bool]:
+        answers = self.gate.decide(run, histories, scores)
+        return answers if self._inside(run) else [True] * len(histories)
 
     def _inside(self, run: Run) -> bool:
         return self.start * run.steps <= run.step < self.stop * run.steps
@@ -260,25 +260,29 @@ class Then(Gate):
         for field in ("first", "second"):
             object.__setattr__(self, field, GATES.build(getattr(self, field)))
         unit_interval("start", self.start)
-        if self.first.eye is not None and self.second.eye is not None and self.first.eye != self.second.eye:
-            raise HastenError("second: looks elsewhere than the first gate; give both the same eye")
+        if (
+            self.first.indicator is not None
+            and self.second.indicator is not None
+            and self.first.indicator != self.second.indicator
+        ):
+            raise HastenError("second: looks elsewhere than the first gate; give both the same indicator")
 
     @property
-    def eye(self) -> Eye | None:  # type: ignore[override]
-        return self.first.eye or self.second.eye
+    def indicator(self) -> Indicator | None:  # type: ignore[override]
+        return self.first.indicator or self.second.indicator
 
     @property
     def follows(self) -> bool:  # type: ignore[override]
         return self.first.follows or self.second.follows
 
     def measure(self, now: Tensor, before: Tensor) -> Tensor:
-        return (self.first if self.first.eye is not None else self.second).measure(now, before)
+        return (self.first if self.first.indicator is not None else self.second).measure(now, before)
 
     def opens(self, run: Run) -> bool:
         return self._now(run).opens(run)
 
-    def decide(self, run: Run, courses: Sequence[Course], scores: Sequence[float | None]) -> Sequence[bool]:
-        return self._now(run).decide(run, courses, scores)
+    def decide(self, run: Run, histories: Sequence[History], scores: Sequence[float | None]) -> Sequence[bool]:
+        return self._now(run).decide(run, histories, scores)
 
     def _now(self, run: Run) -> Gate:
         return self.second if run.step >= round(self.start * run.steps) else self.first

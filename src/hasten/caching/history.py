@@ -1,4 +1,4 @@
-"""The course of one row of a request: what was computed for it and when, and what its gate noted."""
+"""The history of one row of a request: what was computed for it and when, and what its gate noted."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ class Node(NamedTuple):
 
 
 @dataclass
-class Course:
+class History:
     """One row of a request, in one call of its queries. Gates read it, and may keep `notes` in it.
 
     image: which of the request's. branch: of guidance, 0 being the last (conditional) one. nodes: by tensor,
     what was computed, newest last. step: of the latest decision, -1 before the first; open: what that was.
-    skipped: how many steps in a row were not computed, up to now. seen: what the gate's eye is to compare with.
+    skipped: how many steps in a row were not computed, up to now. seen: what the gate's indicator is to compare with.
     """
 
     image: int = 0

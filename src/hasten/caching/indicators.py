@@ -12,15 +12,15 @@ from torch import Tensor, nn
 
 from hasten.caching.blocks import blocks_of, is_attention, nearest
 from hasten.core.errors import UnsupportedModel
-from hasten.core.registry import Family
+from hasten.core.registry import Registry
 from hasten.runtime.acceleration import batch_of, wrap
 
 if TYPE_CHECKING:
     from hasten.caching.memory import Memory
 
 
-class Eye(ABC):
-    """A place in a network. Frozen dataclasses, listed in `EYES`."""
+class Indicator(ABC):
+    """A place in a network. Frozen dataclasses, listed in `INDICATORS`."""
 
     name: ClassVar[str]
 
@@ -33,12 +33,12 @@ class Eye(ABC):
         """Tell the memory what is seen there (`decide`) in every call of the view `network`."""
 
 
-EYES: Family[Eye] = Family("eye", Eye)
+INDICATORS: Registry[Indicator] = Registry("indicator", Indicator)
 
 
-@EYES.add
+@INDICATORS.add
 @dataclass(frozen=True)
-class Shown(Eye):
+class Shown(Indicator):
     """What the network is shown: its batch of states."""
 
     name = "shown"
@@ -56,9 +56,9 @@ class Shown(Eye):
         wrap(network, forward)
 
 
-@EYES.add
+@INDICATORS.add
 @dataclass(frozen=True)
-class Added(Eye):
+class Added(Indicator):
     """What the first `blocks` blocks of a transformer add to the image tokens; they run at every step."""
 
     blocks: int = 1
@@ -95,12 +95,12 @@ class Added(Eye):
         wrap(blocks[-1], last)
 
 
-@EYES.add
+@INDICATORS.add
 @dataclass(frozen=True)
-class Modulated(Eye):
+class Modulated(Indicator):
     """What the first attention of a transformer's first block attends to: its tokens, normed and modulated by time.
 
-    It is found by running that block until there; the block then runs as its fate is.
+    It is found by running that block until there; the block then runs as its split is.
     """
 
     name = "modulated"
@@ -122,7 +122,7 @@ class Modulated(Eye):
         def look(inner: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
             looking.append(True)
             try:
-                type(block).forward(block, *args, **kwargs)  # not `inner`, which asks for the fate
+                type(block).forward(block, *args, **kwargs)  # not `inner`, which asks for the split
             except _Seen as seen:
                 memory.decide(seen.tensor)
             finally:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from hasten.caching.forecasters import Forecaster
 from hasten.caching.gates import Gate
-from hasten.caching.history import Course, Node
+from hasten.caching.history import History, Node
 from hasten.core.errors import HastenError
 from hasten.runtime.acceleration import batch_of, mapped, pick, picked, wrap
 from hasten.runtime.run import Row, Run
@@ -22,14 +22,14 @@ from hasten.runtime.run import Row, Run
 
 @dataclass
 class Request:
-    """What is remembered of one request: the courses of its rows by call of the query, and place."""
+    """What is remembered of one request: the histories of its rows by call of the query, and place."""
 
     stamp: Any = None
     rows: dict[int, int] = field(default_factory=dict)  # how many the latest call of a query had
-    courses: dict[tuple[int, int], Course] = field(default_factory=dict)
+    histories: dict[tuple[int, int], History] = field(default_factory=dict)
 
 
-class Fate(NamedTuple):
+class RowSplit(NamedTuple):
     """Which of the rows that flow are computed, and which are forecast."""
 
     computed: list[int]
@@ -49,11 +49,11 @@ class Fate(NamedTuple):
 class Memory:
     """Decides for the rows of each network call which are computed, and keeps what the others need.
 
-    A site asks for `fate(key)` while the call runs, computes the rows that are to be computed (`compute`
+    A site asks for `split(key)` while the call runs, computes the rows that are to be computed (`compute`
     runs a module on them alone), and hands what came out to `settle`, which remembers it and fills in the
     other rows. A row that has nothing to be forecast from is computed, whatever the gate says.
 
-    Rows are known by request, call of the query (guidance in two calls has two courses) and place, so a
+    Rows are known by request, call of the query (guidance in two calls has two histories) and place, so a
     batch may shrink to its conditional branch and grow back. What belongs to another generation, picture
     size, dtype or device is forgotten; so is everything of a call whose rows change in any other way.
     name: under which the steps that are skipped are written down in the run of each request.
@@ -65,9 +65,9 @@ class Memory:
         self._requests: WeakKeyDictionary[Run, Request] = WeakKeyDictionary()
         self._rows: dict[Row, int] = {}
         self._order: list[Row] = []
-        self._courses: list[Course] = []
-        self._open: list[bool] | None = None  # None while a gate with an eye has not seen anything yet
-        self._fates: dict[Any, Fate] = {}
+        self._histories: list[History] = []
+        self._open: list[bool] | None = None  # None while a gate with an indicator has not seen anything yet
+        self._splits: dict[Any, RowSplit] = {}
 
     def watch(self, network: nn.Module) -> None:
         """Begin at every call of this network, a view that the site has not been attached to yet."""
@@ -78,8 +78,8 @@ class Memory:
             return inner(*args, **kwargs)
 
         wrap(network, forward)
-        if self.gate.eye is not None:
-            self.gate.eye.attach(network, self)
+        if self.gate.indicator is not None:
+            self.gate.indicator.attach(network, self)
 
     # what sites call
 
@@ -87,8 +87,8 @@ class Memory:
     def flowing(self) -> list[int]:
         """The positions, in the network's batch, of the rows that flow through what runs now."""
         narrowed = self.run._narrowed
-        if narrowed is None or len(narrowed) == len(self._courses):
-            return list(range(len(self._courses)))
+        if narrowed is None or len(narrowed) == len(self._histories):
+            return list(range(len(self._histories)))
         return [self._rows[row] for row in narrowed]
 
     @property
@@ -96,31 +96,31 @@ class Memory:
         """Whose the rows that flow are."""
         return [self._order[at] for at in self.flowing]
 
-    def fate(self, key: Hashable) -> Fate:
+    def split(self, key: Hashable) -> RowSplit:
         """What becomes of the flowing rows of the tensor, or of all tensors of the part, that is called `key`.
 
         Raises HastenError if the gate has not seen yet what it goes by.
         """
-        if key not in self._fates:
+        if key not in self._splits:
             if self._open is None:
                 raise HastenError(
                     f"gate: {type(self.gate).__name__} looks at a part of the network that runs after the site begins; "
                     "let the site begin later, or the gate look earlier"
                 )
             flowing = self.flowing
-            computed = [i for i, at in enumerate(flowing) if self._open[at] or key not in self._courses[at].nodes]
+            computed = [i for i, at in enumerate(flowing) if self._open[at] or key not in self._histories[at].nodes]
             chosen = set(computed)
-            self._fates[key] = Fate(computed, [i for i in range(len(flowing)) if i not in chosen])
-        return self._fates[key]
+            self._splits[key] = RowSplit(computed, [i for i in range(len(flowing)) if i not in chosen])
+        return self._splits[key]
 
-    def compute(self, fate: Fate, inner: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+    def compute(self, split: RowSplit, inner: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         """Run a forward on the rows that are computed; in what comes out the others are zeros."""
-        if fate.all:
+        if split.all:
             return inner(*args, **kwargs)
-        rows = len(fate.computed) + len(fate.forecast)
-        with self.only(fate.computed):
-            result = inner(*picked(args, rows, fate.computed), **picked(kwargs, rows, fate.computed))
-        return mapped(result, lambda x: _spread(x, fate.computed, rows))
+        rows = len(split.computed) + len(split.forecast)
+        with self.only(split.computed):
+            result = inner(*picked(args, rows, split.computed), **picked(kwargs, rows, split.computed))
+        return mapped(result, lambda x: _spread(x, split.computed, rows))
 
     def only(self, which: Sequence[int]) -> AbstractContextManager[None]:
         """Meanwhile, only these of the flowing rows flow."""
@@ -138,27 +138,27 @@ class Memory:
         the tensor is an increment on, for sites that store increments; all flowing rows.
         The caller does not write into the result.
         """
-        fate = self.fate(key)
+        split = self.split(key)
         if computed is not None:
-            self._remember(key, computed if base is None else computed - base, fate.computed)
-            if fate.all:
+            self._remember(key, computed if base is None else computed - base, split.computed)
+            if split.all:
                 return computed
-        forecast = self._recall(key, fate.forecast)
+        forecast = self._recall(key, split.forecast)
         if base is not None:
-            forecast = pick(base, len(base), fate.forecast) + forecast
-        if fate.none or computed is None:
+            forecast = pick(base, len(base), split.forecast) + forecast
+        if split.none or computed is None:
             return forecast
-        return computed.index_copy(0, torch.tensor(fate.forecast, device=computed.device), forecast)
+        return computed.index_copy(0, torch.tensor(split.forecast, device=computed.device), forecast)
 
     def decide(self, indicator: Tensor) -> None:
-        """What the gate's eye sees in the flowing rows, from which the fate of the call's rows follows.
+        """What the gate's indicator sees in the flowing rows, from which the split of the call's rows follows.
 
         indicator: (rows, ...). It is measured against what was seen when the row was last computed, or at the
         step before for gates that add changes up. Only the first look of a call counts.
         """
-        if self._open is not None or len(indicator) != len(self._courses):
+        if self._open is not None or len(indicator) != len(self._histories):
             return
-        seen = [course.seen for course in self._courses]
+        seen = [history.seen for history in self._histories]
         scores: list[float | None] = [None] * len(seen)
         old = [i for i, node in enumerate(seen) if node is not None]
         if old:
@@ -166,9 +166,9 @@ class Memory:
             measured = self.gate.measure(pick(indicator, len(indicator), old), before).tolist()
             scores = [measured[old.index(i)] if i in old else None for i in range(len(seen))]
         self._open = self._decided(scores)
-        for i, (course, row) in enumerate(zip(self._courses, self._order)):
+        for i, (history, row) in enumerate(zip(self._histories, self._order)):
             if self._open[i] or self.gate.follows:
-                course.seen = Node(row.part.step, row.part.time, indicator, i)
+                history.seen = Node(row.part.step, row.part.time, indicator, i)
 
     def stretches(self) -> list[tuple[Run, slice]]:
         """The requests whose rows flow, in order, each with the rows that follow one another."""
@@ -189,11 +189,11 @@ class Memory:
             counts[row.part] = counts.get(row.part, 0) + 1
         requests = {part: self._request(part, count) for part, count in counts.items()}
         self._order, self._rows = rows, {row: i for i, row in enumerate(rows)}
-        self._courses = [self._course(requests[row.part], row) for row in rows]
-        self._fates = {}
+        self._histories = [self._history(requests[row.part], row) for row in rows]
+        self._splits = {}
         for i, row in enumerate(rows):
             row.part.shown[row.image] = x[i : i + 1]
-        self._open = self._decided([None] * len(rows)) if self.gate.eye is None else None
+        self._open = self._decided([None] * len(rows)) if self.gate.indicator is None else None
 
     def _request(self, part: Run, count: int) -> Request:
         """What is remembered of this request, if it still holds for `count` rows of it."""
@@ -209,31 +209,31 @@ class Memory:
         request.rows[part.call] = count
         whole = part.images and count % part.images == 0 and before % part.images == 0
         if before != count and not whole:
-            request.courses = {at: course for at, course in request.courses.items() if at[0] != part.call}
+            request.histories = {at: history for at, history in request.histories.items() if at[0] != part.call}
         return request
 
     @staticmethod
-    def _course(request: Request, row: Row) -> Course:
-        course = request.courses.setdefault((row.part.call, row.place), Course())
-        course.image, course.branch = row.image, row.branch
-        return course
+    def _history(request: Request, row: Row) -> History:
+        history = request.histories.setdefault((row.part.call, row.place), History())
+        history.image, history.branch = row.image, row.branch
+        return history
 
     def _decided(self, scores: Sequence[float | None]) -> list[bool]:
         """Which rows are computed. All queries of a step share what was decided at its first."""
         mine: dict[Run, list[int]] = {}
         for i, row in enumerate(self._order):
             mine.setdefault(row.part, []).append(i)
-        opens = [True] * len(self._courses)
+        opens = [True] * len(self._histories)
         for part, where in mine.items():
-            courses = [self._courses[i] for i in where]
-            if all(course.step == part.step and course.nodes for course in courses):
-                answers = [course.open for course in courses]
+            histories = [self._histories[i] for i in where]
+            if all(history.step == part.step and history.nodes for history in histories):
+                answers = [history.open for history in histories]
             else:
-                answers = self.gate.decide(part, courses, [scores[i] for i in where])
-            for i, course, answer in zip(where, courses, answers, strict=True):
-                opens[i] = course.settle(part.step, bool(answer))
+                answers = self.gate.decide(part, histories, [scores[i] for i in where])
+            for i, history, answer in zip(where, histories, answers, strict=True):
+                opens[i] = history.settle(part.step, bool(answer))
                 if part.number and part.step < part.steps:
-                    part.record(self.name, course.image, opens[i])
+                    part.record(self.name, history.image, opens[i])
         return opens
 
     # tensors
@@ -241,21 +241,21 @@ class Memory:
     def _remember(self, key: Hashable, tensor: Tensor, which: Sequence[int]) -> None:
         rows, flowing = self._order, self.flowing
         for i in which:
-            part, course = rows[flowing[i]].part, self._courses[flowing[i]]
-            course.remember(key, Node(part.step, part.time, tensor, i), self.forecaster.reach)
+            part, history = rows[flowing[i]].part, self._histories[flowing[i]]
+            history.remember(key, Node(part.step, part.time, tensor, i), self.forecaster.reach)
 
     def _recall(self, key: Hashable, which: Sequence[int]) -> Tensor:
         rows, flowing = self._order, self.flowing
         groups: dict[Any, list[int]] = {}
         for i in which:
-            alike = self.forecaster.alike(rows[flowing[i]].part, self._courses[flowing[i]].nodes[key])
+            alike = self.forecaster.alike(rows[flowing[i]].part, self._histories[flowing[i]].nodes[key])
             groups.setdefault(alike, []).append(i)
         pieces = []
         for members in groups.values():
-            courses = [self._courses[flowing[i]] for i in members]
-            lines = zip(*(course.nodes[key] for course in courses))
+            histories = [self._histories[flowing[i]] for i in members]
+            lines = zip(*(history.nodes[key] for history in histories))
             nodes = [Node(line[0].step, line[0].time, _gather(line), 0) for line in lines]
-            images = [course.image for course in courses]
+            images = [history.image for history in histories]
             pieces.append(self.forecaster.forecast(rows[flowing[members[0]]].part, nodes, images))
         if len(pieces) == 1:
             return pieces[0]

@@ -1,4 +1,4 @@
-"""Gates that look into the running call: a row is computed when what their eye sees has moved far enough."""
+"""Gates that look into the running call: a row is computed when what their indicator sees has moved far enough."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from typing import Any
 import numpy as np
 
 from hasten.caching.gates import GATES, Gate
-from hasten.caching.history import Course
-from hasten.caching.indicators import EYES
+from hasten.caching.history import History
+from hasten.caching.indicators import INDICATORS
 from hasten.core.errors import HastenError
 from hasten.runtime.run import Run
 
 
 class Online(Gate):
-    """A gate with an eye: forced open on the first `warmup` and last `tail` steps, and after `most` skips in a row."""
+    """A gate with an indicator. Open on the first `warmup` and last `tail` steps, and after `most` skips in a row."""
 
     threshold: float
     warmup: int
@@ -25,28 +25,28 @@ class Online(Gate):
     most: int | None
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "eye", EYES.build(self.eye))  # type: ignore[arg-type]
+        object.__setattr__(self, "indicator", INDICATORS.build(self.indicator))  # type: ignore[arg-type]
         if not self.threshold >= 0:
             raise HastenError(f"threshold: {self.threshold!r} is not possible; give a number of at least 0 (0 is off)")
 
-    def forced(self, run: Run, course: Course, score: float | None) -> bool:
+    def forced(self, run: Run, history: History, score: float | None) -> bool:
         """Whether the row is computed whatever was seen."""
         unseen = score is None or not math.isfinite(score)
         edge = run.step < max(1, self.warmup) or run.step >= run.steps - self.tail
-        return unseen or edge or (self.most is not None and course.skipped >= self.most)
+        return unseen or edge or (self.most is not None and history.skipped >= self.most)
 
 
 @GATES.add
 @dataclass(frozen=True)
 class Moved(Online):
-    """Computed unless what the eye sees is nearer than `threshold` to what it saw when the row was last computed.
+    """Computed unless what the indicator sees is nearer than `threshold` to what it saw when the row was last computed.
 
     threshold: relative L1 distance; 0 is off. inclusive: not computed at exactly the threshold either.
     Source: the first-block cache of ParaAttention and diffusers, and DBCache of cache-dit.
     """
 
     threshold: float = 0.08
-    eye: Any = "added"
+    indicator: Any = "added"
     warmup: int = 1
     tail: int = 0
     most: int | None = None
@@ -54,10 +54,10 @@ class Moved(Online):
 
     name = "moved"
 
-    def decide(self, run: Run, courses: Sequence[Course], scores: Sequence[float | None]) -> Sequence[bool]:
+    def decide(self, run: Run, histories: Sequence[History], scores: Sequence[float | None]) -> Sequence[bool]:
         return [
-            self.forced(run, course, score) or not self._near(score)  # type: ignore[arg-type]
-            for course, score in zip(courses, scores)
+            self.forced(run, history, score) or not self._near(score)  # type: ignore[arg-type]
+            for history, score in zip(histories, scores)
         ]
 
     def _near(self, score: float) -> bool:
@@ -67,7 +67,7 @@ class Moved(Online):
 @GATES.add
 @dataclass(frozen=True)
 class Accumulated(Online):
-    """Computed when what the eye sees has moved by `threshold` in all, summed from step to step.
+    """Computed when what the indicator sees has moved by `threshold` in all, summed from step to step.
 
     coefficients: of a polynomial, highest power first, that makes the change of the output out of the change
     that is seen; where it is negative it counts as 0.
@@ -75,7 +75,7 @@ class Accumulated(Online):
     """
 
     threshold: float = 0.1
-    eye: Any = "modulated"
+    indicator: Any = "modulated"
     coefficients: tuple[float, ...] = (1.0, 0.0)
     warmup: int = 1
     tail: int = 1
@@ -84,14 +84,14 @@ class Accumulated(Online):
     name = "accumulated"
     follows = True
 
-    def decide(self, run: Run, courses: Sequence[Course], scores: Sequence[float | None]) -> Sequence[bool]:
-        return [self._opens(run, course, score) for course, score in zip(courses, scores)]
+    def decide(self, run: Run, histories: Sequence[History], scores: Sequence[float | None]) -> Sequence[bool]:
+        return [self._opens(run, history, score) for history, score in zip(histories, scores)]
 
-    def _opens(self, run: Run, course: Course, score: float | None) -> bool:
-        if not self.forced(run, course, score) and score is not None:
-            total = course.notes.get(self.name, 0.0) + max(0.0, float(np.polyval(self.coefficients, score)))
-            course.notes[self.name] = total
+    def _opens(self, run: Run, history: History, score: float | None) -> bool:
+        if not self.forced(run, history, score) and score is not None:
+            total = history.notes.get(self.name, 0.0) + max(0.0, float(np.polyval(self.coefficients, score)))
+            history.notes[self.name] = total
             if total < self.threshold:
                 return False
-        course.notes[self.name] = 0.0
+        history.notes[self.name] = 0.0
         return True

@@ -11,9 +11,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from hasten.caching.memory import Fate, Memory
+from hasten.caching.memory import Memory, RowSplit
 from hasten.core.errors import HastenError, one_of
-from hasten.core.registry import Family
+from hasten.core.registry import Registry
 from hasten.runtime.acceleration import batch_of, mapped, wrap
 
 
@@ -26,7 +26,7 @@ class Site(ABC):
 
     name: ClassVar[str]
     within: ClassVar[tuple[str, ...]] = ()
-    tried: ClassVar[Mapping[str, Any] | None] = None  # as of an Acceleration
+    search_space: ClassVar[Mapping[str, Any] | None] = None  # as of an Acceleration
 
     @abstractmethod
     def check(self, network: nn.Module) -> None:
@@ -37,7 +37,7 @@ class Site(ABC):
         """Make the view `network` ask the memory what becomes of the part, and give it what to remember."""
 
 
-SITES: Family[Site] = Family("site", Site)
+SITES: Registry[Site] = Registry("site", Site)
 
 
 class Standing:
@@ -57,7 +57,7 @@ class Standing:
 
     def stand(self, base: Tensor | None, inner: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         """What comes out. base: remember increments on this for the tensors that have its shape."""
-        fate = self.memory.fate((self.key, 0))
+        split = self.memory.split((self.key, 0))
         numbers = itertools.count()
         first: list[Tensor] = []
 
@@ -69,10 +69,10 @@ class Standing:
             first.append(tensor.clone() if self.written and not first else tensor)
             return first[0] if not number else tensor
 
-        if fate.none:
+        if split.none:
             return mapped(self._template, lambda _: settled(None))
-        result = self.memory.compute(fate, inner, args, kwargs)
-        self._learn(result, base, whole=fate.all)
+        result = self.memory.compute(split, inner, args, kwargs)
+        self._learn(result, base, whole=split.all)
         return mapped(result, settled)
 
     def _learn(self, result: Any, base: Tensor | None, whole: bool) -> None:
@@ -104,7 +104,7 @@ class Whole(Site):
     space: str = "output"
 
     name = "whole"
-    tried: ClassVar[Mapping[str, Any]] = {"space": ("data", "output")}
+    search_space: ClassVar[Mapping[str, Any]] = {"space": ("data", "output")}
 
     def __post_init__(self) -> None:
         one_of("space", self.space, SPACES)
@@ -117,19 +117,19 @@ class Whole(Site):
         template: list[Any] = []
 
         def forward(inner: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-            fate = memory.fate(WHOLE)
+            split = memory.split(WHOLE)
             shown = batch(args, kwargs)
-            if fate.none:
-                output = self._settled(memory, fate, shown, None)
+            if split.none:
+                output = self._settled(memory, split, shown, None)
                 return mapped(template[0], lambda _: output)
-            result = memory.compute(fate, inner, args, kwargs)
-            output = self._settled(memory, fate, shown, result[0])
+            result = memory.compute(split, inner, args, kwargs)
+            output = self._settled(memory, split, shown, result[0])
             template[:] = [mapped(result, lambda x: x.new_empty(0))]
-            return result if fate.all else mapped(result, lambda _: output)
+            return result if split.all else mapped(result, lambda _: output)
 
         wrap(network, forward)
 
-    def _settled(self, memory: Memory, fate: Fate, shown: Tensor, output: Tensor | None) -> Tensor:
+    def _settled(self, memory: Memory, split: RowSplit, shown: Tensor, output: Tensor | None) -> Tensor:
         """The output of all rows."""
         if self.space == "output":
             return memory.settle(WHOLE, output)
@@ -138,14 +138,14 @@ class Whole(Site):
             data = self._by_part(memory, shown, output, to_data=True)
             data = torch.cat([data, output[:, data.shape[1] :]], 1)  # a variance that is predicted as well, if any
         data = memory.settle(WHOLE, data)
-        if output is not None and fate.all:
+        if output is not None and split.all:
             return output
         own = min(data.shape[1], shown.shape[1])
         made = torch.cat([self._by_part(memory, shown, data[:, :own], to_data=False), data[:, own:].to(shown.dtype)], 1)
         if output is None:
             return made
-        computed = torch.tensor(fate.computed, device=made.device)
-        return made.index_copy(0, computed, output[fate.computed])
+        computed = torch.tensor(split.computed, device=made.device)
+        return made.index_copy(0, computed, output[split.computed])
 
     @staticmethod
     def _by_part(memory: Memory, shown: Tensor, tensor: Tensor, to_data: bool) -> Tensor:

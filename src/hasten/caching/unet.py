@@ -28,7 +28,7 @@ class UNetDeep(Site):
     branch: int = 0
 
     name = "unet-deep"
-    tried: ClassVar[Mapping[str, Any]] = {"branch": Span(0, 5)}
+    search_space: ClassVar[Mapping[str, Any]] = {"branch": Span(0, 5)}
 
     def __post_init__(self) -> None:
         if isinstance(self.branch, bool) or not isinstance(self.branch, int) or self.branch < 0:
@@ -77,7 +77,7 @@ class UNetEncoder(Site):
     """
 
     name = "unet-encoder"
-    tried: ClassVar[Mapping[str, Any]] = {}
+    search_space: ClassVar[Mapping[str, Any]] = {}
     within = ("deepcache",)
 
     def check(self, network: nn.Module) -> None:
@@ -153,12 +153,12 @@ class Hollow:
 
     def __call__(self, inner: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         memory = self.memory
-        fate = memory.fate(self.key)
-        if not fate.none:
-            result = memory.compute(fate, inner, args, kwargs)
+        split = memory.split(self.key)
+        if not split.none:
+            result = memory.compute(split, inner, args, kwargs)
             self._outlines[memory.shape] = mapped(result, _outline)
             return result
-        rows = len(fate.forecast)
+        rows = len(split.forecast)
         outline = self._outlines[memory.shape]
         standing = mapped(outline, lambda x: x[:, :1].expand(rows, *x[:, :1].shape[1:]))
         if not self.written:
@@ -192,9 +192,9 @@ class _Leaving:
         self.in_tuple = False
 
     def __call__(self, inner: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        fate, hidden = self.memory.fate(DEEP), None
-        if not fate.none:
-            result = self.memory.compute(fate, inner, args, kwargs)
+        split, hidden = self.memory.split(DEEP), None
+        if not split.none:
+            result = self.memory.compute(split, inner, args, kwargs)
             self.in_tuple = isinstance(result, tuple)
             hidden = result[0] if self.in_tuple else result
         hidden = _settled(self.memory, hidden, self.block)
@@ -203,5 +203,5 @@ class _Leaving:
 
 def _settled(memory: Memory, hidden: Tensor | None, block: nn.Module) -> Tensor:
     """The deep tensor of all rows; a copy of its own for blocks that write into it, which those with FreeU do."""
-    settled = memory.settle(DEEP, None if memory.fate(DEEP).none else hidden)
+    settled = memory.settle(DEEP, None if memory.split(DEEP).none else hidden)
     return settled.clone() if getattr(block, "b1", None) else settled

@@ -120,11 +120,11 @@ class _Silent:
 
     def __call__(self, inner: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         memory = self.memory
-        fate = memory.fate((self.key, 0))
-        if fate.none:
-            rows = len(fate.forecast)
+        split = memory.split((self.key, 0))
+        if split.none:
+            rows = len(split.forecast)
             return mapped(self._outlines[memory.shape], lambda x: x.expand(rows, *x.shape[1:]))
-        result = memory.compute(fate, inner, args, kwargs)
+        result = memory.compute(split, inner, args, kwargs)
         self._outlines[memory.shape] = mapped(result, _outline)
         return result
 

@@ -1,4 +1,4 @@
-"""Families of methods: which exist, and how plain data (recipes, command lines) becomes one of them."""
+"""Registries of methods: which exist, and how plain data (recipes, command lines) becomes one of them."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Span:
         return isinstance(self.low, int) and isinstance(self.high, int)
 
 
-class Family(Generic[T]):
+class Registry(Generic[T]):
     """The methods of one kind, each a frozen dataclass with a `name`, findable by name.
 
     `build` makes one from its name, from a mapping `{"name": ..., field: value}`, or passes an instance
@@ -113,7 +113,7 @@ class Family(Generic[T]):
 
 
 def _described(method: Any) -> dict[str, Any]:
-    """`Family.describe`."""
+    """`Registry.describe`."""
     spec: dict[str, Any] = {"name": method.name}
     for f in dataclasses.fields(method):
         value = getattr(method, f.name)

@@ -13,13 +13,13 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from hasten.core.errors import HastenError, one_of, positive_int
-from hasten.core.registry import Family, Paper
+from hasten.core.registry import Paper, Registry
 from hasten.discrete.exact import Network
 from hasten.discrete.masking import LogLinear, Schedule
 from hasten.processes import Array
 
 
-class Query(NamedTuple):
+class TokenQuery(NamedTuple):
     """The network is wanted at `tokens`; only the rows of `needed` will be looked at."""
 
     tokens: Tensor
@@ -27,7 +27,7 @@ class Query(NamedTuple):
 
 
 Uniforms = Callable[[], Tensor]  # fresh float64 numbers in [0, 1), (rows, length, 2): what to reveal, and as what
-Walk = Generator[Query, Tensor, Tensor]  # is sent probabilities (rows, length, V)
+Walk = Generator[TokenQuery, Tensor, Tensor]  # is sent probabilities (rows, length, V)
 
 
 class Unmasker(ABC):
@@ -44,7 +44,7 @@ class Unmasker(ABC):
         """Reveal every `mask` in tokens (rows, length)."""
 
 
-UNMASKERS: Family[Unmasker] = Family("unmasker", Unmasker)
+UNMASKERS: Registry[Unmasker] = Registry("unmasker", Unmasker)
 
 
 @UNMASKERS.add
@@ -71,7 +71,7 @@ class TauLeaping(Unmasker):
         for chance in self.chances(schedule):
             reveal, which = uniforms().unbind(-1)
             reveal = (tokens == mask) & (reveal < chance)
-            probabilities = yield Query(tokens, reveal.any(1))
+            probabilities = yield TokenQuery(tokens, reveal.any(1))
             tokens = torch.where(reveal, _pick(probabilities, which), tokens)
         return tokens
 
@@ -108,7 +108,7 @@ class Ordered(Unmasker):
         rank = torch.where(hidden, priority.to(torch.float64), torch.inf).argsort(1).argsort(1)
         for k in range(int(hidden.sum(1).max())):
             reveal = hidden & (rank == k)
-            probabilities = yield Query(tokens, reveal.any(1))
+            probabilities = yield TokenQuery(tokens, reveal.any(1))
             tokens = torch.where(reveal, _pick(probabilities, uniforms()[..., 1]), tokens)
         return tokens
 

@@ -71,31 +71,31 @@ class Budget:
         """Whether the best recipe is the fastest one within the budget, not the most faithful."""
         return self.metric != "speed"
 
-    def excess(self, score: Score, default: Score, caution: float = 0.0) -> dict[str, float]:
+    def excess(self, score: Score, default: Score, margin: float = 0.0) -> dict[str, float]:
         """By how much each limit is passed, relative to the limit; 0 or less is within the budget.
 
-        caution: a fraction by which the limit is drawn tighter, for scores from few samples.
+        margin: a fraction by which the limit is drawn tighter, for scores from few samples.
         """
-        passed = self._excess(score, default, caution)
+        passed = self._excess(score, default, margin)
         return passed if self.memory is None else passed | {"memory": score.memory / self.memory - 1}
 
-    def _excess(self, score: Score, default: Score, caution: float) -> dict[str, float]:
+    def _excess(self, score: Score, default: Score, margin: float) -> dict[str, float]:
         if self.metric == "drift":
             return {
-                "drift": score.drift / self.limit - (1 - caution),
+                "drift": score.drift / self.limit - (1 - margin),
                 "flips": score.flips - self.limit * default.flips,
             }
         if self.metric == "ssim":
             allowed = max(1 - self.limit, 1e-9)
-            return {"ssim": (1 - score.medians["ssim"]) / allowed - (1 - caution)}
+            return {"ssim": (1 - score.medians["ssim"]) / allowed - (1 - margin)}
         value = score.speed if self.metric == "speed" else score.medians[self.metric]
         if self.metric in AT_LEAST:
-            return {self.metric: (1 + caution / 2) - value / self.limit}
-        return {self.metric: value / self.limit - (1 - caution)}
+            return {self.metric: (1 + margin / 2) - value / self.limit}
+        return {self.metric: value / self.limit - (1 - margin)}
 
-    def within(self, score: Score, default: Score, caution: float = 0.0) -> bool:
+    def within(self, score: Score, default: Score, margin: float = 0.0) -> bool:
         """Whether no limit is passed."""
-        return all(passed <= 1e-9 for passed in self.excess(score, default, caution).values())
+        return all(passed <= 1e-9 for passed in self.excess(score, default, margin).values())
 
     def __str__(self) -> str:
         memory = "" if self.memory is None else f", memory<={self.memory / MB:g}MB"

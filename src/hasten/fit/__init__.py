@@ -3,6 +3,6 @@
 from hasten.fit.aim import Aim
 from hasten.fit.probe import Probe
 from hasten.fit.runs import integrate, shown, solve
-from hasten.fit.trajectory import Course
+from hasten.fit.trajectory import Trajectory
 
-__all__ = ["Aim", "Course", "Probe", "integrate", "shown", "solve"]
+__all__ = ["Aim", "Trajectory", "Probe", "integrate", "shown", "solve"]

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from hasten.denoisers import DenoiserLike
-from hasten.fit import Course, solve
+from hasten.fit import Trajectory, solve
 from hasten.fit.weights import least_squares
 from hasten.grids import schedule, settling
 from hasten.predictions import Prediction
@@ -20,22 +20,22 @@ from hasten.solvers.bespoke import BASE
 
 
 @torch.no_grad()
-def converged(denoiser: DenoiserLike, noises: Tensor, steps: int = 128) -> Course:
-    """The converged course of start states (rows, ...): what `BNS.fit` leads along; several fits may share it."""
+def converged(denoiser: DenoiserLike, noises: Tensor, steps: int = 128) -> Trajectory:
+    """The converged trajectory of start states (rows, ...): what `BNS.fit` leads along; several fits may share it."""
     recording = Recording()
     solve(recording, denoiser, schedule(settling(denoiser.process), denoiser.process, steps), noises)
-    return recording.courses[-1]
+    return recording.trajectories[-1]
 
 
 @dataclass(frozen=True)
 class Recording(UniPC):
-    """UniPC whose runs are kept in `courses`, for runs on fine times that end on data."""
+    """UniPC whose runs are kept in `trajectories`, for runs on fine times that end on data."""
 
-    courses: ClassVar[list[Course]]  # of each instance, but no setting of it
+    trajectories: ClassVar[list[Trajectory]]  # of each instance, but no setting of it
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        object.__setattr__(self, "courses", [])
+        object.__setattr__(self, "trajectories", [])
 
     def walk(self, process: Process, times: Array, x: Tensor, noise: Noise) -> Walk:
         states: list[Tensor] = []
@@ -47,7 +47,7 @@ class Recording(UniPC):
             return p
 
         end = yield from told(super().walk(process, times, x, noise), keep)
-        self.courses.append(Course(process, times[:-1], states, slopes, end.clone()))
+        self.trajectories.append(Trajectory(process, times[:-1], states, slopes, end.clone()))
         return end
 
 
@@ -55,19 +55,19 @@ class Recording(UniPC):
 class Learning(BNS):
     """A run that fits the weights of each step once it is there, in `fitted`, and goes on with them.
 
-    Every step is fitted from where the steps before it really lead, so it makes up for their errors. course: of
+    Every step is fitted from where the steps before it really lead, so it makes up for their errors. trajectory: of
     the states it will start from. ridge: how strongly weights stay near those of DPM-Solver++ 2M, above 0.
     """
 
-    course: InitVar[Course | None] = None
+    trajectory: InitVar[Trajectory | None] = None
     ridge: InitVar[float] = 1e-6
     fitted: ClassVar[list[BNS]]
-    _course: ClassVar[Course]
+    _trajectory: ClassVar[Trajectory]
     _ridge: ClassVar[float]
 
-    def __post_init__(self, course: Course | None, ridge: float) -> None:
+    def __post_init__(self, trajectory: Trajectory | None, ridge: float) -> None:
         super().__post_init__()
-        for name, value in {"_course": course, "_ridge": ridge, "fitted": []}.items():
+        for name, value in {"_trajectory": trajectory, "_ridge": ridge, "fitted": []}.items():
             object.__setattr__(self, name, value)
 
     def walk(self, process: Process, times: Array, x: Tensor, noise: Noise) -> Walk:
@@ -78,7 +78,7 @@ class Learning(BNS):
             p = yield Query(x, row.time, row.step, len(rows))
             past = [p.data, *past][: self.order]
             terms = [p.state, *past]
-            found = least_squares(terms, self._course.at(times[i + 1]).to(x), (row.a, *row.b), self._ridge)
+            found = least_squares(terms, self._trajectory.at(times[i + 1]).to(x), (row.a, *row.b), self._ridge)
             x = sum((weight * term for weight, term in zip(found, terms)), torch.zeros_like(x))
             weights += found + [0.0] * (self.order - len(past))
         self.fitted.append(BNS(self.order, tuple(weights), tuple(times.tolist())))

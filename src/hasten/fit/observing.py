@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from hasten.caching.blocks import blocks_of
 from hasten.caching.gates import Gate
-from hasten.caching.indicators import Added, Eye, Modulated
+from hasten.caching.indicators import Added, Indicator, Modulated
 from hasten.core.errors import HastenError
 from hasten.runtime.acceleration import Acceleration, wrap
 from hasten.runtime.run import Run
@@ -21,10 +21,10 @@ Measure = Callable[[Tensor, Tensor], Tensor]
 
 
 class At(NamedTuple):
-    """Where a change was seen: the step, and what tells one course of tensors from another."""
+    """Where a change was seen: the step, and what tells one trajectory of tensors from another."""
 
     step: int
-    course: tuple[int, int, int]
+    trajectory: tuple[int, int, int]
 
 
 Changes = dict[At, float]
@@ -59,7 +59,7 @@ def mean_ratios(
 
 
 def watched(
-    method: Acceleration, pipe: Any, places: Sequence[tuple[Eye, Measure]], prompts: Sequence[str] | None,
+    method: Acceleration, pipe: Any, places: Sequence[tuple[Indicator, Measure]], prompts: Sequence[str] | None,
     steps: int | None, call: Mapping[str, Any],
 ) -> list[Changes]:  # fmt: skip
     """What changed in these places in one call of the pipeline; a finite number for each step but the first.
@@ -83,7 +83,7 @@ class _Watch(Acceleration):
 
     name = "watch"
 
-    def __init__(self, method: Acceleration, places: Sequence[tuple[Eye, Measure]]) -> None:
+    def __init__(self, method: Acceleration, places: Sequence[tuple[Indicator, Measure]]) -> None:
         self.method, self.places = method, places
         self.watchers: list[_Watcher] = []
 
@@ -91,14 +91,14 @@ class _Watch(Acceleration):
         self.method.check(network)
 
     def attach(self, network: nn.Module, run: Run) -> None:
-        for eye, measure in self.places:
+        for indicator, measure in self.places:
             watcher = _Watcher(run, measure)
-            eye.attach(network, watcher)  # type: ignore[arg-type]
+            indicator.attach(network, watcher)  # type: ignore[arg-type]
             self.watchers.append(watcher)
 
 
 class _Watcher:
-    """What an eye tells, in place of a memory. Later queries of a step are not looked at."""
+    """What an indicator tells, in place of a memory. Later queries of a step are not looked at."""
 
     def __init__(self, run: Run, measure: Measure) -> None:
         self.run, self.measure = run, measure
@@ -107,16 +107,16 @@ class _Watcher:
 
     def decide(self, seen: Tensor) -> None:
         for i, row in enumerate(self.run.rows(len(seen)) or ()):
-            course, step = (row.part.number, row.part.call, row.place), row.part.step
-            old = self._before.get(course)
+            trajectory, step = (row.part.number, row.part.call, row.place), row.part.step
+            old = self._before.get(trajectory)
             if row.part.stage == 0 and (old is None or old[0] < step):
                 now = seen[i : i + 1].clone()
                 if old is not None and old[0] == step - 1:
-                    self.changes[At(step, course)] = float(self.measure(now, old[1]))
-                self._before[course] = step, now
+                    self.changes[At(step, trajectory)] = float(self.measure(now, old[1]))
+                self._before[trajectory] = step, now
 
 
-class _Output(Eye):
+class _Output(Indicator):
     """What the network gives out; too late for a gate."""
 
     name = "output"
@@ -133,7 +133,7 @@ class _Output(Eye):
         wrap(network, forward)
 
 
-class _Stack(Eye):
+class _Stack(Indicator):
     """What all blocks together add to the image tokens; too late for a gate."""
 
     name = "stack"

@@ -1,4 +1,4 @@
-"""The exact course of start states, solved once and readable at any time."""
+"""The exact trajectory of start states, solved once and readable at any time."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from hasten.processes import Array, Process
 
 
 @dataclass(frozen=True)
-class Course:
+class Trajectory:
     """States of the probability-flow ODE on a fine grid, cubic (Hermite) in between, and their data.
 
     times: of the grid, noisiest first. states, slopes: there, dy/dr in the coordinates y = x / (alpha + sigma),
@@ -41,10 +41,10 @@ class Course:
         parts = (ends[0] * self.states[i], ends[1] * self.states[i + 1], turns[0] * self.slopes[i])
         return float(here_scale[0]) * (sum(parts) + turns[1] * self.slopes[i + 1])
 
-    def rows(self, rows: slice) -> Course:
-        """The course of some of the states."""
+    def rows(self, rows: slice) -> Trajectory:
+        """The trajectory of some of the states."""
         states, slopes = ([x[rows] for x in all_of] for all_of in (self.states, self.slopes))
-        return Course(self.process, self.times, states, slopes, self.end[rows])
+        return Trajectory(self.process, self.times, states, slopes, self.end[rows])
 
     def save(self, file: Path) -> None:
         """Write all but the process to a safetensors file, which is there once it is whole."""
@@ -57,8 +57,8 @@ class Course:
         partial.replace(file)
 
     @classmethod
-    def load(cls, file: Path, process: Process) -> Course:
-        """What `save` wrote of a course of this process. Raises HastenError for a file that cannot be read."""
+    def load(cls, file: Path, process: Process) -> Trajectory:
+        """What `save` wrote of a trajectory of this process. Raises HastenError for a file that cannot be read."""
         from safetensors import SafetensorError
         from safetensors.torch import load_file
 

@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from hasten.core.errors import HastenError, positive_int
-from hasten.core.registry import Family, Span
+from hasten.core.registry import Registry, Span
 from hasten.processes import Array, Process
 
 ENDS = ("data", "min")
@@ -24,7 +24,7 @@ class Grid(ABC):
     """A rule that places `count` decreasing times on a process. tried: as of an Acceleration."""
 
     name: ClassVar[str]
-    tried: ClassVar[Mapping[str, Any] | None] = None
+    search_space: ClassVar[Mapping[str, Any] | None] = None
 
     @abstractmethod
     def times(self, process: Process, count: int) -> Array:
@@ -81,7 +81,7 @@ class Uniform(Grid):
     spacing: str = "trailing"
     offset: int = 0
     name = "uniform"
-    tried: ClassVar[Mapping[str, Any]] = {"spacing": ("trailing",)}
+    search_space: ClassVar[Mapping[str, Any]] = {"spacing": ("trailing",)}
 
     def times(self, process: Process, count: int) -> Array:
         if self.spacing not in ("trailing", "leading", "linspace"):
@@ -112,7 +112,7 @@ class Power(Grid):
 
     power: float = 2.0
     name = "quadratic"
-    tried: ClassVar[Mapping[str, Any]] = {"power": Span(0.6, 3.0)}
+    search_space: ClassVar[Mapping[str, Any]] = {"power": Span(0.6, 3.0)}
 
     def times(self, process: Process, count: int) -> Array:
         _positive("power", self.power)
@@ -127,7 +127,7 @@ class LogSNR(Grid):
     """Uniform in lam = log(alpha / sigma). Source: Lu et al. 2022 (DPM-Solver), section 3.3."""
 
     name = "logsnr"
-    tried: ClassVar[Mapping[str, Any]] = {}
+    search_space: ClassVar[Mapping[str, Any]] = {}
 
     def times(self, process: Process, count: int) -> Array:
         return _between(process, count, lambda first, last: np.linspace(first, last, count))
@@ -139,7 +139,7 @@ class Karras(Grid):
 
     rho: float = 7.0
     name = "karras"
-    tried: ClassVar[Mapping[str, Any]] = {"rho": Span(1.0, 10.0)}
+    search_space: ClassVar[Mapping[str, Any]] = {"rho": Span(1.0, 10.0)}
 
     def times(self, process: Process, count: int) -> Array:
         _positive("rho", self.rho)
@@ -162,7 +162,7 @@ class FlowShifted(Grid):
 
     shift: float = 3.0
     name = "flow-shifted"
-    tried: ClassVar[Mapping[str, Any]] = {"shift": Span(0.2, 6.0)}
+    search_space: ClassVar[Mapping[str, Any]] = {"shift": Span(0.2, 6.0)}
 
     def times(self, process: Process, count: int) -> Array:
         _positive("shift", self.shift)
@@ -187,7 +187,7 @@ class Bent(Grid):
     twist: float = 0.0
     rest: float = 1.0
     name = "bent"
-    tried: ClassVar[Mapping[str, Any]] = {
+    search_space: ClassVar[Mapping[str, Any]] = {
         "slope": Span(-1.5, 1.5), "curve": Span(-1.0, 1.0), "twist": Span(-0.5, 0.5), "rest": Span(0.05, 3.0),
     }  # fmt: skip
 
@@ -222,7 +222,7 @@ def settling(process: Process) -> Grid:
 
 GridLike = str | Mapping[str, Any] | Grid | Sequence[float] | Array
 
-GRIDS: Family[Grid] = Family("grid", Grid)
+GRIDS: Registry[Grid] = Registry("grid", Grid)
 for _grid in (Uniform, Power, LogSNR, Karras, FlowShifted, Bent, Explicit):
     GRIDS.add(_grid)
 for _spacing in ("trailing", "leading", "linspace"):

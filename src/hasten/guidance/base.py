@@ -5,15 +5,15 @@ from __future__ import annotations
 from torch import nn
 
 from hasten.core.errors import UnsupportedModel
-from hasten.core.registry import Family
+from hasten.core.registry import Registry
 from hasten.runtime.acceleration import Acceleration
 
 
-class Guidance(Acceleration):
+class GuidanceMethod(Acceleration):
     """A change to how a pipeline guides the network towards its conditioning."""
 
 
-GUIDANCES: Family[Guidance] = Family("guidance", Guidance)
+GUIDANCES: Registry[GuidanceMethod] = Registry("guidance", GuidanceMethod)
 
 
 def needs_branches(name: str, network: nn.Module) -> None:

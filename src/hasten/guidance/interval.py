@@ -11,7 +11,7 @@ from torch import nn
 
 from hasten.core.errors import HastenError
 from hasten.core.registry import Paper, Span
-from hasten.guidance.base import GUIDANCES, Guidance, needs_branches
+from hasten.guidance.base import GUIDANCES, GuidanceMethod, needs_branches
 from hasten.guidance.branches import conditional, ran
 from hasten.runtime.acceleration import batch_of, mapped, pick, wrap
 from hasten.runtime.run import Run
@@ -19,7 +19,7 @@ from hasten.runtime.run import Run
 
 @GUIDANCES.add
 @dataclass(frozen=True)
-class GuidanceInterval(Guidance):
+class GuidanceInterval(GuidanceMethod):
     """Guide only where low < sigma / alpha <= high.
 
     low, high: noise levels, at least 0; high None is no limit, and (0, None) is plain guidance. SD-like
@@ -36,9 +36,9 @@ class GuidanceInterval(Guidance):
     high: float | None = None
 
     name = "interval"
-    tried: ClassVar[Mapping[str, Any]] = {"low": Span(0.02, 1.5, log=True), "high": Span(1.5, 15.0, log=True)}
+    search_space: ClassVar[Mapping[str, Any]] = {"low": Span(0.02, 1.5, log=True), "high": Span(1.5, 15.0, log=True)}
     paper = Paper(
-        "Applying Guidance in a Limited Interval Improves Sample and Distribution Quality", 2024, "2404.07724"
+        "Applying GuidanceMethod in a Limited Interval Improves Sample and Distribution Quality", 2024, "2404.07724"
     )
     off: ClassVar[Mapping[str, Any]] = {"low": 0.0, "high": None}
 

@@ -1,4 +1,4 @@
-"""Guidance from memory: on most steps the conditional branch runs alone, and the difference to it is forecast."""
+"""GuidanceMethod from memory: on most steps the conditional branch runs alone, and the difference to it is forecast."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from hasten.core.errors import HastenError, UnsupportedModel, positive_int
 from hasten.core.registry import Paper, Span
-from hasten.guidance.base import GUIDANCES, Guidance, needs_branches
+from hasten.guidance.base import GUIDANCES, GuidanceMethod, needs_branches
 from hasten.guidance.branches import batched, conditional, ran, replaced
 from hasten.runtime.acceleration import batch_of, wrap
 from hasten.runtime.run import Row, Run
@@ -69,7 +69,7 @@ def low_frequencies(height: int, width: int) -> Tensor:
     return torch.fft.ifftshift(disc)
 
 
-class Reuse(Guidance):
+class Reuse(GuidanceMethod):
     """Both branches run on some steps; on the others the conditional one alone. Subclasses say when, and how.
 
     The first call of a generation always runs both, and so do batches that are not made of two branches.
@@ -182,7 +182,7 @@ class DifferenceReuse(Reuse):
     start: float = 0.0
 
     name = "reuse"
-    tried: ClassVar[Mapping[str, Any]] = {"interval": Span(2, 4)}
+    search_space: ClassVar[Mapping[str, Any]] = {"interval": Span(2, 4)}
     paper = Paper("FasterCache: Training-Free Video Diffusion Model Acceleration with High Quality", 2024, "2410.19355")
     off: ClassVar[Mapping[str, Any]] = {"interval": 1, "steps": ()}
     conflicts = ("reuse-frequencies",)
@@ -225,7 +225,7 @@ class FrequencyReuse(Reuse):
     high_between: tuple[float, float] = (-1.0, 301.0)
 
     name = "reuse-frequencies"
-    tried: ClassVar[Mapping[str, Any]] = {}
+    search_space: ClassVar[Mapping[str, Any]] = {}
     paper = DifferenceReuse.paper
     off: ClassVar[Mapping[str, Any]] = {"interval": 1}
 

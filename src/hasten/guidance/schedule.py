@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from hasten.core.errors import one_of
 from hasten.core.registry import Paper
-from hasten.guidance.base import GUIDANCES, Guidance, needs_branches
+from hasten.guidance.base import GUIDANCES, GuidanceMethod, needs_branches
 from hasten.guidance.branches import batched, conditional, replaced
 from hasten.runtime.acceleration import batch_of, wrap
 from hasten.runtime.run import Run
@@ -27,7 +27,7 @@ SHAPES: dict[str, Callable[[float], float]] = {
 
 @GUIDANCES.add
 @dataclass(frozen=True)
-class ScaleSchedule(Guidance):
+class ScaleSchedule(GuidanceMethod):
     """Let what guidance adds to the conditional prediction grow from nothing at noise to twice as much at data.
 
     shape: "linear", "cosine", or "constant", which is off. A pipeline's guidance_scale w adds w - 1 times the
@@ -39,7 +39,7 @@ class ScaleSchedule(Guidance):
     shape: str = "linear"
 
     name = "scale-schedule"
-    paper = Paper("Analysis of Classifier-Free Guidance Weight Schedulers", 2024, "2404.13040")
+    paper = Paper("Analysis of Classifier-Free GuidanceMethod Weight Schedulers", 2024, "2404.13040")
     off: ClassVar[Mapping[str, Any]] = {"shape": "constant"}
 
     def __post_init__(self) -> None:

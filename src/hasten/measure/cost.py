@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from hasten.core.errors import HastenError, positive_int
 from hasten.core.estimates import Estimate, bootstrap
 
-Run = Callable[[], Any]
+Job = Callable[[], Any]
 
 
 @dataclass
@@ -50,7 +50,7 @@ def count_calls(module: nn.Module) -> Iterator[Calls]:
         handle.remove()
 
 
-def macs(run: Run) -> int:
+def macs(run: Job) -> int:
     """Multiply-adds of one run: half the FLOPs of its matrix products, convolutions and attentions.
 
     Everything else (norms, activations, softmax, sampling arithmetic) counts as nothing, as is usual.
@@ -67,8 +67,8 @@ def macs(run: Run) -> int:
 
 @overload
 def timed_ratio(
-    default: Run,
-    others: Run,
+    default: Job,
+    others: Job,
     *,
     repeats: int = ...,
     warmup: int = ...,
@@ -78,8 +78,8 @@ def timed_ratio(
 ) -> Estimate: ...
 @overload
 def timed_ratio(
-    default: Run,
-    others: Mapping[str, Run],
+    default: Job,
+    others: Mapping[str, Job],
     *,
     repeats: int = ...,
     warmup: int = ...,
@@ -88,8 +88,8 @@ def timed_ratio(
     clock: Callable[[], float] = ...,
 ) -> dict[str, Estimate]: ...
 def timed_ratio(
-    default: Run,
-    others: Run | Mapping[str, Run],
+    default: Job,
+    others: Job | Mapping[str, Job],
     *,
     repeats: int = 10,
     warmup: int = 1,
@@ -125,7 +125,7 @@ def timed_ratio(
     return found[""] if callable(others) else found
 
 
-def peak_memory(run: Run, device: str | torch.device | None = None) -> int:
+def peak_memory(run: Job, device: str | torch.device | None = None) -> int:
     """Bytes by which the tensors alive during a run exceed, at the worst moment, those alive before it.
 
     Weights loaded before the run are not in it (`weight_bytes` has them). On CUDA this is the caching
@@ -165,7 +165,7 @@ def weight_bytes(model: Any) -> int:
     return sum(storages.values())
 
 
-def _seconds(run: Run, clock: Callable[[], float]) -> float:
+def _seconds(run: Job, clock: Callable[[], float]) -> float:
     enabled = gc.isenabled()
     gc.disable()
     try:
@@ -193,7 +193,7 @@ def _tracked(rounds: int, progress: bool) -> Iterator[int]:
     yield from track(range(rounds), "timing", disable=not progress, transient=True)
 
 
-def _cpu_allocations(run: Run) -> list[int]:
+def _cpu_allocations(run: Job) -> list[int]:
     """Bytes taken (positive) and given back (negative) by the CPU allocator during a run, in order."""
     from torch.autograd import DeviceType
     from torch.autograd.profiler import profile

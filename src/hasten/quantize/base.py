@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from hasten.caches import CACHES
-from hasten.core.registry import Family
+from hasten.core.registry import Registry
 from hasten.guidance import GUIDANCES
 from hasten.runtime.acceleration import Acceleration
 
@@ -14,4 +14,4 @@ class Quantizer(Acceleration):
     before = tuple(cls.name for family in (GUIDANCES, CACHES) for cls in family)  # they see the network from outside
 
 
-QUANTIZERS: Family[Quantizer] = Family("quantize", Quantizer)
+QUANTIZERS: Registry[Quantizer] = Registry("quantize", Quantizer)

@@ -14,17 +14,17 @@ import torch
 from hasten.caches import CACHES, Cache
 from hasten.compilers import COMPILERS, Compiler
 from hasten.core.errors import HastenError, positive_int, unknown
-from hasten.core.registry import Family
+from hasten.core.registry import Registry
 from hasten.grids import ENDS, GRIDS, Explicit, Grid, resolve
 from hasten.guidance import GUIDANCES
-from hasten.guidance.base import Guidance as Guide
+from hasten.guidance.base import GuidanceMethod
 from hasten.quantize import QUANTIZERS, Quantizer
 from hasten.runtime.acceleration import Acceleration, network_of
 from hasten.runtime.tracking import scheduled
 from hasten.solvers import SOLVERS, Solver
 
 VERSION = 1
-_METHODS: dict[str, Family[Any]] = {"solver": SOLVERS, "quantize": QUANTIZERS, "compile": COMPILERS}
+_METHODS: dict[str, Registry[Any]] = {"solver": SOLVERS, "quantize": QUANTIZERS, "compile": COMPILERS}
 _RECIPE, _TENSORS = "recipe.json", "tensors.safetensors"
 
 
@@ -36,7 +36,7 @@ class Guidance(pydantic.BaseModel):
 
     model_config = pydantic.ConfigDict(frozen=True, arbitrary_types_allowed=True, extra="forbid")
     scale: float | None = None
-    method: Guide | None = None
+    method: GuidanceMethod | None = None
 
     @pydantic.field_validator("scale")
     @classmethod

@@ -38,7 +38,7 @@ class Acceleration(ABC):
     before: ClassVar[tuple[str, ...]] = ()
     conflicts: ClassVar[tuple[str, ...]] = ()
     off: ClassVar[Mapping[str, Any]] = {}
-    tried: ClassVar[Mapping[str, Any] | None] = None
+    search_space: ClassVar[Mapping[str, Any] | None] = None
 
     @abstractmethod
     def check(self, network: nn.Module) -> None:

@@ -9,13 +9,13 @@ from typing import Any
 from hasten.caches import CACHES, Cache
 from hasten.evaluate.problem import Problem
 from hasten.evaluate.references import reference_recipe
-from hasten.fit import Course
+from hasten.fit import Trajectory
 from hasten.fit.bns import Recording
 from hasten.processes import from_config
 from hasten.recipe import Recipe
 
-COURSE = 96  # steps of the course that is aimed at
-FILE = "course.safetensors"
+TRAJECTORY = 96  # steps of the trajectory that is aimed at
+FILE = "trajectory.safetensors"
 SPLIT = "fit"
 WATCHED = 4  # samples whose runs caches are fitted to
 
@@ -24,7 +24,7 @@ class Fitter:
     """Recipe -> the same with its caches and its solver fitted, where they can be and are not.
 
     The pipeline itself makes the runs, so a solver's fit sees guidance, caches and whatever else the recipe changes,
-    and makes up for them: the course it leads along is that of the pipeline as shipped. folder: where that course is
+    and makes up for them: the trajectory it leads along is that of the pipeline as shipped. folder: where that is
     kept for other processes and for another day; what is there already was made of this problem.
     """
 
@@ -38,7 +38,7 @@ class Fitter:
             recipe = recipe.model_copy(update={"caches": tuple(map(self._taught, recipe.caches))})
         if recipe.solver is None or recipe.solver.learning(None) is None:
             return recipe
-        learning = recipe.solver.learning(self.course)
+        learning = recipe.solver.learning(self.trajectory)
         run = recipe.model_copy(update={"solver": learning, "compile": None})  # which changes nothing but the time
         self.problem.solve(run, self.problem.samples[SPLIT])
         return recipe.model_copy(update={"solver": learning.fitted[-1]})  # type: ignore[union-attr]
@@ -55,14 +55,14 @@ class Fitter:
         return CACHES.build(CACHES.describe(cache) | self._learnt[cache.name])
 
     @cached_property
-    def course(self) -> Course:
-        """The converged course of the samples."""
+    def trajectory(self) -> Trajectory:
+        """The converged trajectory of the samples."""
         kept = None if self.folder is None else self.folder / FILE
         if kept is not None and kept.exists():
-            return Course.load(kept, from_config(self.problem.pipe.scheduler.config))
+            return Trajectory.load(kept, from_config(self.problem.pipe.scheduler.config))
         recording = Recording()
-        finest = reference_recipe(self.problem, COURSE).model_copy(update={"solver": recording})
+        finest = reference_recipe(self.problem, TRAJECTORY).model_copy(update={"solver": recording})
         self.problem.solve(finest, self.problem.samples[SPLIT])
         if kept is not None:
-            recording.courses[-1].save(kept)
-        return recording.courses[-1]
+            recording.trajectories[-1].save(kept)
+        return recording.trajectories[-1]

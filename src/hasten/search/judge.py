@@ -34,7 +34,7 @@ class Verdict:
 class Judge:
     """Scores recipes on the search samples.
 
-    default: its own score. caution: the fraction by which a search should stay below the budget. fitted: makes a
+    default: its own score. margin: the fraction by which a search should stay below the budget. fitted: makes a
     recipe that can be scored from one whose solver is still to be fitted.
     """
 
@@ -44,7 +44,7 @@ class Judge:
         self.default_drift = compared(default, self.reference)
         self.first_drift = compared(default[first], self.reference[first])
         self.default = score(self.default_drift, self.default_drift, speed=1.0)
-        self.caution = caution(self.default_drift) if budget.metric == "drift" else MARGIN
+        self.margin = margin(self.default_drift) if budget.metric == "drift" else MARGIN
         self.clock = Clock(problem)
         self.fitted = Fitter(problem, yardstick.folder)
 
@@ -82,7 +82,7 @@ class Judge:
         return any(passed > HOPELESS for passed in excess.values())
 
 
-def caution(default: Drift) -> float:
+def margin(default: Drift) -> float:
     """By which fraction a search should stay below the default's drift, because it knows both from few samples.
 
     MARGIN for the recipe's own drift, and however far below its estimate the default's median may well lie (the

@@ -8,7 +8,7 @@ from typing import Any
 
 from hasten.caches import CACHES
 from hasten.core.errors import HastenError
-from hasten.core.registry import Family, Span
+from hasten.core.registry import Registry, Span
 from hasten.evaluate.problem import Problem
 from hasten.grids import GRIDS
 from hasten.guidance import GUIDANCES
@@ -36,7 +36,7 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
     "euler": [],  # the same steps as ddim
     "edict": [], "bdia": [], "bdia-edm": [],  # made for inversion
 }  # fmt: skip
-"""Settings of a solver that are worth a try; every other solver without noise or `caution` is tried as it is."""
+"""Settings of a solver that are worth a try; every other solver without noise or `warning` is tried as it is."""
 
 _KARRAS = {"grid": "karras", "karras.rho": 6.0}
 _SHIFTED = {"grid": "flow-shifted", "flow-shifted.shift": 0.6}
@@ -147,18 +147,20 @@ def _suggested(trial: Any, at: str, tried: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
-def _methods(family: Family[Any], network: Any) -> dict[str, dict[str, Any]]:
+def _methods(family: Registry[Any], network: Any) -> dict[str, dict[str, Any]]:
     """The methods, or parts, of a family that a search tries and the network can have, with what is tried."""
     found = {}
     for cls in family:
-        if cls.tried is not None and _accepts(cls, {}, network):
-            found[cls.name] = {field: _choices(cls, field, choice, network) for field, choice in cls.tried.items()}
+        if cls.search_space is not None and _accepts(cls, {}, network):
+            found[cls.name] = {
+                field: _choices(cls, field, choice, network) for field, choice in cls.search_space.items()
+            }
     return found
 
 
 def _choices(cls: Any, field: str, choice: Any, network: Any) -> Any:
     """What can be tried for a setting on this network: whole numbers as high as it takes them."""
-    if isinstance(choice, Family):
+    if isinstance(choice, Registry):
         return _methods(choice, network)
     if not isinstance(choice, Span) or not choice.whole:
         return choice
@@ -192,7 +194,7 @@ def _solvers() -> Iterator[tuple[str, dict[str, Any]]]:
     for cls in SOLVERS:
         made = cls()
         unfit = made.needs_fit and made.learning(None) is None
-        if made.stochastic or made.adaptive or unfit or made.caution:
+        if made.stochastic or made.adaptive or unfit or made.warning:
             continue  # the reference is a solution of the ODE; pipelines cannot run the adaptive ones
         for fields in VARIANTS.get(cls.name, [{}]):
             label = " ".join([cls.name, *(f"{key}={value}" for key, value in fields.items())])

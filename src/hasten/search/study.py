@@ -149,7 +149,7 @@ class Search:
         known, before = self.trials, self.study.get_trials(deepcopy=False)
         if len(before) % 2 and known and not any(trial.state == TrialState.WAITING for trial in before):
             random = Random(f"{self.seed} {len(before)}")
-            best = random.choice(finalists(known, self.budget, judge.default, judge.caution))
+            best = random.choice(finalists(known, self.budget, judge.default, judge.margin))
             self.study.enqueue_trial(near(best.params, before[best.number].distributions, random))
         return self.study.ask()
 
@@ -170,9 +170,9 @@ class Search:
         for name, value in known.items():
             trial.set_user_attr(name, value)
         score = Score(**known["score"])
-        for name, excess in self.budget.excess(score, judge.default, judge.caution).items():
+        for name, excess in self.budget.excess(score, judge.default, judge.margin).items():
             trial.set_constraint(name, excess)
-        self.study.tell(trial, objectives(score, self.budget, judge.caution))
+        self.study.tell(trial, objectives(score, self.budget, judge.margin))
 
     def _known(self, asked: str) -> dict[str, Any] | None:
         """What was found out about a recipe that was asked for before."""
@@ -192,14 +192,14 @@ class Search:
                 self.study.enqueue_trial(trial.params, {k: v for k, v in trial.user_attrs.items() if k == "run"})
 
 
-def objectives(score: Score, budget: Budget, caution: float) -> list[float]:
+def objectives(score: Score, budget: Budget, margin: float) -> list[float]:
     """What the search makes small: drift, and time over the default's.
 
     Twice as good as the budget asks for is good enough in what it limits, so that the search goes on to the other.
     """
     drift, time_share = score.drift, 1 / score.speed
     if budget.metric == "drift":
-        drift = max(drift, budget.limit * (1 - caution) / 2)
+        drift = max(drift, budget.limit * (1 - margin) / 2)
     if budget.metric == "speed":
         time_share = max(time_share, 1 / (2 * budget.limit))
     return [drift, time_share]
@@ -220,11 +220,11 @@ def plain_front(trials: Sequence[Trial]) -> list[Trial]:
 
 
 def finalists(
-    trials: Sequence[Trial], budget: Budget, default: Score, caution: float = MARGIN, count: int = 5
+    trials: Sequence[Trial], budget: Budget, default: Score, margin: float = MARGIN, count: int = 5
 ) -> list[Trial]:
     """The trials worth measuring again, fastest first: from a hopeful one, by the search's estimate, to a safe one.
 
-    One of the best within the budget with little margin, the best ones with the search's `caution`, one with twice
+    One of the best within the budget with little margin, the best ones with the search's `margin`, one with twice
     that, and the one with the most margin. Where none is within the budget, those that come nearest to it. Each
     acceleration of a recipe has to earn its place: it counts as a little slower for it.
     """
@@ -241,8 +241,8 @@ def finalists(
         return max(0.0, *limits.values()), next(iter(limits.values()))  # what passes no limit, by the main one
 
     chosen: list[Trial] = []
-    for margin, until in ((MARGIN, 1), (caution, count - 2), (1 - (1 - caution) / 2, count - 1)):
-        chosen += within(margin)[: max(0, until - len(chosen))]
+    for tight, until in ((MARGIN, 1), (margin, count - 2), (1 - (1 - margin) / 2, count - 1)):
+        chosen += within(tight)[: max(0, until - len(chosen))]
     nearest = sorted((t for t in trials if t not in chosen), key=safety)
     return sorted([*chosen, *nearest[: max(0, count - len(chosen))]], key=lambda t: -t.score.speed)
 

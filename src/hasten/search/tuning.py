@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from hasten.core.errors import HastenError, positive_int
 from hasten.evaluate.budget import Budget
 from hasten.evaluate.samples import Prompts, loadable
-from hasten.search.workers import Start, helped, starter
+from hasten.search.workers import Starter, helped, starter
 
 if TYPE_CHECKING:
     from hasten.core.console import Display
@@ -135,7 +135,7 @@ class _Job:
 
     def __init__(
         self, problem: Problem, budget: Budget, seconds: float, seed: int, folder: Path | None, resume: bool,
-        trials: int | None, finalists: int, progress: bool | None, command: str, helpers: int, start: Start,
+        trials: int | None, finalists: int, progress: bool | None, command: str, helpers: int, start: Starter,
     ) -> None:  # fmt: skip
         from hasten.core.console import Display
         from hasten.evaluate.references import YARDSTICK, Yardstick
@@ -161,7 +161,7 @@ class _Job:
         found = self.search.trials
         if not found:
             raise KeyboardInterrupt
-        best = finalists(found, self.budget, judge.default, judge.caution, self.count)
+        best = finalists(found, self.budget, judge.default, judge.margin, self.count)
         chosen = [Finalist(_letter(i), trial.recipe, trial.score) for i, trial in enumerate(best)]
         slower = self._slower(judge, {finalist.name: trial for finalist, trial in zip(chosen, best)})
         result = _confirmed(self.problem, self.yardstick, chosen, self.budget, self.display, slower)
@@ -178,15 +178,15 @@ class _Job:
         return result
 
     def _judge(self) -> Judge:
-        """The default and the reference on the search samples, the clock, and the course that solvers are fitted to."""
+        """Default and reference on the search samples, the clock, and the trajectory that solvers are fitted to."""
         from hasten.search.judge import Judge
 
         with self.display.stage("default and reference", 2 * len(self.problem.samples["search"])) as advance:
             self.yardstick.default("search", advance)
             self.yardstick.reference("search", advance)
             judge = Judge(self.problem, self.yardstick, self.budget)
-        with self.display.stage("a course to fit solvers to", 1) as advance:
-            judge.fitted.course  # noqa: B018 (before any helper wants it)
+        with self.display.stage("a trajectory to fit solvers to", 1) as advance:
+            judge.fitted.trajectory  # noqa: B018 (before any helper wants it)
             advance(1)
         return judge
 
@@ -227,10 +227,10 @@ class _Job:
         except KeyboardInterrupt:
             return False
         with self.display.stage("the best recipes, simplified", self.count) as advance:
-            best = finalists(self.search.trials, self.budget, judge.default, judge.caution, self.count)
+            best = finalists(self.search.trials, self.budget, judge.default, judge.margin, self.count)
             if not self.search.simplify(best, judge, until, lambda trials: advance(1)):
                 return False
-        chosen = finalists(self.search.trials, self.budget, judge.default, judge.caution, self.count)
+        chosen = finalists(self.search.trials, self.budget, judge.default, judge.margin, self.count)
         left = [trial for trial in chosen if trial.recipe.compile is None and trial.recipe.quantize is None]
         with self.display.stage("the best recipes, run so", max(1, len(left) * len(runs))) as advance:
             return self.search.refine(left, runs, judge, until, lambda trials: advance(1))
@@ -324,7 +324,7 @@ def _confirmed(
     return result
 
 
-def _starter(workers: int, cluster: str | None, folder: Path | None, pipe: Any) -> Start:
+def _starter(workers: int, cluster: str | None, folder: Path | None, pipe: Any) -> Starter:
     """How helpers are started. Raises HastenError if there can be none."""
     if positive_int("workers", workers) > 1:
         loadable(pipe)

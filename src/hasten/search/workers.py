@@ -44,7 +44,7 @@ class Helper(Protocol):
     def stop(self) -> None: ...
 
 
-Start = Callable[[Task], Helper]
+Starter = Callable[[Task], Helper]
 
 
 def work(task: Task) -> None:
@@ -66,7 +66,7 @@ def work(task: Task) -> None:
     search.run(judge, time.monotonic() + task.until - time.time(), task.most)
 
 
-def starter(cluster: str | None) -> Start:
+def starter(cluster: str | None) -> Starter:
     """How helpers are started: as processes here, or by Ray ("local", or the address of a cluster).
 
     Raises HastenError where Ray is not installed.
@@ -84,7 +84,7 @@ def starter(cluster: str | None) -> Start:
 
 @contextmanager
 def helped(
-    problem: Problem, budget: str, seed: int, folder: Path, count: int, until: float, most: int | None, start: Start
+    problem: Problem, budget: str, seed: int, folder: Path, count: int, until: float, most: int | None, start: Starter
 ) -> Iterator[list[str]]:
     """`count` helpers at work until `until` (of time.monotonic()); yields what went wrong with any, filled on exit.
 

@@ -36,7 +36,7 @@ class DPMAdaptive(Solver):
     expand: str = "noise"
     name = "dpm-adaptive"
     adaptive: ClassVar[bool] = True
-    caution = "how many queries it makes depends on the image; pipelines cannot run it"
+    warning = "how many queries it makes depends on the image; pipelines cannot run it"
     paper = Paper("DPM-Solver: A Fast ODE Solver for Diffusion Probabilistic Model Sampling", 2022, "2206.00927")
 
     def __post_init__(self) -> None:

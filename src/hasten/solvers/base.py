@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hasten.core.registry import Family, Paper
+from hasten.core.registry import Paper, Registry
 from hasten.predictions import Prediction, combine
 from hasten.processes import Array, Process
 
@@ -53,7 +53,7 @@ class Solver(ABC):
     stochastic: bool = False  # whether it asks for noise
     adaptive: ClassVar[bool] = False  # whether it chooses its times as it goes, between the first and last given
     needs_fit: ClassVar[bool] = False  # whether it is more than its base solver only after `fit`
-    caution: ClassVar[str] = ""  # what is known to go wrong with it
+    warning: ClassVar[str] = ""  # what is known to go wrong with it
 
     @abstractmethod
     def walk(self, process: Process, times: Array, x: Tensor, noise: Noise) -> Walk:
@@ -63,10 +63,10 @@ class Solver(ABC):
         exactly. After each yield the walk goes on from the prediction's own `x`, which the host may have edited.
         """
 
-    def learning(self, course: Any) -> Solver | None:
+    def learning(self, trajectory: Any) -> Solver | None:
         """A solver like this one that fits itself to its model while it runs, the result in `fitted[-1]`.
 
-        None if it cannot, or is fitted already. course: a `hasten.fit.Course` of the start states it will run
+        None if it cannot, or is fitted already. trajectory: a `hasten.fit.Trajectory` of the start states it will run
         from; with None it only tells whether it can.
         """
         return None
@@ -100,7 +100,7 @@ def told(walk: Walk, change: Callable[[Query, Prediction], Prediction]) -> Walk:
 
 
 @dataclass(frozen=True)
-class Row:
+class Update:
     """One update: after the query at `time`, x <- a x + sum_j b[j] value_j + noise z.
 
     b[0] weighs the newest value (of the query just answered), b[1] the one before, and so on. value: which
@@ -127,7 +127,7 @@ class Path:
     whatever state the prediction carries.
     """
 
-    rows: list[Row] = field(default_factory=list)
+    rows: list[Update] = field(default_factory=list)
     _formula: tuple[int, float, Array, float] | None = None  # of the current state: anchor, a, weights, noise
     _shift: Array | None = None  # a correction of the current state, as weights by node
 
@@ -163,7 +163,7 @@ class Path:
         newest_first = row_weights.T[::-1].ravel()
         used = np.flatnonzero(newest_first)
         b = tuple(float(w) for w in newest_first[: used[-1] + 1]) if len(used) else (0.0,)
-        self.rows.append(Row(time, float(row_a), b, noise=float(fresh), **marks))
+        self.rows.append(Update(time, float(row_a), b, noise=float(fresh), **marks))
 
 
 def _padded(weights: Array) -> Array:
@@ -171,7 +171,7 @@ def _padded(weights: Array) -> Array:
     return np.concatenate([weights, np.zeros((*weights.shape[:-1], 1))], -1)
 
 
-Update = Callable[[Row, Tensor, list[Tensor]], Tensor]  # row, state and values (newest first) -> the next state
+Advance = Callable[[Update, Tensor, list[Tensor]], Tensor]  # row, state and values (newest first) -> the next state
 
 
 def weighed(x: Tensor, a: float, values: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
@@ -187,7 +187,7 @@ class Tabular(Solver):
     """A solver whose updates are rows of weights over the state and past values of one prediction."""
 
     @abstractmethod
-    def table(self, process: Process, times: Array) -> tuple[str, list[Row]]:
+    def table(self, process: Process, times: Array) -> tuple[str, list[Update]]:
         """Which attribute of a Prediction is remembered ("data", "noise", "velocity"), and the rows.
 
         Of several, joined by spaces, each is: their values take turns in the rows' weights.
@@ -196,7 +196,7 @@ class Tabular(Solver):
     def walk(self, process: Process, times: Array, x: Tensor, noise: Noise) -> Walk:
         return self.follow(process, times, x, noise, lambda row, x, values: weighed(x, row.a, values, row.b))
 
-    def follow(self, process: Process, times: Array, x: Tensor, noise: Noise, update: Update) -> Walk:
+    def follow(self, process: Process, times: Array, x: Tensor, noise: Noise, update: Advance) -> Walk:
         """The walk, with `update` making the next state, but for its noise, from values as they are kept."""
         value, rows, memory = program(self, process, times)
         steps = len(times) - 1
@@ -219,7 +219,7 @@ class Tabular(Solver):
         return [Query(x, row.time, row.step, len(times) - 1, row.stage) for row in rows]
 
 
-Program = tuple[str, list[Row], list[int]]  # what is remembered, the rows, how many values each leaves behind
+Program = tuple[str, list[Update], list[int]]  # what is remembered, the rows, how many values each leaves behind
 
 
 def program(solver: Tabular, process: Process, times: Array) -> Program:
@@ -236,11 +236,11 @@ def _compiled(solver: Tabular, process: Process, times: tuple[float, ...]) -> Pr
     return value, rows, _memory(rows, len(value.split()))
 
 
-def _memory(rows: list[Row], kinds: int) -> list[int]:
+def _memory(rows: list[Update], kinds: int) -> list[int]:
     """How many of the newest values each row must leave behind for the rows after it."""
     reach = [max(len(row.b), len(row.kept)) for row in rows]
     later = [reach[i + 1 : i + max(reach)] for i in range(len(rows))]
     return [max([0, *(of - k * kinds for k, of in enumerate(after, 1))]) for after in later]
 
 
-SOLVERS: Family[Solver] = Family("solver", Solver)
+SOLVERS: Registry[Solver] = Registry("solver", Solver)

@@ -11,10 +11,10 @@ from torch import Tensor
 
 from hasten.core.errors import HastenError, positive_int
 from hasten.core.registry import Paper
-from hasten.fit import Course, solve
+from hasten.fit import Trajectory, solve
 from hasten.grids import GridLike, schedule
 from hasten.processes import Array, Process
-from hasten.solvers.base import SOLVERS, Row, Solver, Tabular, program
+from hasten.solvers.base import SOLVERS, Solver, Tabular, Update, program
 from hasten.solvers.exponential import DPMSolverPP
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ class BNS(Tabular):
                 f"{len(self.at)} times of `at`"
             )
 
-    def table(self, process: Process, times: Array) -> tuple[str, list[Row]]:
+    def table(self, process: Process, times: Array) -> tuple[str, list[Update]]:
         value, rows, _ = program(BASE, process, times)
         if not self.weights:
             return value, rows
@@ -64,25 +64,25 @@ class BNS(Tabular):
             for i, (row, weights) in enumerate(zip(rows, fitted))
         ]
 
-    def learning(self, course: Course | None) -> Solver | None:
+    def learning(self, trajectory: Trajectory | None) -> Solver | None:
         from hasten.fit.bns import Learning
 
-        return None if self.weights else Learning(order=self.order, course=course)
+        return None if self.weights else Learning(order=self.order, trajectory=trajectory)
 
     @torch.no_grad()
     def fit(
         self, denoiser: DenoiserLike, noises: Tensor, steps: int = 10, grid: GridLike = "karras",
-        course: Course | None = None, ridge: float = 1e-6,
+        trajectory: Trajectory | None = None, ridge: float = 1e-6,
     ) -> BNS:  # fmt: skip
-        """The solver with weights that lead along the converged course of this model, at these times.
+        """The solver with weights that lead along the converged trajectory of this model, at these times.
 
-        noises: start states, (rows, ...), 10 or more (with their prompts bound in the denoiser). course: of the
+        noises: start states, (rows, ...), 10 or more (with their prompts bound in the denoiser). trajectory: of the
         noises, `learning.converged` if None. ridge: see `learning.Learning`. To fit inside a pipeline, let it
         run by a `learning.Recording` and then by what `learning` gives.
         """
         from hasten.fit.bns import Learning, converged
 
-        learning = Learning(order=self.order, course=course or converged(denoiser, noises), ridge=ridge)
+        learning = Learning(order=self.order, trajectory=trajectory or converged(denoiser, noises), ridge=ridge)
         solve(learning, denoiser, schedule(grid, denoiser.process, steps), noises)
         return learning.fitted[-1]
 

@@ -21,7 +21,7 @@ from torch import Tensor
 from hasten.core.errors import HastenError, one_of, positive_share, unit_interval, unknown
 from hasten.core.registry import Paper
 from hasten.processes import Array, Process
-from hasten.solvers.base import SOLVERS, Path, Row, Tabular
+from hasten.solvers.base import SOLVERS, Path, Tabular, Update
 
 RULES = ("exact", "midpoint", "linear", "halved")
 
@@ -144,14 +144,14 @@ class _Exponential(Tabular):
         return 1.0
 
     def _kept(self, frame: Frame, times: Array, i: int) -> tuple[float, ...]:
-        """What the value of node i is remembered as, see `Row`."""
+        """What the value of node i is remembered as, see `Update`."""
         return (1.0,)
 
     def _nodes(self, i: int, steps: int) -> list[int]:
         """The nodes that step i of a multistep run passes through, newest first."""
         return [i - k for k in range(min(self.order, i + 1, steps - i if self.lower_order_final else self.order))]
 
-    def table(self, process: Process, times: Array) -> tuple[str, list[Row]]:
+    def table(self, process: Process, times: Array) -> tuple[str, list[Update]]:
         frame, path, steps = Frame.of(process, times, self.expand), Path(), len(times) - 1
         for i in range(steps):
             kept = self._kept(frame, times, i)
@@ -167,7 +167,7 @@ class _Exponential(Tabular):
 
     def _singlestep(
         self, process: Process, times: Array, rule: str, inner: Sequence[float] | None
-    ) -> tuple[str, list[Row]]:
+    ) -> tuple[str, list[Update]]:
         """Every step looks at `order` nodes of its own, at fractions `inner` (of lam) of it.
 
         Without `inner` the times themselves are the nodes: steps span several, and a query counts as a step.
@@ -280,7 +280,7 @@ class DPMSolverPP(_Exponential):
     def _rule(self) -> str:
         return f"{self.rule},halved" if self.compat else self.rule
 
-    def table(self, process: Process, times: Array) -> tuple[str, list[Row]]:
+    def table(self, process: Process, times: Array) -> tuple[str, list[Update]]:
         if self.method == "singlestep":
             inner = {1: (), 2: (self.r,), 3: (1 / 3, 2 / 3)}[self.order] if self.schedule == "fixed" else None
             return self._singlestep(process, times, self.rule, inner)
@@ -301,7 +301,7 @@ class DPMSolver(DPMSolverPP):
     method: str = "singlestep"
     schedule: str = "fast"
     name = "dpm"
-    caution = "unstable under guidance: at 8 evaluations and guidance 7.5, 16 times DDIM's error on a mixture"
+    warning = "unstable under guidance: at 8 evaluations and guidance 7.5, 16 times DDIM's error on a mixture"
     expand = "noise"
     paper = Paper("DPM-Solver: A Fast ODE Solver for Diffusion Probabilistic Model Sampling", 2022, "2206.00927")
 

@@ -12,7 +12,7 @@ from hasten.core.errors import HastenError, positive_share, unit_interval
 from hasten.core.registry import Paper
 from hasten.predictions import thresholded
 from hasten.processes import Array, Process
-from hasten.solvers.base import SOLVERS, Noise, Query, Row, Solver, Tabular, Walk, program, told, weighed
+from hasten.solvers.base import SOLVERS, Noise, Query, Solver, Tabular, Update, Walk, program, told, weighed
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Thresholded(_Around):
 
     quantile: float = 0.995
     name = "thresholded"
-    caution = "for pixels in [-1, 1] only: latents are cut off"
+    warning = "for pixels in [-1, 1] only: latents are cut off"
     paper = Paper("Photorealistic Text-to-Image Diffusion Models with Deep Language Understanding", 2022, "2205.11487")
 
     def __post_init__(self) -> None:
@@ -70,7 +70,7 @@ class HeavyBall(_Around):
     beta: float = 0.8
     nesterov: bool = False
     name = "heavy-ball"
-    caution = "first order, whatever it is around: more drift than the solver itself where that is stable"
+    warning = "first order, whatever it is around: more drift than the solver itself where that is stable"
     paper = Paper("Diffusion Sampling with Momentum for Mitigating Divergence Artifacts", 2024, "2307.11118")
 
     def __post_init__(self) -> None:
@@ -92,7 +92,7 @@ class HeavyBall(_Around):
             )
         average: Tensor | None = None
 
-        def averaged(row: Row, x: Tensor, values: list[Tensor]) -> Tensor:
+        def averaged(row: Update, x: Tensor, values: list[Tensor]) -> Tensor:
             nonlocal average
             total = sum(row.b)
             slope = weighed(x, 0.0, values, [weight / total for weight in row.b])

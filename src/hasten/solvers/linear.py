@@ -18,7 +18,7 @@ import numpy as np
 from hasten.core.errors import HastenError, one_of, positive_share
 from hasten.core.registry import Paper
 from hasten.processes import Array, Process
-from hasten.solvers.base import SOLVERS, Path, Row, Tabular
+from hasten.solvers.base import SOLVERS, Path, Tabular, Update
 
 SPACES = ("auto", "sigma", "flow")
 Slope = dict[int, float]  # weights of predictions by node, 0 elsewhere
@@ -56,7 +56,7 @@ class Coordinates:
         """State weight and value weights of y_t = y_s + (r_t - r_s) weights . v."""
         return float(self.scale[t] / self.scale[s]), self.scale[t] * (self.r[t] - self.r[s]) * weights
 
-    def table(self, times: Array, plan: Iterable[tuple[int, int, int, Slope]]) -> tuple[str, list[Row]]:
+    def table(self, times: Array, plan: Iterable[tuple[int, int, int, Slope]]) -> tuple[str, list[Update]]:
         """A solver's table from its plan: step, stage, anchor and slope of the update after each query."""
         path = Path()
         for n, (step, stage, anchor, slope) in enumerate(plan):
@@ -75,7 +75,7 @@ class Euler(Tabular):
     name = "euler"
     paper = Paper("Elucidating the Design Space of Diffusion-Based Generative Models", 2022, "2206.00364")
 
-    def table(self, process: Process, times: Array) -> tuple[str, list[Row]]:
+    def table(self, process: Process, times: Array) -> tuple[str, list[Update]]:
         return Coordinates.of(process, times, "auto").table(times, [(i, 0, i, {i: 1.0}) for i in range(len(times) - 1)])
 
 
@@ -94,14 +94,14 @@ class Heun(Tabular):
     name = "heun"
     evaluations = 2
     convergence = 2
-    caution = "unstable under guidance: at 8 evaluations and guidance 7.5, 12 times DDIM's error on a mixture"
+    warning = "unstable under guidance: at 8 evaluations and guidance 7.5, 12 times DDIM's error on a mixture"
     paper = Paper("Elucidating the Design Space of Diffusion-Based Generative Models", 2022, "2206.00364")
 
     def __post_init__(self) -> None:
         one_of("space", self.space, SPACES)
         positive_share("a", self.a)
 
-    def table(self, process: Process, times: Array) -> tuple[str, list[Row]]:
+    def table(self, process: Process, times: Array) -> tuple[str, list[Update]]:
         outer = Coordinates.of(process, times, self.space)
         nodes: list[float] = []
         plan: list[tuple[int, int, int, Slope]] = []

@@ -15,7 +15,7 @@ import numpy as np
 from hasten.core.errors import one_of, positive_share
 from hasten.core.registry import Paper
 from hasten.processes import Array, Process
-from hasten.solvers.base import SOLVERS, Row, Tabular
+from hasten.solvers.base import SOLVERS, Tabular, Update
 from hasten.solvers.linear import Coordinates, Slope
 
 _GAMMA = (1.0, 1 / 2, 5 / 12, 3 / 8, 251 / 720)  # Adams-Bashforth in backward differences
@@ -54,7 +54,7 @@ class IPNDM(Tabular):
     def _weights(self, order: int) -> Array:
         return adams(order)
 
-    def table(self, process: Process, times: Array) -> tuple[str, list[Row]]:
+    def table(self, process: Process, times: Array) -> tuple[str, list[Update]]:
         weights = [self._weights(min(self.order, i + 1)) for i in range(len(times) - 1)]
         plan = [(i, 0, i, {i - k: w for k, w in enumerate(newest_first)}) for i, newest_first in enumerate(weights)]
         return Coordinates.of(process, times, "auto").table(times, plan)
@@ -81,7 +81,7 @@ class GHVB(IPNDM):
     def _weights(self, order: int) -> Array:
         return adams(order, self.beta)
 
-    def table(self, process: Process, times: Array) -> tuple[str, list[Row]]:
+    def table(self, process: Process, times: Array) -> tuple[str, list[Update]]:
         value, (first, *rows) = super().table(process, times)
         return value, [first, *(replace(row, kept=(self.beta, 1 - self.beta)) for row in rows)]
 
@@ -104,7 +104,7 @@ class PNDM(Tabular):
     start: str = "plms"
     name = "pndm"
     convergence = 2
-    caution = (
+    warning = (
         "unstable under guidance: at 8 evaluations 4 times DDIM's error on a mixture; image to image cannot start it"
     )
     paper = Paper("Pseudo Numerical Methods for Diffusion Models on Manifolds", 2022, "2202.09778")
@@ -112,7 +112,7 @@ class PNDM(Tabular):
     def __post_init__(self) -> None:
         one_of("start", self.start, _STARTS)
 
-    def table(self, process: Process, times: Array) -> tuple[str, list[Row]]:
+    def table(self, process: Process, times: Array) -> tuple[str, list[Update]]:
         warm, order = _STARTS[self.start]
         nodes: list[float] = []
         plan: list[tuple[int, int, int, Slope]] = []  # step, stage, anchor, slope by node
@@ -154,7 +154,7 @@ class DEIS(Tabular):
         one_of("variable", self.variable, ("time", "rho", "log-rho"))
         object.__setattr__(self, "convergence", self.order)
 
-    def table(self, process: Process, times: Array) -> tuple[str, list[Row]]:
+    def table(self, process: Process, times: Array) -> tuple[str, list[Update]]:
         coordinates, plan = Coordinates.of(process, times, "auto"), []
         at = times if self.variable == "time" else self._variable(process, coordinates, coordinates.r)
         for i in range(len(times) - 1):

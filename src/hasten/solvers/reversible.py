@@ -30,14 +30,14 @@ TOO_MUCH = 1e4  # growth of rounding errors over an inversion above which a warn
 
 
 @dataclass(frozen=True)
-class Run:
+class Timeline:
     """The times of a run with their coordinates."""
 
     times: Array
     at: Coordinates
 
     @classmethod
-    def of(cls, process: Process, times: Array) -> Run:
+    def of(cls, process: Process, times: Array) -> Timeline:
         return cls(times, Coordinates.of(process, times, "auto"))
 
     @property
@@ -67,22 +67,22 @@ class Reversible(Solver):
     first: ClassVar[int] = 0
     result: ClassVar[int] = 0
 
-    def begin(self, run: Run, x: Tensor) -> Stepping:
+    def begin(self, run: Timeline, x: Tensor) -> Stepping:
         """The two states at the noisy end, of one."""
         yield from ()
         return x, x
 
-    def begin_inverse(self, run: Run, x: Tensor, process: Process) -> Stepping:
+    def begin_inverse(self, run: Timeline, x: Tensor, process: Process) -> Stepping:
         """The two states at the clean end, of one."""
         yield from ()
         return x, x
 
     @abstractmethod
-    def step(self, run: Run, i: int, pair: Two) -> Stepping:
+    def step(self, run: Timeline, i: int, pair: Two) -> Stepping:
         """From time i to time i + 1."""
 
     @abstractmethod
-    def inverse_step(self, run: Run, i: int, pair: Two) -> Stepping:
+    def inverse_step(self, run: Timeline, i: int, pair: Two) -> Stepping:
         """From time i + 1 to time i: what `step` with the same i undoes exactly."""
 
     @abstractmethod
@@ -90,7 +90,7 @@ class Reversible(Solver):
         """How much larger a rounding error or spurious mode is after inverting so many steps."""
 
     def walk(self, process: Process, times: Array, x: Tensor, noise: Noise) -> Walk:
-        run = Run.of(process, times)
+        run = Timeline.of(process, times)
         pair = (x[0], x[1]) if isinstance(x, Pair) else (yield from self.begin(run, x))
         for i in range(self.first, run.steps):
             pair = yield from self.step(run, i, pair)
@@ -98,7 +98,7 @@ class Reversible(Solver):
 
     def inverse_walk(self, process: Process, times: Array, x: Tensor) -> Walk:
         """From data x at times[-1] to the Pair at times[0]; `times` decrease, as those of a walk."""
-        run = Run.of(process, times)
+        run = Timeline.of(process, times)
         if self.growth(run.steps) > TOO_MUCH:
             warnings.warn(
                 f"{self.name}: inverting {run.steps} steps makes rounding errors {self.growth(run.steps):.1g} times "
@@ -125,7 +125,7 @@ class EDICT(Reversible):
     mixing: float = 0.93
     name = "edict"
     evaluations = 2
-    caution = "made for inversion: two calls a step at first order, poor at few steps, worst under guidance"
+    warning = "made for inversion: two calls a step at first order, poor at few steps, worst under guidance"
     paper = Paper("EDICT: Exact Diffusion Inversion via Coupled Transformations", 2022, "2211.12446")
 
     def __post_init__(self) -> None:
@@ -134,7 +134,7 @@ class EDICT(Reversible):
     def growth(self, steps: int) -> float:
         return self.mixing ** (-2 * steps)
 
-    def step(self, run: Run, i: int, pair: Two) -> Stepping:
+    def step(self, run: Timeline, i: int, pair: Two) -> Stepping:
         one, other = pair if i % 2 == 0 else pair[::-1]
         p = yield run.query(other, i, i)
         one, other = run.euler(one, run.value(p), i, i + 1), p.x
@@ -144,7 +144,7 @@ class EDICT(Reversible):
         x = combine(x, self.mixing, y, 1 - self.mixing)
         return x, combine(y, self.mixing, x, 1 - self.mixing)
 
-    def inverse_step(self, run: Run, i: int, pair: Two) -> Stepping:
+    def inverse_step(self, run: Timeline, i: int, pair: Two) -> Stepping:
         x, y = pair
         y = combine(y, 1 / self.mixing, x, 1 - 1 / self.mixing)
         x = combine(x, 1 / self.mixing, y, 1 - 1 / self.mixing)
@@ -171,7 +171,7 @@ class BDIA(Reversible):
     name = "bdia"
     first = result = 1
     convergence = 2
-    caution = "unstable at few evaluations under guidance; below 20 steps that grow fast (Karras times) take gamma 0.5"
+    warning = "unstable at few evaluations under guidance; below 20 steps that grow fast (Karras times) take gamma 0.5"
     paper = Paper("Exact Diffusion Inversion via Bi-directional Integration Approximation", 2023, "2307.10829")
 
     def __post_init__(self) -> None:
@@ -183,18 +183,18 @@ class BDIA(Reversible):
             raise HastenError("gamma: 0 is plain DDIM, which cannot be inverted exactly; give 0.9 to 1")
         return self.gamma ** (1 - steps)
 
-    def begin(self, run: Run, x: Tensor) -> Stepping:
+    def begin(self, run: Timeline, x: Tensor) -> Stepping:
         x, _, ahead = yield from self.slots(run, 0, x)
         return x, ahead
 
-    def begin_inverse(self, run: Run, x: Tensor, process: Process) -> Stepping:
+    def begin_inverse(self, run: Timeline, x: Tensor, process: Process) -> Stepping:
         """A DDIM step into the noise. The network is asked about data as if it were at its smallest time."""
         clean, last = float(run.times[-1]), run.steps
         near = max(clean, process.t_min)
         p = yield Query(x * float(process.alpha(near) / process.alpha(clean)), near, last - 1, last)
         return run.euler(x, run.value(p), last, last - 1), x
 
-    def step(self, run: Run, i: int, pair: Two) -> Stepping:
+    def step(self, run: Timeline, i: int, pair: Two) -> Stepping:
         older, x = pair
         state, behind, ahead = yield from self.slots(run, i, x)
         if state is not x:  # edited by the host: the older state moves along as the ODE would have it
@@ -202,12 +202,12 @@ class BDIA(Reversible):
             older = torch.add(older, state - x, alpha=float(ratio))
         return state, torch.add(ahead, older - behind, alpha=self.gamma)
 
-    def inverse_step(self, run: Run, i: int, pair: Two) -> Stepping:
+    def inverse_step(self, run: Timeline, i: int, pair: Two) -> Stepping:
         x, newer = pair
         _, behind, ahead = yield from self.slots(run, i, x)
         return torch.add(behind, newer - ahead, alpha=1 / self.gamma), x
 
-    def slots(self, run: Run, i: int, x: Tensor) -> Generator[Query, Prediction, tuple[Tensor, Tensor, Tensor]]:
+    def slots(self, run: Timeline, i: int, x: Tensor) -> Generator[Query, Prediction, tuple[Tensor, Tensor, Tensor]]:
         """The state at node i as the host hands it back, and the solver's steps from it to nodes i - 1 and i + 1.
 
         At node 0, which has nothing behind it, the state takes that place.
@@ -243,7 +243,7 @@ class BDIAHeun(BDIA):
     def walk(self, process: Process, times: Array, x: Tensor, noise: Noise) -> Walk:
         if self.exact:
             return (yield from super().walk(process, times, x, noise))
-        run = Run.of(process, times)
+        run = Timeline.of(process, times)
         scale, r = run.at.scale, run.at.r
         mending, foreseen = torch.zeros_like(x), x  # in y, and the slope the last step expected here
         for i in range(run.steps):
@@ -260,7 +260,7 @@ class BDIAHeun(BDIA):
                 x, foreseen = yield from self._heun(run, i, i + 1, state, value, stage=1)
         return x
 
-    def slots(self, run: Run, i: int, x: Tensor) -> Generator[Query, Prediction, tuple[Tensor, Tensor, Tensor]]:
+    def slots(self, run: Timeline, i: int, x: Tensor) -> Generator[Query, Prediction, tuple[Tensor, Tensor, Tensor]]:
         p = yield run.query(x, i, i)
         value, behind, x = run.value(p), p.state, p.state
         ahead, _ = yield from self._heun(run, i, i + 1, x, value, stage=1)
@@ -268,7 +268,7 @@ class BDIAHeun(BDIA):
             behind, _ = yield from self._heun(run, i, i - 1, x, value, stage=2)
         return x, behind, ahead
 
-    def _heun(self, run: Run, i: int, j: int, x: Tensor, value: Tensor, stage: int) -> Stepping:
+    def _heun(self, run: Timeline, i: int, j: int, x: Tensor, value: Tensor, stage: int) -> Stepping:
         """The Heun step of x from node i to node j, and the slope it finds there. Onto data it is Euler's."""
         end = run.euler(x, value, i, j)
         if run.at.r[j] == 0:

@@ -18,7 +18,7 @@ from hasten.fit import Aim, integrate, solve
 from hasten.fit.decisions import EXPANDED, Decision, Decisions, Scores, known, ranked, search, uniform
 from hasten.grids import GridLike, schedule
 from hasten.processes import Array, Process
-from hasten.solvers.base import SOLVERS, Path, Row, Tabular
+from hasten.solvers.base import SOLVERS, Path, Tabular, Update
 from hasten.solvers.exponential import RULES, Frame
 
 
@@ -50,7 +50,7 @@ class USF(Tabular):
                 raise HastenError(f"decisions.start: {decision.start} at step {i}; 1 may only follow a step with 0")
         object.__setattr__(self, "decisions", decisions)
 
-    def table(self, process: Process, times: Array) -> tuple[str, list[Row]]:
+    def table(self, process: Process, times: Array) -> tuple[str, list[Update]]:
         steps = len(times) - 1
         if self.decisions and len(self.decisions) != steps:
             raise HastenError(f"decisions: made for {len(self.decisions)} steps, the run has {steps}; fit again")
@@ -105,7 +105,7 @@ def predicted(scores: Scores, candidates: Sequence[Decisions], process: Process,
 
 
 @functools.lru_cache(maxsize=4096)
-def _rows(decisions: Decisions, process: Process, times: tuple[float, ...], kinds: tuple[str, ...]) -> list[Row]:
+def _rows(decisions: Decisions, process: Process, times: tuple[float, ...], kinds: tuple[str, ...]) -> list[Update]:
     """The rows of a decision list, over values of these kinds."""
     frames = {kind: Frame.of(process, np.array(times), kind) for kind in EXPANDED}
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from hasten.core.errors import HastenError
 from hasten.processes import Array, Process
-from hasten.solvers.base import SOLVERS, Row
+from hasten.solvers.base import SOLVERS, Update
 from hasten.solvers.exponential import DDIM
 from hasten.solvers.linear import Coordinates, Heun
 
@@ -27,7 +27,7 @@ class EulerAncestral(DDIM):
     s_noise: float = 1.0
     name = "euler-ancestral"
 
-    def table(self, process: Process, times: Array) -> tuple[str, list[Row]]:
+    def table(self, process: Process, times: Array) -> tuple[str, list[Update]]:
         value, rows = super().table(process, times)
         return value, [replace(row, noise=row.noise * self.s_noise) for row in rows]
 
@@ -49,7 +49,7 @@ class EDM(Heun):
     s_max: float = 50.0
     s_noise: float = 1.0
     name = "edm"
-    caution = "unstable at few evaluations under guidance, as Heun; image to image cannot start at a raised level"
+    warning = "unstable at few evaluations under guidance, as Heun; image to image cannot start at a raised level"
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -58,7 +58,7 @@ class EDM(Heun):
                 raise HastenError(f"{field}: {getattr(self, field)} is not possible; give a number of at least 0")
         object.__setattr__(self, "stochastic", self.churn > 0)
 
-    def table(self, process: Process, times: Array) -> tuple[str, list[Row]]:
+    def table(self, process: Process, times: Array) -> tuple[str, list[Update]]:
         at = Coordinates.of(process, times, self.space)
         heun, rows = Heun(self.a, at.space), []
         begins = [float(times[0]), *(self._raised(process, float(t), len(times) - 1) for t in times[1:-1])]

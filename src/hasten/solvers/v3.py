@@ -52,7 +52,7 @@ class DPMSolverV3(Solver):
     name = "dpm-v3"
     paper = Paper("DPM-Solver-v3: Improved Diffusion ODE Solver with Empirical Model Statistics", 2023, "2310.13268")
     needs_fit: ClassVar[bool] = True
-    caution = "order 3 is unstable at few evaluations under guidance; take order 2 there"
+    warning = "order 3 is unstable at few evaluations under guidance; take order 2 there"
 
     def __post_init__(self) -> None:
         one_of("order", self.order, (1, 2, 3))

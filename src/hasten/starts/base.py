@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from hasten.core.errors import HastenError
-from hasten.core.registry import Family, Paper
+from hasten.core.registry import Paper, Registry
 from hasten.processes import Process
 
 
@@ -68,4 +68,4 @@ class Start(ABC):
         return own
 
 
-STARTS: Family[Start] = Family("start", Start)
+STARTS: Registry[Start] = Registry("start", Start)
