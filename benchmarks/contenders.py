@@ -12,7 +12,7 @@ from hasten.bench.worker import deepcached
 from hasten.caches import DiffusersMagCache, MagCache, TeaCache
 from hasten.evaluate.problem import Problem, Runner
 from hasten.guidance import GUIDANCES
-from hasten.runtime.acceleration import view
+from hasten.runtime.view import view
 from hasten.search.fitter import SPLIT
 
 Entry = tuple[str, str, dict[str, Any]]  # label, group, fields of a Recipe

@@ -16,8 +16,10 @@ from hasten.bridge import SolverScheduler
 from hasten.caches import DeepCache
 from hasten.caching.memory import Memory
 from hasten.core.errors import HastenError, UnsupportedModel
-from hasten.runtime.acceleration import Acceleration, network_of, view, wrap
-from hasten.runtime.tracking import clocked
+from hasten.runtime.acceleration import Acceleration, Phase
+from hasten.runtime.anatomy import network_of
+from hasten.runtime.tracking import tracked
+from hasten.runtime.view import view, wrap
 
 
 @dataclass(frozen=True)
@@ -26,6 +28,7 @@ class Recorder(Acceleration):
 
     seen: list
     name = "recorder"
+    phase = Phase.CACHE
 
     def check(self, network): ...
 
@@ -108,7 +111,7 @@ def test_a_clock_answers_as_the_scheduler_it_copies_and_leaves_it_alone():
     pipe = make("img2img")
     plain = call(pipe)
     before = fingerprint(pipe)
-    with clocked(pipe) as run:
+    with tracked(pipe) as run:
         assert pipe.scheduler.run is run
         assert inspect.signature(pipe.scheduler.step).parameters.keys() >= {"model_output", "timestep", "sample"}
         assert torch.equal(call(pipe), plain)
@@ -118,7 +121,7 @@ def test_a_clock_answers_as_the_scheduler_it_copies_and_leaves_it_alone():
 def test_a_scheduler_that_keeps_a_run_is_not_replaced():
     pipe = make("sd")
     own = pipe.scheduler = SolverScheduler.from_config(SD15_SCHEDULER | {"_class_name": "PNDMScheduler"})
-    with clocked(pipe) as run:
+    with tracked(pipe) as run:
         assert pipe.scheduler is own and run is own.run
 
 

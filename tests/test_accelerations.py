@@ -15,8 +15,8 @@ from hasten.bridge import SolverScheduler
 from hasten.caches import CACHES
 from hasten.core.errors import HastenError, UnsupportedModel
 from hasten.guidance import GUIDANCES
-from hasten.recipe import ordered
-from hasten.runtime.acceleration import Acceleration, network_name, network_of
+from hasten.runtime.acceleration import Acceleration, ordered
+from hasten.runtime.anatomy import network_name, network_of
 from hasten.solvers import all as all_solvers
 
 EXAMPLES = {  # where an acceleration made without arguments does nothing, or not yet in the few steps here

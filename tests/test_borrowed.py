@@ -19,7 +19,7 @@ from hasten.caches import DiffusersTaylorSeer as TaylorSeer
 from hasten.core.errors import HastenError, UnsupportedModel
 from hasten.guidance import GuidanceInterval
 from hasten.recipe import Recipe
-from hasten.runtime.acceleration import network_of
+from hasten.runtime.anatomy import network_of
 
 STEPS = 9
 RATIOS = (1.0, 1.2, 1.05, 1.0, 0.98, 0.9)
@@ -216,7 +216,7 @@ def test_a_guidance_interval_outside_changes_the_rows_that_a_cache_sees():
 def test_layers_before_and_after_stay_around_and_inside():
     """A cache that skips everything shows who runs: outer layers always, inner ones on computed steps."""
     from hasten.caches.hooked import adopt
-    from hasten.runtime.acceleration import view, wrap
+    from hasten.runtime.view import view, wrap
 
     seen: list[str] = []
 

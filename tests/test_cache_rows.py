@@ -13,13 +13,12 @@ from pipelines import WIDTH, arguments, call, make
 
 from hasten.caches import CACHES, FORA, DeltaDiT, FirstBlockCache, MagCache, TaylorSeer, TeaCache
 from hasten.caches.stacks import FLUX
-from hasten.caching.blocks import blocks_of
 from hasten.caching.gates import magnitude_steps
 from hasten.caching.history import History
 from hasten.caching.units import Joined, Units
 from hasten.core.errors import HastenError, UnsupportedModel
 from hasten.processes import VariancePreserving
-from hasten.runtime.acceleration import network_of
+from hasten.runtime.anatomy import blocks_of, network_of
 from hasten.runtime.run import Run
 
 RATIOS = tuple(FLUX_MAG_RATIOS.tolist())

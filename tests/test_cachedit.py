@@ -13,7 +13,7 @@ from tiny import fingerprint
 from hasten.caches import CACHES, DBCache
 from hasten.core.errors import HastenError, UnsupportedModel
 from hasten.recipe import Recipe
-from hasten.runtime.acceleration import network_of
+from hasten.runtime.anatomy import network_of
 
 STEPS = 9
 cache_dit = pytest.importorskip("cache_dit")

@@ -13,7 +13,7 @@ from torch import nn
 from hasten import sample
 from hasten.bridge import SolverScheduler
 from hasten.caches import CACHES, FORECASTERS, GATES, INDICATORS, SITES, DeepCache
-from hasten.caching.forecasters import Drift, Hold, Taylor
+from hasten.caching.forecasters import Difference, Hold, Taylor
 from hasten.caching.gates import Countdown, Every, Listed, Never, Within
 from hasten.caching.history import History, Node
 from hasten.caching.online import Accumulated, Moved
@@ -22,7 +22,7 @@ from hasten.denoisers import Denoiser
 from hasten.guidance import GuidanceInterval
 from hasten.predictions import Prediction, Reading
 from hasten.processes import RectifiedFlow, VarianceExploding, VariancePreserving
-from hasten.runtime.acceleration import network_of
+from hasten.runtime.anatomy import network_of
 from hasten.runtime.following import AcceleratedDenoiser
 from hasten.runtime.run import Row, Run
 from hasten.sampling import sample_many
@@ -41,7 +41,7 @@ UNET_SPECS = {
                "forecaster": {"name": "taylor", "variable": "logsnr"}},
     "deep": {"site": "unet-deep", "forecaster": "taylor"},
     "encoder": {"site": "unet-encoder"},
-    "attention": {"site": {"name": "units", "kind": "self-attention"}, "forecaster": "drift"},
+    "attention": {"site": {"name": "units", "kind": "self-attention"}, "forecaster": "difference"},
     "mlp": {"site": {"name": "units", "kind": "mlp"}, "gate": {"name": "within", "gate": "never", "stop": 0.6}},
     "online": {"site": "whole", "gate": {"name": "moved", "indicator": "shown", "threshold": 0.6}},
 }  # fmt: skip
@@ -246,8 +246,8 @@ def test_the_published_form_is_exact_on_lines_only():
 
 def test_other_forecasters():
     assert forecast(Hold(), lambda k: k, [0, 4], 6) == 4
-    assert forecast(Drift(0.5), lambda k: k, [0, 4], 6) == 6
-    assert forecast(Drift(0.5), lambda k: k, [4], 6) == 4
+    assert forecast(Difference(0.5), lambda k: k, [0, 4], 6) == 6
+    assert forecast(Difference(0.5), lambda k: k, [4], 6) == 4
     assert forecast(Taylor(3), lambda k: k, [4], 6) == 4
 
 

@@ -7,11 +7,11 @@ from tiny import randn, unet
 
 from hasten.caches import CACHES, DeepCache
 from hasten.caching.gates import Every, Listed, centered_steps
-from hasten.caching.unet import unet_units
 from hasten.core.errors import HastenError, UnsupportedModel
 from hasten.processes import VariancePreserving
-from hasten.runtime.acceleration import view
+from hasten.runtime.anatomy import unet_units
 from hasten.runtime.run import Run
+from hasten.runtime.view import view
 
 DEPTH = 9  # units of `unet()`: the input convolution, 3 + 3 + 2 on the way down
 

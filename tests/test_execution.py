@@ -14,7 +14,8 @@ from hasten.compilers import ChannelsLast, TorchCompile, untouched
 from hasten.core.errors import HastenError, UnsupportedModel
 from hasten.quantize import BFloat16, Float16
 from hasten.recipe import Recipe
-from hasten.runtime.acceleration import network_of, view
+from hasten.runtime.anatomy import network_of
+from hasten.runtime.view import view
 
 torch.set_num_threads(1)
 

@@ -13,8 +13,9 @@ from hasten.core.errors import HastenError, UnsupportedModel
 from hasten.guidance import GUIDANCES, GuidanceInterval
 from hasten.measure.cost import count_calls
 from hasten.processes import RectifiedFlow, VariancePreserving
-from hasten.runtime.acceleration import network_of, view
+from hasten.runtime.anatomy import network_of
 from hasten.runtime.run import Run
+from hasten.runtime.view import view
 
 SCALE = 5.0
 SOLVER = {"name": "ddim"}

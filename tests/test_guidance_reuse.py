@@ -15,8 +15,9 @@ from hasten.guidance.reuse import low_frequencies
 from hasten.measure import macs
 from hasten.measure.cost import count_calls
 from hasten.processes import VariancePreserving
-from hasten.runtime.acceleration import network_of, view
+from hasten.runtime.anatomy import network_of
 from hasten.runtime.run import Run
+from hasten.runtime.view import view
 
 
 class Scripted(nn.Module):

@@ -17,7 +17,7 @@ from hasten.core.errors import HastenError, UnsupportedModel
 from hasten.denoisers import Denoiser
 from hasten.guidance import DifferenceReuse
 from hasten.processes import VariancePreserving
-from hasten.recipe import ordered
+from hasten.runtime.acceleration import ordered
 from hasten.runtime.following import AcceleratedDenoiser
 from hasten.runtime.run import Run
 from hasten.sampling import sample_many

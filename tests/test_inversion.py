@@ -22,7 +22,7 @@ from hasten.predictions import Pair
 from hasten.processes import Cosine, RectifiedFlow, VarianceExploding, VariancePreserving
 from hasten.sampling import sample_many
 from hasten.solvers import BDIA, DDIM, EDICT, BDIAHeun, DPMSolverPP, Heun, UniPC
-from hasten.solvers.reversible import Run
+from hasten.solvers.reversible import Timeline
 
 VP = VariancePreserving.from_betas("linear", 1e-4, 0.02)
 PROCESSES = [VP, RectifiedFlow(), VarianceExploding(), Cosine(), VariancePreserving.from_betas(zero_terminal_snr=True)]
@@ -101,7 +101,7 @@ def drive(stepping):
 @pytest.mark.parametrize("solver", [*EXACT, EDICT(mixing=1.0), EDICT(mixing=0.9), BDIA(gamma=0.96)], ids=str)
 @pytest.mark.parametrize("i", [1, 2, 7])
 def test_each_step_is_undone_by_its_inverse(solver, i):
-    run = Run.of(VP, times(8))
+    run = Timeline.of(VP, times(8))
     pair = (seeded(), seeded() + 0.01 * clean())
     there = drive(solver.step(run, i, pair))
     back = drive(solver.inverse_step(run, i, there))
@@ -111,7 +111,7 @@ def test_each_step_is_undone_by_its_inverse(solver, i):
 
 def test_noise_to_data_to_noise_is_exact_too():
     for solver in (EDICT(), EDICT(mixing=0.9), EDICT(mixing=1.0), BDIA(gamma=0.96)):
-        run = Run.of(VP, times(10))
+        run = Timeline.of(VP, times(10))
         pair = drive(solver.begin(run, seeded()))
         for i in range(solver.first, 10):
             pair = drive(solver.step(run, i, pair))
@@ -202,7 +202,7 @@ def test_without_mending_bdia_is_its_base(process):
 
 def test_a_bdia_step_is_the_papers_line():
     """z' = gamma z_older - gamma F(t_older) + F(t'), F(u) = alpha_u data + sigma_u noise."""
-    run, (older, x) = Run.of(VP, times(10)), (seeded(), clean())
+    run, (older, x) = Timeline.of(VP, times(10)), (seeded(), clean())
     p = mixture()(x, float(run.times[4]))
     back, on = (float(VP.alpha(t)) * p.data + float(VP.sigma(t)) * p.noise for t in (run.times[3], run.times[5]))
     for gamma in (0.0, 0.7, 1.0):
@@ -236,7 +236,7 @@ def test_full_mending_needs_steps_that_change_slowly():
 
 def test_edict_in_its_papers_words():
     """x' = a x + b eps(y), y' = a y + b eps(x'), roles swapped in odd steps, then mixed one after the other."""
-    run, p = Run.of(VP, times(4)), 0.93
+    run, p = Timeline.of(VP, times(4)), 0.93
     x, y = seeded(), seeded() + 0.01 * clean()
 
     def eps(state, t):
@@ -261,7 +261,7 @@ def test_the_copies_take_turns_because_few_steps_need_it(steps, worse, exact):
 
     Here 1.7 times at 10, and equal from 20 on.
     """
-    run, solver = Run.of(VP, times(steps)), EDICT()
+    run, solver = Timeline.of(VP, times(steps)), EDICT()
 
     def stepped(i, pair):  # as `EDICT.step`, the first copy always moving first
         x, y = pair

@@ -11,8 +11,8 @@ from hasten.caches.merging import Matching, destinations
 from hasten.core.errors import HastenError, UnsupportedModel
 from hasten.measure import macs
 from hasten.processes import VariancePreserving
-from hasten.runtime.acceleration import view
 from hasten.runtime.run import Run
+from hasten.runtime.view import view
 
 
 def test_the_rule_on_a_scripted_grid():

@@ -10,13 +10,12 @@ from hasten import Recipe
 from hasten.core.errors import HastenError
 from hasten.core.registry import Paper
 from hasten.grids import Explicit, Karras
-from hasten.recipe import ordered
-from hasten.runtime.acceleration import Acceleration
+from hasten.runtime.acceleration import Acceleration, Phase, ordered
 from hasten.solvers import SOLVERS, UniPC
 from hasten.solvers import all as all_solvers
 
 FULL = {
-    "version": 1,
+    "version": 2,
     "solver": {"name": "unipc", "order": 3, "variant": "bh1"},
     "steps": 8,
     "grid": {"name": "karras", "rho": 5.0},
@@ -39,7 +38,7 @@ def test_json_round_trip_is_exact_and_leaves_defaults_out(tmp_path):
     recipe.save(tmp_path)
     assert Recipe.load(tmp_path) == Recipe.load(tmp_path / "recipe.json") == Recipe.of(str(tmp_path)) == recipe
     assert Recipe.of(recipe.to_json()) == Recipe.of(FULL) == recipe
-    assert Recipe().to_dict() == {"version": 1}
+    assert Recipe().to_dict() == {"version": 2}
 
 
 @pytest.mark.parametrize("solver", all_solvers(), ids=lambda cls: cls.name)
@@ -127,8 +126,10 @@ def test_order_and_conflicts():
     class Fake(Acceleration):
         paper = Paper("", 2001, "0")
 
-        def __init__(self, name, before=(), conflicts=()):
-            self.name, self.before, self.conflicts = name, before, conflicts
+        phase = Phase.CACHE
+
+        def __init__(self, name, after=(), conflicts=()):
+            self.name, self.after, self.conflicts = name, after, conflicts
 
         def check(self, network): ...
         def attach(self, network, run): ...
@@ -136,9 +137,20 @@ def test_order_and_conflicts():
     def names(*accelerations):
         return [a.name for a in ordered(list(accelerations))]
 
-    assert names(Fake("b", before=("a",)), Fake("a")) == ["a", "b"]
-    assert names(Fake("c", before=("b",)), Fake("b", before=("a",)), Fake("a")) == ["a", "b", "c"]
+    assert names(Fake("b", after=("a",)), Fake("a")) == ["a", "b"]
+    assert names(Fake("c", after=("b",)), Fake("b", after=("a",)), Fake("a")) == ["a", "b", "c"]
     with pytest.raises(HastenError, match="cannot work together"):
         names(Fake("a", conflicts=("b",)), Fake("b"))
     with pytest.raises(HastenError, match="want to come first"):
-        names(Fake("a", before=("b",)), Fake("b", before=("a",)))
+        names(Fake("a", after=("b",)), Fake("b", after=("a",)))
+
+
+def test_recipes_of_version_1_are_brought_up_to_date():
+    moved = {"name": "moved", "eye": {"name": "added", "blocks": 1}, "threshold": 0.2}
+    cache = {"name": "cache", "site": "blocks", "gate": moved, "forecaster": {"name": "then", "first": "drift"}}
+    old = Recipe(version=1, solver="ddim", caches=[cache, {"name": "deepcache", "interval": 2}])
+    assert old.version == 2 and old.caches[0].gate.indicator.name == "added"
+    assert old.caches[0].forecaster.first.name == "difference"
+    assert Recipe.from_json(old.to_json()) == old
+    with pytest.raises(HastenError, match="indicator"):
+        Recipe(version=2, caches=[cache])

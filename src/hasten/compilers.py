@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from hasten.caches import CACHES
 from hasten.core.errors import UnsupportedModel, one_of
 from hasten.core.registry import Paper, Registry
-from hasten.guidance import GUIDANCES
-from hasten.quantize import QUANTIZERS
 from hasten.quantize.cast import retype
-from hasten.runtime.acceleration import Acceleration, wrap
+from hasten.runtime.acceleration import Acceleration, Phase
 from hasten.runtime.run import Run
+from hasten.runtime.view import wrap
 
 SHAPES = 64  # variants of one function (sizes, batch sizes) that are compiled before torch gives up on it
 
@@ -24,7 +22,7 @@ SHAPES = 64  # variants of one function (sizes, batch sizes) that are compiled b
 class Compiler(Acceleration):
     """A change to how the network's code is run. prepares: whether that takes long for each new size of batch."""
 
-    before = tuple(cls.name for family in (GUIDANCES, CACHES, QUANTIZERS) for cls in family)
+    phase = Phase.COMPILE
     prepares: ClassVar[bool] = False
 
 
@@ -38,6 +36,7 @@ class ChannelsLast(Compiler):
 
     name = "channels-last"
     paper = Paper("PyTorch: An Imperative Style, High-Performance Deep Learning Library", 2019, "1912.01703")
+    search_space: ClassVar[Mapping[str, Any]] = {}
 
     def check(self, network: nn.Module) -> None:
         if not any(p.ndim == 4 for p in network.parameters()):
@@ -69,6 +68,7 @@ class TorchCompile(Compiler):
         "PyTorch 2: Faster Machine Learning Through Dynamic Python Bytecode Transformation and Graph Compilation",
         2024, doi="10.1145/3620665.3640366",
     )  # fmt: skip
+    search_space: ClassVar[Mapping[str, Any]] = {"channels_last": (False, True)}
     prepares = True
 
     def __post_init__(self) -> None:

@@ -14,7 +14,7 @@ from hasten.evaluate.problem import Cost, Pictures, Problem, Runner
 from hasten.evaluate.samples import Samples
 from hasten.measure import Estimate, bootstrap
 from hasten.recipe import Recipe, accelerate
-from hasten.runtime.acceleration import view
+from hasten.runtime.view import view
 
 
 class Contest(Problem):

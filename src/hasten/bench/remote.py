@@ -19,7 +19,7 @@ from hasten.bridge.loading import _no_bars
 from hasten.core.errors import HastenError
 from hasten.evaluate.problem import Cost, Pictures, Problem
 from hasten.evaluate.samples import Samples
-from hasten.runtime.acceleration import network_of
+from hasten.runtime.anatomy import network_of
 
 SCRIPT = Path(__file__).with_name("worker.py")
 PATIENCE = 600.0  # seconds for one request; compilers are slow

@@ -19,8 +19,10 @@ from hasten.caching.memory import Memory
 from hasten.caching.sites import Site
 from hasten.caching.unet import UNetEncoder
 from hasten.core.errors import HastenError
-from hasten.runtime.acceleration import batch_of, mapped, picked, wrap
+from hasten.runtime.anatomy import batch_of
+from hasten.runtime.rows import mapped, picked
 from hasten.runtime.run import Run
+from hasten.runtime.view import wrap
 
 OUTPUTS = "outputs"  # of the steps up to the next key step, (rows, steps, ...)
 

@@ -14,20 +14,10 @@ from hasten.caches.hooked import Call, Generations, Hooks, adopt
 from hasten.caching.cache import CACHES, Cache
 from hasten.core.errors import HastenError, UnsupportedModel
 from hasten.core.registry import Paper, Span
+from hasten.runtime.acceleration import Acceleration
 from hasten.runtime.run import Run
 
 TEACACHE = Paper("Timestep Embedding Tells: It's Time to Cache for Video Diffusion Model", 2024, "2411.19108")
-
-
-class Others:
-    """The names of all other caches, but for those that a class says it can stand `beside`; and some more."""
-
-    def __init__(self, more: tuple[str, ...] = ()) -> None:
-        self.more = more
-
-    def __get__(self, one: object, owner: Any) -> tuple[str, ...]:
-        beside = getattr(owner, "beside", ())
-        return (*self.more, *(cls.name for cls in CACHES if cls.name not in (owner.name, *beside)))
 
 
 class Borrowed(Cache):
@@ -38,9 +28,11 @@ class Borrowed(Cache):
     times a step, all of these count the calls. Requests that share a call are asked one after the other.
     """
 
-    conflicts: ClassVar[tuple[str, ...]] = Others()  # type: ignore[assignment]
     beside: ClassVar[tuple[str, ...]] = ("tome",)
     pools: ClassVar[bool] = False
+
+    def refuses(self, other: Acceleration) -> bool:
+        return isinstance(other, Cache) and other.name not in (self.name, *self.beside)
 
     @abstractmethod
     def put(self, network: nn.Module, run: Run) -> None:

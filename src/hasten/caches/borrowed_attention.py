@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from hasten.caches.borrowed import Borrowed, Others, at_least
+from hasten.caches.borrowed import Borrowed, at_least
 from hasten.caches.hooked import Call, Hooks
 from hasten.caching.cache import CACHES
 from hasten.core.errors import HastenError, one_of, positive_int
@@ -104,7 +104,7 @@ class DiffusersFasterCache(Borrowed):
     name = "diffusers-fastercache"
     paper = Paper("FasterCache: Training-Free Video Diffusion Model Acceleration with High Quality", 2024, "2410.19355")
     off: ClassVar[Mapping[str, Any]] = {"attention": 1, "unconditional": 1}
-    conflicts: ClassVar[tuple[str, ...]] = Others(("reuse", "reuse-frequencies"))  # type: ignore[assignment]
+    conflicts = ("reuse", "reuse-frequencies")
 
     def __post_init__(self) -> None:
         for field in ("attention", "unconditional"):

@@ -16,7 +16,7 @@ from hasten.caching.gates import Every, Gate, Listed
 from hasten.caching.unet import UNetEncoder
 from hasten.core.errors import HastenError, natural, one_of, positive_int, unit_interval
 from hasten.core.registry import Paper, Span
-from hasten.guidance import GUIDANCES
+from hasten.runtime.acceleration import Acceleration, Phase
 from hasten.runtime.run import Run
 
 NAMED: Mapping[str, Gate] = {
@@ -53,7 +53,7 @@ class FasterDiffusion(Cache):
     paper = Paper(
         "Faster Diffusion: Rethinking the Role of the Encoder for Diffusion Model Inference", 2023, "2312.09608"
     )
-    before = (*Cache.before, *UNetEncoder.within, "cache")  # a "cache" may be of the deep part as well
+    after = (*UNetEncoder.within, "cache")  # a "cache" may be of the deep part as well
     off: ClassVar[Mapping[str, Any]] = {"keys": 1, "injection": 0.0}
 
     def __post_init__(self) -> None:
@@ -75,9 +75,8 @@ class FasterDiffusion(Cache):
             return NAMED[self.keys]
         return Every(self.keys) if isinstance(self.keys, int) else Listed(self.keys)
 
-    @property
-    def conflicts(self) -> tuple[str, ...]:  # type: ignore[override]
-        return () if self.parallel == 1 else tuple(cls.name for cls in (*CACHES, *GUIDANCES) if cls is not type(self))
+    def refuses(self, other: Acceleration) -> bool:
+        return self.parallel > 1 and other.name != self.name and other.phase <= Phase.CACHE
 
     def rules(self, network: nn.Module) -> Sequence[Rule]:
         if self.parallel == 1:

@@ -13,8 +13,10 @@ from weakref import WeakKeyDictionary
 from torch import Tensor, nn
 
 from hasten.guidance.branches import batched, replaced
-from hasten.runtime.acceleration import batch_of, picked, wrap
+from hasten.runtime.anatomy import batch_of
+from hasten.runtime.rows import picked
 from hasten.runtime.run import Run
+from hasten.runtime.view import wrap
 
 
 def adopt(network: nn.Module, apply: Callable[[nn.Module], Any]) -> Any:

@@ -51,7 +51,7 @@ class FeatureInheritance(Cache):
         2024,
         "2406.00210",
     )
-    before = (*Cache.before, *Pieces.within, "cache")  # a "cache" may be of the deep part as well
+    after = (*Pieces.within, "cache")  # a "cache" may be of the deep part as well
     off: ClassVar[Mapping[str, Any]] = {"mode": "mask", "mask": (True,)}
 
     def __post_init__(self) -> None:

@@ -10,12 +10,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from hasten.caches.borrowed import Others
 from hasten.caching.cache import CACHES, Cache
 from hasten.core.errors import HastenError, UnsupportedModel, one_of
 from hasten.core.registry import Paper, Span
-from hasten.runtime.acceleration import batch_of, wrap
+from hasten.runtime.acceleration import Acceleration, Phase
+from hasten.runtime.anatomy import batch_of
 from hasten.runtime.run import Run
+from hasten.runtime.view import wrap
 
 
 @CACHES.add
@@ -38,8 +39,10 @@ class TokenMerging(Cache):
     name = "tome"
     search_space: ClassVar[Mapping[str, Any]] = {"ratio": Span(0.1, 0.5)}
     paper = Paper("Token Merging for Fast Stable Diffusion", 2023, "2303.17604")
-    before: ClassVar[tuple[str, ...]] = Others(Cache.before)  # type: ignore[assignment]  # what they hold has all tokens
     off: ClassVar[Mapping[str, Any]] = {"ratio": 0.0}
+
+    def waits_for(self, other: Acceleration) -> bool:
+        return other.phase <= Phase.CACHE  # what other caches hold has all tokens
 
     def __post_init__(self) -> None:
         if not 0 <= self.ratio <= 0.75:

@@ -8,13 +8,14 @@ from typing import Any, ClassVar
 
 from torch import nn
 
-from hasten.caching.blocks import Blocks, blocks_of
+from hasten.caching.blocks import Blocks
 from hasten.caching.cache import CACHES, Cache, Rule
 from hasten.caching.forecasters import Taylor
 from hasten.caching.gates import Countdown, Every, Within
 from hasten.caching.units import Units
 from hasten.core.errors import natural, positive_int, positive_share, unit_interval
 from hasten.core.registry import Paper, Span
+from hasten.runtime.anatomy import blocks_of
 
 
 @CACHES.add

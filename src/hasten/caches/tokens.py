@@ -13,14 +13,15 @@ from torch import Tensor, nn
 from torch.nn.functional import adaptive_avg_pool2d
 
 from hasten.caches.stability import SCHEMES, scores_of
-from hasten.caching.blocks import is_attention
 from hasten.caching.gates import GATES, Gate
 from hasten.caching.history import History
 from hasten.caching.memory import Memory
 from hasten.caching.sites import SITES, Site
 from hasten.core.errors import HastenError, UnsupportedModel, one_of, positive_int
-from hasten.runtime.acceleration import picked, wrap
+from hasten.runtime.anatomy import is_attention
+from hasten.runtime.rows import picked
 from hasten.runtime.run import Run
+from hasten.runtime.view import wrap
 
 
 @SITES.add

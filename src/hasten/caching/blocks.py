@@ -14,27 +14,9 @@ from hasten.caching.memory import Memory
 from hasten.caching.sites import SITES, Site
 from hasten.core.errors import UnsupportedModel
 from hasten.core.registry import Span
-from hasten.runtime.acceleration import mapped, wrap
-
-
-def blocks_of(network: nn.Module) -> list[nn.Module]:
-    """The blocks of a transformer in the order they run: the items of its lists whose every item has attention.
-
-    Raises UnsupportedModel for networks without such a list, and for U-Nets, whose blocks change resolution.
-    """
-    lists = [part for part in network.children() if isinstance(part, nn.ModuleList) and len(part)]
-    found = [block for part in lists if all(any(map(is_attention, b.modules())) for b in part) for block in part]
-    if not found or hasattr(network, "up_blocks"):
-        raise UnsupportedModel(
-            f"model: {type(network).__name__} has no list of attention blocks that follow one another; "
-            "give a transformer such as FluxTransformer2DModel"
-        )
-    return found
-
-
-def is_attention(module: nn.Module) -> bool:
-    """Whether a module makes queries, keys and values."""
-    return hasattr(module, "to_q") or hasattr(module, "to_qkv") or hasattr(module, "qkv")
+from hasten.runtime.anatomy import blocks_of
+from hasten.runtime.rows import mapped
+from hasten.runtime.view import wrap
 
 
 @SITES.add

@@ -12,10 +12,8 @@ from hasten.caching.forecasters import FORECASTERS, Forecaster, Hold
 from hasten.caching.gates import GATES, Gate
 from hasten.caching.memory import Memory
 from hasten.caching.sites import SITES, Site
-from hasten.core.errors import HastenError
 from hasten.core.registry import Paper, Registry
-from hasten.guidance import GUIDANCES
-from hasten.runtime.acceleration import Acceleration
+from hasten.runtime.acceleration import Acceleration, Phase
 from hasten.runtime.run import Run
 
 
@@ -30,16 +28,7 @@ class Rule(NamedTuple):
 class Cache(Acceleration):
     """Parts of the network are computed on some steps only. Subclasses say which, by what they return as `rules`."""
 
-    before = tuple(cls.name for cls in GUIDANCES)  # they decide which rows there are
-
-    @property
-    def needs_fit(self) -> bool:
-        """Whether its numbers are still those of no model."""
-        return False
-
-    def fit(self, pipe: Any, prompts: Sequence[str] | None = None, **call: Any) -> Cache:
-        """The same with the numbers of this model. Raises HastenError where there are none to find."""
-        raise HastenError(f"{self.name}: has nothing that could be fitted")
+    phase = Phase.CACHE
 
     def rules(self, network: nn.Module) -> Sequence[Rule]:
         """What is done to this network; several rules have a memory each, the first outermost.
@@ -89,8 +78,8 @@ class Composed(Cache):
             object.__setattr__(self, field, family.build(getattr(self, field)))
 
     @property
-    def before(self) -> tuple[str, ...]:  # type: ignore[override]
-        return (*Cache.before, *self.site.within)
+    def after(self) -> tuple[str, ...]:  # type: ignore[override]
+        return self.site.within
 
     def rules(self, network: nn.Module) -> Sequence[Rule]:
         return [Rule(self.site, self.gate, self.forecaster)]

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from torch import Tensor, nn
 
-from hasten.caching.blocks import blocks_of, is_attention, nearest
+from hasten.caching.blocks import nearest
 from hasten.core.errors import UnsupportedModel
 from hasten.core.registry import Registry
-from hasten.runtime.acceleration import batch_of, wrap
+from hasten.runtime.anatomy import batch_of, blocks_of, is_attention
+from hasten.runtime.view import wrap
 
 if TYPE_CHECKING:
     from hasten.caching.memory import Memory

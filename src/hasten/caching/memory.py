@@ -16,8 +16,10 @@ from hasten.caching.forecasters import Forecaster
 from hasten.caching.gates import Gate
 from hasten.caching.history import History, Node
 from hasten.core.errors import HastenError
-from hasten.runtime.acceleration import batch_of, mapped, pick, picked, wrap
+from hasten.runtime.anatomy import batch_of
+from hasten.runtime.rows import mapped, pick, picked
 from hasten.runtime.run import Row, Run
+from hasten.runtime.view import wrap
 
 
 @dataclass

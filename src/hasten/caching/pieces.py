@@ -10,13 +10,14 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from hasten.caching.blocks import Blocks, blocks_of
+from hasten.caching.blocks import Blocks
 from hasten.caching.memory import Memory
 from hasten.caching.sites import SITES, Site, Standing
-from hasten.caching.unet import Hollow, unet_units
+from hasten.caching.unet import Hollow
 from hasten.caching.units import hosts_of, stand, units_of
 from hasten.core.errors import UnsupportedModel, one_of
-from hasten.runtime.acceleration import batch_of, wrap
+from hasten.runtime.anatomy import batch_of, blocks_of, unet_units
+from hasten.runtime.view import wrap
 
 GRANULARITIES = ("block", "layer", "unit")
 KINDS = ("self-attention", "cross-attention", "mlp")

@@ -14,7 +14,9 @@ from torch import Tensor, nn
 from hasten.caching.memory import Memory, RowSplit
 from hasten.core.errors import HastenError, one_of
 from hasten.core.registry import Registry
-from hasten.runtime.acceleration import batch_of, mapped, wrap
+from hasten.runtime.anatomy import batch_of
+from hasten.runtime.rows import mapped
+from hasten.runtime.view import wrap
 
 
 class Site(ABC):

@@ -12,7 +12,9 @@ from hasten.caching.memory import Memory
 from hasten.caching.sites import SITES, Site, Standing
 from hasten.core.errors import HastenError, UnsupportedModel
 from hasten.core.registry import Span
-from hasten.runtime.acceleration import mapped, wrap
+from hasten.runtime.anatomy import unet_units
+from hasten.runtime.rows import mapped
+from hasten.runtime.view import wrap
 
 
 @SITES.add
@@ -90,50 +92,6 @@ class UNetEncoder(Site):
         for i, block in enumerate(network.down_blocks):
             wrap(block, Standing(memory, f"down {i}", written=True))
         wrap(network.mid_block, Standing(memory, "mid", written=True))
-
-
-@dataclass(frozen=True)
-class Unit:
-    """What leaves one skip on a U-Net's way down, or takes one on its way up: modules in the order they run."""
-
-    block: nn.Module
-    parts: tuple[nn.Module, ...]
-    ends_block: bool = False
-
-
-def unet_units(network: Any) -> tuple[list[Unit], list[Unit]]:
-    """The units d_0, d_1, ... of the way down, and their mirror images u_0, u_1, ... of the way up.
-
-    Raises UnsupportedModel for networks that are no U-Nets, or whose ways do not mirror each other.
-    """
-
-    def refuse(what: str) -> UnsupportedModel:
-        return UnsupportedModel(
-            f"model: {type(network).__name__} {what}; give a U-Net whose way up takes one skip "
-            "for each residual block, such as UNet2DConditionModel"
-        )
-
-    for name in ("conv_in", "down_blocks", "mid_block", "up_blocks"):
-        if not hasattr(network, name):
-            raise refuse(f"has no {name}")
-
-    def units(block: Any) -> list[Unit]:
-        for name in block._modules:
-            if name not in ("resnets", "attentions", "downsamplers", "upsamplers"):
-                raise refuse(f"has {name} in its {type(block).__name__}")
-        resnets, attentions = list(getattr(block, "resnets", ())), list(getattr(block, "attentions", ()))
-        if len(attentions) not in (0, len(resnets)):
-            raise refuse(f"has {len(resnets)} resnets and {len(attentions)} attentions in a {type(block).__name__}")
-        parts = list(zip(resnets, attentions)) if attentions else [(resnet,) for resnet in resnets]
-        if getattr(block, "downsamplers", None):
-            parts.append(tuple(block.downsamplers))
-        return [Unit(block, p, ends_block=p is parts[-1]) for p in parts]
-
-    down = [Unit(network.conv_in, (network.conv_in,)), *(u for block in network.down_blocks for u in units(block))]
-    up = [u for block in network.up_blocks for u in units(block)][::-1]
-    if len(down) != len(up):
-        raise refuse(f"leaves {len(down)} skips and takes {len(up)}")
-    return down, up
 
 
 DEEP = "deep"  # what enters the way up where it runs at every step

@@ -8,11 +8,12 @@ from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
-from hasten.caching.blocks import is_attention
 from hasten.caching.memory import Memory
 from hasten.caching.sites import SITES, Site, Standing
 from hasten.core.errors import UnsupportedModel, one_of
-from hasten.runtime.acceleration import mapped, wrap
+from hasten.runtime.anatomy import is_attention
+from hasten.runtime.rows import mapped
+from hasten.runtime.view import wrap
 
 UNITS = ("attention", "self-attention", "cross-attention", "mlp", "all")
 

@@ -13,7 +13,7 @@ from torch import nn
 from hasten.evaluate.problem import Problem, Runner
 from hasten.measure.cost import wait
 from hasten.recipe import Recipe
-from hasten.runtime.acceleration import network_name
+from hasten.runtime.anatomy import network_name
 
 REST = "the rest"
 METHODS = ("encode", "decode")  # what a part is called by, besides being called itself

@@ -12,7 +12,7 @@ from torch import Tensor
 from hasten.evaluate.problem import Pictures, Problem
 from hasten.evaluate.references import TOLERANCE, Yardstick
 from hasten.processes import from_config
-from hasten.runtime.acceleration import network_of
+from hasten.runtime.anatomy import network_of
 
 if TYPE_CHECKING:
     from hasten.search.judge import Judge

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from hasten.core.errors import HastenError, positive_int
 from hasten.evaluate.samples import Samples, zoo_name
 from hasten.recipe import Recipe, accelerate
-from hasten.runtime.acceleration import network_of
+from hasten.runtime.anatomy import network_of
 
 CALLBACKS = ("callback_on_step_end", "callback")  # how pipelines tell of their steps
 

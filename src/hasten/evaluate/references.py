@@ -153,7 +153,7 @@ def reference_recipe(problem: Problem, steps: int) -> Recipe:
 
 def fingerprint(problem: Problem) -> str:
     """What the pictures depend on, as JSON: the pipeline with a digest of its weights, the samples, the call."""
-    from hasten.runtime.acceleration import network_of
+    from hasten.runtime.anatomy import network_of
 
     pipe = problem.pipe
     digest = sum(float(p.detach().double().abs().sum()) for p in network_of(pipe).parameters())

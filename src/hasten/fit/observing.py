@@ -9,12 +9,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from hasten.caching.blocks import blocks_of
 from hasten.caching.gates import Gate
 from hasten.caching.indicators import Added, Indicator, Modulated
 from hasten.core.errors import HastenError
-from hasten.runtime.acceleration import Acceleration, wrap
+from hasten.runtime.acceleration import Acceleration, Phase
+from hasten.runtime.anatomy import blocks_of
 from hasten.runtime.run import Run
+from hasten.runtime.view import wrap
 
 Measure = Callable[[Tensor, Tensor], Tensor]
 """(now, before), rows each -> how far apart, (rows,)."""
@@ -82,6 +83,7 @@ class _Watch(Acceleration):
     """Changes nothing, and notes what is seen."""
 
     name = "watch"
+    phase = Phase.CACHE
 
     def __init__(self, method: Acceleration, places: Sequence[tuple[Indicator, Measure]]) -> None:
         self.method, self.places = method, places

@@ -6,11 +6,13 @@ from torch import nn
 
 from hasten.core.errors import UnsupportedModel
 from hasten.core.registry import Registry
-from hasten.runtime.acceleration import Acceleration
+from hasten.runtime.acceleration import Acceleration, Phase
 
 
 class GuidanceMethod(Acceleration):
-    """A change to how a pipeline guides the network towards its conditioning."""
+    """A change to how a pipeline guides the network towards its conditioning. Listed in `GUIDANCES`."""
+
+    phase = Phase.GUIDANCE
 
 
 GUIDANCES: Registry[GuidanceMethod] = Registry("guidance", GuidanceMethod)

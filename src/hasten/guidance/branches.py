@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from hasten.runtime.acceleration import mapped, picked
+from hasten.runtime.rows import mapped, picked
 from hasten.runtime.run import Row, Run
 
 

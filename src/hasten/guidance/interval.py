@@ -13,8 +13,10 @@ from hasten.core.errors import HastenError
 from hasten.core.registry import Paper, Span
 from hasten.guidance.base import GUIDANCES, GuidanceMethod, needs_branches
 from hasten.guidance.branches import conditional, ran
-from hasten.runtime.acceleration import batch_of, mapped, pick, wrap
+from hasten.runtime.anatomy import batch_of
+from hasten.runtime.rows import mapped, pick
 from hasten.runtime.run import Run
+from hasten.runtime.view import wrap
 
 
 @GUIDANCES.add

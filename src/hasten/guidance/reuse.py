@@ -16,8 +16,9 @@ from hasten.core.errors import HastenError, UnsupportedModel, positive_int
 from hasten.core.registry import Paper, Span
 from hasten.guidance.base import GUIDANCES, GuidanceMethod, needs_branches
 from hasten.guidance.branches import batched, conditional, ran, replaced
-from hasten.runtime.acceleration import batch_of, wrap
+from hasten.runtime.anatomy import batch_of
 from hasten.runtime.run import Row, Run
+from hasten.runtime.view import wrap
 
 
 class Difference(Protocol):

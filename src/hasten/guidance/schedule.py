@@ -14,8 +14,9 @@ from hasten.core.errors import one_of
 from hasten.core.registry import Paper
 from hasten.guidance.base import GUIDANCES, GuidanceMethod, needs_branches
 from hasten.guidance.branches import batched, conditional, replaced
-from hasten.runtime.acceleration import batch_of, wrap
+from hasten.runtime.anatomy import batch_of
 from hasten.runtime.run import Run
+from hasten.runtime.view import wrap
 
 SHAPES: dict[str, Callable[[float], float]] = {
     "constant": lambda left: 1.0,

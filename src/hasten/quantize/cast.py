@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -12,8 +12,10 @@ from torch import Tensor, nn
 from hasten.core.errors import UnsupportedModel
 from hasten.core.registry import Paper
 from hasten.quantize.base import QUANTIZERS, Quantizer
-from hasten.runtime.acceleration import batch_of, mapped, wrap
+from hasten.runtime.anatomy import batch_of
+from hasten.runtime.rows import mapped
 from hasten.runtime.run import Run
+from hasten.runtime.view import wrap
 
 
 class Cast(Quantizer):
@@ -55,6 +57,7 @@ class BFloat16(Cast):
 
     name = "bfloat16"
     paper = Paper("A Study of BFLOAT16 for Deep Learning Training", 2019, "1905.12322")
+    search_space: ClassVar[Mapping[str, Any]] = {}
     dtype = torch.bfloat16
 
 

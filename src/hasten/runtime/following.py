@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from hasten.denoisers import DenoiserLike, Times
 from hasten.predictions import Prediction, Reading
-from hasten.runtime.acceleration import Acceleration, view
+from hasten.runtime.acceleration import Acceleration
 from hasten.runtime.run import Run
+from hasten.runtime.view import view
 from hasten.sampling import Asked
 from hasten.solvers.base import Walk
 

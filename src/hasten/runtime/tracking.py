@@ -1,4 +1,4 @@
-"""Clocks: whatever scheduler a pipeline has, while accelerated it keeps a `Run` in step with the generation."""
+"""Keeping a `Run` in step with a generation, whatever scheduler the pipeline has."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from hasten.runtime.run import Run
 
 
 @contextmanager
-def clocked(pipe: Any) -> Iterator[Run]:
+def tracked(pipe: Any) -> Iterator[Run]:
     """The Run of the pipeline's scheduler; one that keeps none is replaced for the time by a copy that does."""
     own = pipe.scheduler
-    with scheduled(pipe, own if isinstance(getattr(own, "run", None), Run) else clocked_copy(own)):
+    with scheduled(pipe, own if isinstance(getattr(own, "run", None), Run) else tracked_copy(own)):
         run = pipe.scheduler.run
         edits = [*run.edits]
         try:
@@ -68,77 +68,90 @@ def announced(pipe: Any, run: Run) -> Iterator[None]:
             pipe.__dict__["prepare_latents"] = own
 
 
-def clocked_copy(scheduler: Any) -> Any:
+def tracked_copy(scheduler: Any) -> Any:
     """A copy of a diffusers scheduler that keeps a Run in `.run`: a query is over when `step` is called.
 
     A scheduler of order 2 (Heun and its like) answers two queries a step.
     """
-    clock = copy.deepcopy(scheduler)
-    process = from_config(scheduler.config)
-    clock.run = run = Run(process, reading_of(process, scheduler.config))
-    stages = getattr(scheduler, "order", 1)
-    numbers: list[float] = []  # the network times of every query of the full schedule
-    first = query = 0  # where in them this generation starts (image-to-image starts midway), and how far it is
+    copied = copy.deepcopy(scheduler)
+    tracker = _Tracker(copied)
+    copied.run = tracker.run
+    for change in (tracker.set_timesteps, tracker.set_begin_index, tracker.scale_model_input, tracker.step):
+        inner = getattr(copied, change.__name__, None)
+        if inner is not None:
+            # keeps the signature, which pipelines look into
+            setattr(copied, change.__name__, functools.wraps(inner)(functools.partial(change, inner)))
+    return copied
 
-    def begin_at(index: int) -> None:
-        nonlocal first
-        first = index
-        run.steps = -(-(len(numbers) - first) // stages)
-        run.times = tuple(map(float, process.from_network_time(np.array(numbers[first:])))) if stages == 1 else ()
-        ask(0)
 
-    def ask(index: int) -> None:
-        nonlocal query
-        query = index
-        number = numbers[min(first + query, len(numbers) - 1)] if numbers else 0.0
-        run.ask(query // stages, float(run.process.from_network_time(number)), query % stages)
+class _Tracker:
+    """What stands in for the methods of a scheduler: each calls the original, `inner`, and tells the run.
 
-    def look(timestep: Any) -> None:
-        """See from the first timestep that a generation starts midway, if nobody said so."""
-        if query or timestep is None or not numbers or float(timestep) == numbers[first]:
-            return
-        if float(timestep) in numbers:
-            begin_at(numbers.index(float(timestep)))
+    numbers: the network times of every query of the full schedule. first: where in them this generation starts
+    (image-to-image starts midway). query: how far it is from there.
+    """
 
-    def set_timesteps(inner: Any, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, scheduler: Any) -> None:
+        self.scheduler = scheduler
+        process = from_config(scheduler.config)
+        self.reading = reading_of(process, scheduler.config)
+        self.run = Run(process, self.reading)
+        self.stages: int = getattr(scheduler, "order", 1)
+        self.shown = getattr(scheduler, "scale_model_input", lambda sample, _: sample)  # state -> what is shown of it
+        self.numbers: list[float] = []
+        self.first = self.query = 0
+
+    def set_timesteps(self, inner: Any, *args: Any, **kwargs: Any) -> None:
         inner(*args, **kwargs)
-        numbers[:] = clock.timesteps.tolist()
-        run.begin(len(numbers))
-        begin_at(0)
+        self.numbers = self.scheduler.timesteps.tolist()
+        self.run.begin(len(self.numbers))
+        self._begin_at(0)
 
-    def set_begin_index(inner: Any, begin_index: int = 0) -> None:
+    def set_begin_index(self, inner: Any, begin_index: int = 0) -> None:
         inner(begin_index)
-        begin_at(begin_index)
+        self._begin_at(begin_index)
 
-    def scale_model_input(inner: Any, sample: Any, timestep: Any = None, *args: Any, **kwargs: Any) -> Any:
-        look(timestep)
+    def scale_model_input(self, inner: Any, sample: Any, timestep: Any = None, *args: Any, **kwargs: Any) -> Any:
+        self._look(timestep)
         return inner(sample, timestep, *args, **kwargs)
 
-    def step(inner: Any, model_output: Any, timestep: Any, sample: Any, *args: Any, **kwargs: Any) -> Any:
-        look(timestep)
-        run.images = len(sample)
-        shown = shown_state(sample, timestep)
+    def step(self, inner: Any, model_output: Any, timestep: Any, sample: Any, *args: Any, **kwargs: Any) -> Any:
+        self._look(timestep)
+        self.run.images = len(sample)
+        shown = self.shown(sample, timestep)
         result = inner(model_output, timestep, sample, *args, **kwargs)
-        assert run.reading is not None
-        run.answer(run.reading.shown(shown, model_output, run.time))
-        ask(query + 1)
-        return edited(result) if run.edits and first + query < len(numbers) else result
+        self.run.answer(self.reading.shown(shown, model_output, self.run.time))
+        self._ask(self.query + 1)
+        over = self.first + self.query >= len(self.numbers)
+        return self._edited(result) if self.run.edits and not over else result
 
-    def edited(result: Any) -> Any:
+    def _begin_at(self, index: int) -> None:
+        run, left = self.run, self.numbers[index:]
+        self.first = index
+        run.steps = -(-len(left) // self.stages)
+        run.times = tuple(map(float, run.process.from_network_time(np.array(left)))) if self.stages == 1 else ()
+        self._ask(0)
+
+    def _ask(self, index: int) -> None:
+        self.query = index
+        last = len(self.numbers) - 1
+        number = self.numbers[min(self.first + index, last)] if self.numbers else 0.0
+        self.run.ask(index // self.stages, float(self.run.process.from_network_time(number)), index % self.stages)
+
+    def _look(self, timestep: Any) -> None:
+        """See from the first timestep that a generation starts midway, if nobody said so."""
+        if self.query or timestep is None or not self.numbers or float(timestep) == self.numbers[self.first]:
+            return
+        if float(timestep) in self.numbers:
+            self._begin_at(self.numbers.index(float(timestep)))
+
+    def _edited(self, result: Any) -> Any:
         """What a step returns, with the state that comes next edited in the network's own process."""
         state = result[0]
-        one = shown_state(state.new_ones([1] * state.ndim), clock.timesteps[first + query])
-        scale = float(run.reading.shown(one, torch.zeros_like(one), run.time).x)  # type: ignore[union-attr]
-        changed = run.edited(run, state * scale) / scale
+        one = self.shown(state.new_ones([1] * state.ndim), self.scheduler.timesteps[self.first + self.query])
+        scale = float(self.reading.shown(one, torch.zeros_like(one), self.run.time).x)
+        changed = self.run.edited(self.run, state * scale) / scale
         if isinstance(result, tuple):
             return (changed, *result[1:])
         result.prev_sample = changed
         return result
-
-    shown_state = getattr(clock, "scale_model_input", lambda sample, _: sample)
-    for replacement in (set_timesteps, set_begin_index, scale_model_input, step):
-        inner = getattr(clock, replacement.__name__, None)
-        if inner is not None:
-            # keeps the signature, which pipelines look into
-            setattr(clock, replacement.__name__, functools.wraps(inner)(functools.partial(replacement, inner)))
-    return clock

@@ -13,7 +13,7 @@ from hasten.evaluate.problem import Problem
 from hasten.grids import GRIDS
 from hasten.guidance import GUIDANCES
 from hasten.recipe import Recipe
-from hasten.runtime.acceleration import network_of
+from hasten.runtime.anatomy import network_of
 from hasten.solvers import SOLVERS
 
 CALLS = (3, 25)  # network evaluations of a recipe

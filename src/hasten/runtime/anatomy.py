@@ -1,0 +1,102 @@
+"""Which part of a pipeline is its network, and which parts of a network are what: told by what they are made of."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+
+from hasten.core.errors import UnsupportedModel
+
+NETWORKS = ("unet", "transformer")  # what pipelines call their denoising network
+
+
+def network_name(pipe: Any) -> str:
+    """The attribute under which a pipeline keeps its denoising network."""
+    for name in NETWORKS:
+        if isinstance(getattr(pipe, name, None), nn.Module):
+            return name
+    raise UnsupportedModel(
+        f"model: {type(pipe).__name__} has no {' or '.join(NETWORKS)}; give a diffusers pipeline with one"
+    )
+
+
+def network_of(pipe: Any) -> nn.Module:
+    """The denoising network of a pipeline."""
+    return getattr(pipe, network_name(pipe))
+
+
+def batch_of(network: nn.Module) -> Callable[[tuple[Any, ...], Mapping[str, Any]], Tensor]:
+    """A function that finds the batch of states among the arguments of a network call: its first argument."""
+    name = list(inspect.signature(type(network).forward).parameters)[1]
+    return lambda args, kwargs: args[0] if args else kwargs[name]
+
+
+def is_attention(module: nn.Module) -> bool:
+    """Whether a module makes queries, keys and values."""
+    return hasattr(module, "to_q") or hasattr(module, "to_qkv") or hasattr(module, "qkv")
+
+
+def blocks_of(network: nn.Module) -> list[nn.Module]:
+    """The blocks of a transformer in the order they run: the items of its lists whose every item has attention.
+
+    Raises UnsupportedModel for networks without such a list, and for U-Nets, whose blocks change resolution.
+    """
+    lists = [part for part in network.children() if isinstance(part, nn.ModuleList) and len(part)]
+    blocks = [block for part in lists if all(any(map(is_attention, b.modules())) for b in part) for block in part]
+    if not blocks or hasattr(network, "up_blocks"):
+        raise UnsupportedModel(
+            f"model: {type(network).__name__} has no list of attention blocks that follow one another; "
+            "give a transformer such as FluxTransformer2DModel"
+        )
+    return blocks
+
+
+@dataclass(frozen=True)
+class Unit:
+    """What leaves one skip on a U-Net's way down, or takes one on its way up: modules in the order they run."""
+
+    block: nn.Module
+    parts: tuple[nn.Module, ...]
+    ends_block: bool = False
+
+
+def unet_units(network: Any) -> tuple[list[Unit], list[Unit]]:
+    """The units d_0, d_1, ... of the way down, and their mirror images u_0, u_1, ... of the way up.
+
+    Raises UnsupportedModel for networks that are no U-Nets, or whose ways do not mirror each other.
+    """
+    for name in ("conv_in", "down_blocks", "mid_block", "up_blocks"):
+        if not hasattr(network, name):
+            raise _no_unet(network, f"has no {name}")
+    down = [Unit(network.conv_in, (network.conv_in,))]
+    down += [unit for block in network.down_blocks for unit in _units(network, block)]
+    up = [unit for block in network.up_blocks for unit in _units(network, block)][::-1]
+    if len(down) != len(up):
+        raise _no_unet(network, f"leaves {len(down)} skips and takes {len(up)}")
+    return down, up
+
+
+def _units(network: nn.Module, block: Any) -> list[Unit]:
+    """The units of one block, in the order they run."""
+    kind = type(block).__name__
+    for name in block._modules:
+        if name not in ("resnets", "attentions", "downsamplers", "upsamplers"):
+            raise _no_unet(network, f"has {name} in its {kind}")
+    resnets, attentions = list(getattr(block, "resnets", ())), list(getattr(block, "attentions", ()))
+    if len(attentions) not in (0, len(resnets)):
+        raise _no_unet(network, f"has {len(resnets)} resnets and {len(attentions)} attentions in a {kind}")
+    parts = list(zip(resnets, attentions)) if attentions else [(resnet,) for resnet in resnets]
+    if getattr(block, "downsamplers", None):
+        parts.append(tuple(block.downsamplers))
+    return [Unit(block, p, ends_block=p is parts[-1]) for p in parts]
+
+
+def _no_unet(network: nn.Module, what: str) -> UnsupportedModel:
+    return UnsupportedModel(
+        f"model: {type(network).__name__} {what}; give a U-Net whose way up takes one skip "
+        "for each residual block, such as UNet2DConditionModel"
+    )
