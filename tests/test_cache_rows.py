@@ -13,8 +13,8 @@ from pipelines import WIDTH, arguments, call, make
 
 from hasten.caches import CACHES, FORA, DeltaDiT, FirstBlockCache, MagCache, TaylorSeer, TeaCache
 from hasten.caches.stacks import FLUX
-from hasten.caching.gates import magnitude_steps
 from hasten.caching.history import History
+from hasten.caching.planned import magnitude_steps
 from hasten.caching.units import Joined, Units
 from hasten.core.errors import HastenError, UnsupportedModel
 from hasten.processes import VariancePreserving

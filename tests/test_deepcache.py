@@ -6,7 +6,8 @@ from pipelines import call, make
 from tiny import randn, unet
 
 from hasten.caches import CACHES, DeepCache
-from hasten.caching.gates import Every, Listed, centered_steps
+from hasten.caching.gates import Every, Listed
+from hasten.caching.planned import centered_steps
 from hasten.core.errors import HastenError, UnsupportedModel
 from hasten.processes import VariancePreserving
 from hasten.runtime.anatomy import unet_units

@@ -17,17 +17,11 @@ FIGURES = Path(__file__).parent / "figures.json"
 
 def families() -> dict[str, Any]:
     """The families of methods by name."""
-    from hasten.caches import CACHES
-    from hasten.compilers import COMPILERS
-    from hasten.guidance import GUIDANCES
-    from hasten.quantize import QUANTIZERS
+    from hasten.recipe import FAMILIES
     from hasten.solvers import SOLVERS
     from hasten.starts import STARTS
 
-    return {
-        "solver": SOLVERS, "start": STARTS, "guidance": GUIDANCES, "caches": CACHES, "quantize": QUANTIZERS,
-        "compile": COMPILERS,
-    }  # fmt: skip
+    return {"solver": SOLVERS, "start": STARTS, **FAMILIES}
 
 
 def methods(family: str | None = None) -> list[dict[str, Any]]:

@@ -9,7 +9,8 @@ from typing import Any, ClassVar
 from torch import nn
 
 from hasten.caching.cache import CACHES, Cache, Rule
-from hasten.caching.gates import Centered, Every, Gate
+from hasten.caching.gates import Every, Gate
+from hasten.caching.planned import Centered
 from hasten.caching.unet import UNetDeep
 from hasten.core.errors import HastenError, one_of, positive_int
 from hasten.core.registry import Paper, Span
@@ -24,7 +25,7 @@ class DeepCache(Cache):
     first `branch` units of the way down and the last `branch + 1` of the way up (a unit is a residual block
     with its attention, or a downsampler); 0 is the fastest. schedule: "uniform", or "official" or "signed"
     for full steps that are dense around step `center`, the more so the larger `power` > 1 (see
-    `gates.centered_steps`).
+    `planned.centered_steps`).
     Source: Ma et al. 2023, section 3; `branch` is the `cache_branch_id` of the authors' package.
     """
 

@@ -10,9 +10,9 @@ from torch import nn
 
 from hasten.caching.blocks import Blocks
 from hasten.caching.cache import CACHES, Cache, Rule
-from hasten.caching.gates import Magnitude
 from hasten.caching.indicators import Added
 from hasten.caching.online import Accumulated, Moved
+from hasten.caching.planned import Magnitude
 from hasten.core.errors import HastenError, natural, positive_int, unit_interval
 from hasten.core.registry import Paper, Span
 from hasten.fit.observing import mean_ratios, polynomial

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -15,7 +15,7 @@ from hasten.caching.sites import SITES, Site
 from hasten.core.errors import UnsupportedModel
 from hasten.core.registry import Span
 from hasten.runtime.anatomy import blocks_of
-from hasten.runtime.rows import mapped
+from hasten.runtime.rows import mapped, nearest
 from hasten.runtime.view import wrap
 
 
@@ -113,11 +113,3 @@ class _Block:
             return out.new_empty(0)
 
         self._template, self._streams = mapped(result, look), streams
-
-
-def nearest(candidates: Sequence[Any], tensor: Tensor) -> int:
-    """Which of the candidates has the shape of a tensor and is nearest to it: a residual stream goes on from there."""
-    fits = [i for i, x in enumerate(candidates) if isinstance(x, Tensor) and x.shape == tensor.shape]
-    if len(fits) == 1:
-        return fits[0]
-    return min(fits, key=lambda i: float((candidates[i] - tensor).float().square().mean()))

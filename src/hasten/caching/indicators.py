@@ -6,18 +6,23 @@ import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
 from torch import Tensor, nn
 
-from hasten.caching.blocks import nearest
 from hasten.core.errors import UnsupportedModel
 from hasten.core.registry import Registry
 from hasten.runtime.anatomy import batch_of, blocks_of, is_attention
+from hasten.runtime.rows import nearest
 from hasten.runtime.view import wrap
 
-if TYPE_CHECKING:
-    from hasten.caching.memory import Memory
+
+class Watcher(Protocol):
+    """Who wants to know what is seen: the memory of a cache, or a fit that watches full runs."""
+
+    def decide(self, indicator: Tensor) -> None:
+        """In the running call this is seen: (rows, ...)."""
+        ...
 
 
 class Indicator(ABC):
@@ -30,8 +35,8 @@ class Indicator(ABC):
         """Raise UnsupportedModel if the network has no such place."""
 
     @abstractmethod
-    def attach(self, network: nn.Module, memory: Memory) -> None:
-        """Tell the memory what is seen there (`decide`) in every call of the view `network`."""
+    def attach(self, network: nn.Module, watcher: Watcher) -> None:
+        """Tell the watcher what is seen there (`decide`) in every call of the view `network`."""
 
 
 INDICATORS: Registry[Indicator] = Registry("indicator", Indicator)
@@ -47,11 +52,11 @@ class Shown(Indicator):
     def check(self, network: nn.Module) -> None:
         pass
 
-    def attach(self, network: nn.Module, memory: Memory) -> None:
+    def attach(self, network: nn.Module, watcher: Watcher) -> None:
         batch = batch_of(network)
 
         def forward(inner: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-            memory.decide(batch(args, kwargs))
+            watcher.decide(batch(args, kwargs))
             return inner(*args, **kwargs)
 
         wrap(network, forward)
@@ -74,7 +79,7 @@ class Added(Indicator):
                 f"give a number from 1 to {count - 1}"
             )
 
-    def attach(self, network: nn.Module, memory: Memory) -> None:
+    def attach(self, network: nn.Module, watcher: Watcher) -> None:
         blocks = blocks_of(network)[: self.blocks]
         tokens = _stream(blocks[0])
         entered: list[Tensor] = []
@@ -89,7 +94,7 @@ class Added(Indicator):
             outs, before = result if isinstance(result, tuple) else (result,), entered.pop()
             if not place:
                 place.append(nearest(outs, before))
-            memory.decide(outs[place[0]] - before)
+            watcher.decide(outs[place[0]] - before)
             return result
 
         wrap(blocks[0], first)
@@ -101,7 +106,7 @@ class Added(Indicator):
 class Modulated(Indicator):
     """What the first attention of a transformer's first block attends to: its tokens, normed and modulated by time.
 
-    It is found by running that block until there; the block then runs as its split is.
+    The block is run up to there to see them, and then once more as the gate decides.
     """
 
     name = "modulated"
@@ -109,7 +114,7 @@ class Modulated(Indicator):
     def check(self, network: nn.Module) -> None:
         blocks_of(network)
 
-    def attach(self, network: nn.Module, memory: Memory) -> None:
+    def attach(self, network: nn.Module, watcher: Watcher) -> None:
         block = blocks_of(network)[0]
         attention = next(part for part in block.modules() if is_attention(part))
         tokens = _stream(attention)
@@ -125,7 +130,7 @@ class Modulated(Indicator):
             try:
                 type(block).forward(block, *args, **kwargs)  # not `inner`, which asks for the split
             except _Seen as seen:
-                memory.decide(seen.tensor)
+                watcher.decide(seen.tensor)
             finally:
                 looking.clear()
             return inner(*args, **kwargs)

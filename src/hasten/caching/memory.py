@@ -5,9 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Hashable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
 from typing import Any, NamedTuple
-from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -15,20 +13,12 @@ from torch import Tensor, nn
 from hasten.caching.forecasters import Forecaster
 from hasten.caching.gates import Gate
 from hasten.caching.history import History, Node
+from hasten.caching.requests import Requests
 from hasten.core.errors import HastenError
 from hasten.runtime.anatomy import batch_of
 from hasten.runtime.rows import mapped, pick, picked
 from hasten.runtime.run import Row, Run
 from hasten.runtime.view import wrap
-
-
-@dataclass
-class Request:
-    """What is remembered of one request: the histories of its rows by call of the query, and place."""
-
-    stamp: Any = None
-    rows: dict[int, int] = field(default_factory=dict)  # how many the latest call of a query had
-    histories: dict[tuple[int, int], History] = field(default_factory=dict)
 
 
 class RowSplit(NamedTuple):
@@ -55,16 +45,18 @@ class Memory:
     runs a module on them alone), and hands what came out to `settle`, which remembers it and fills in the
     other rows. A row that has nothing to be forecast from is computed, whatever the gate says.
 
-    Rows are known by request, call of the query (guidance in two calls has two histories) and place, so a
-    batch may shrink to its conditional branch and grow back. What belongs to another generation, picture
-    size, dtype or device is forgotten; so is everything of a call whose rows change in any other way.
+    Whose rows they are, and what is forgotten when, is said in `requests`.
+
+    run: what the generation is doing.
+    gate: which rows are computed.
+    forecaster: what stands in for the others.
     name: under which the steps that are skipped are written down in the run of each request.
     """
 
     def __init__(self, run: Run, gate: Gate, forecaster: Forecaster, name: str = "") -> None:
         self.run, self.gate, self.forecaster, self.name = run, gate, forecaster, name
         self.shape: Any = None  # of the states in the running call, with dtype and device
-        self._requests: WeakKeyDictionary[Run, Request] = WeakKeyDictionary()
+        self._requests = Requests(run)
         self._rows: dict[Row, int] = {}
         self._order: list[Row] = []
         self._histories: list[History] = []
@@ -88,10 +80,10 @@ class Memory:
     @property
     def flowing(self) -> list[int]:
         """The positions, in the network's batch, of the rows that flow through what runs now."""
-        narrowed = self.run._narrowed
-        if narrowed is None or len(narrowed) == len(self._histories):
+        rows = self.run.narrowed_to
+        if rows is None or len(rows) == len(self._histories):
             return list(range(len(self._histories)))
-        return [self._rows[row] for row in narrowed]
+        return [self._rows[row] for row in rows]
 
     @property
     def owners(self) -> list[Row]:
@@ -182,43 +174,12 @@ class Memory:
 
     def _begin(self, x: Tensor) -> None:
         self.shape = (x.shape[1:], x.dtype, x.device)
-        rows = self.run.rows(len(x))
-        if rows is None:  # nobody knows whose they are
-            nobody = Run(self.run.process)
-            rows = [Row(nobody, place) for place in range(len(x))]
-        counts: dict[Run, int] = {}
-        for row in rows:
-            counts[row.part] = counts.get(row.part, 0) + 1
-        requests = {part: self._request(part, count) for part, count in counts.items()}
-        self._order, self._rows = rows, {row: i for i, row in enumerate(rows)}
-        self._histories = [self._history(requests[row.part], row) for row in rows]
+        self._order, self._histories = self._requests.of(x)
+        self._rows = {row: i for i, row in enumerate(self._order)}
         self._splits = {}
-        for i, row in enumerate(rows):
+        for i, row in enumerate(self._order):
             row.part.shown[row.image] = x[i : i + 1]
-        self._open = self._decided([None] * len(rows)) if self.gate.indicator is None else None
-
-    def _request(self, part: Run, count: int) -> Request:
-        """What is remembered of this request, if it still holds for `count` rows of it."""
-        if not part.number or part.step >= part.steps:  # outside a generation nothing is kept
-            return Request()
-        request = self._requests.get(part)
-        stamp = (part.number, *self.shape)
-        if request is None or request.stamp != stamp:
-            request = self._requests[part] = Request(stamp)
-        if self.run._narrowed is not None:  # a cache around this one says which rows flow
-            return request
-        before = request.rows.get(part.call, count)
-        request.rows[part.call] = count
-        whole = part.images and count % part.images == 0 and before % part.images == 0
-        if before != count and not whole:
-            request.histories = {at: history for at, history in request.histories.items() if at[0] != part.call}
-        return request
-
-    @staticmethod
-    def _history(request: Request, row: Row) -> History:
-        history = request.histories.setdefault((row.part.call, row.place), History())
-        history.image, history.branch = row.image, row.branch
-        return history
+        self._open = self._decided([None] * len(x)) if self.gate.indicator is None else None
 
     def _decided(self, scores: Sequence[float | None]) -> list[bool]:
         """Which rows are computed. All queries of a step share what was decided at its first."""

@@ -41,3 +41,11 @@ def pick(x: Tensor, rows: int, which: Sequence[int]) -> Tensor:
     if list(which) == list(range(first, first + count)):
         return x[first : first + count]
     return x[list(which)]
+
+
+def nearest(candidates: Sequence[Any], tensor: Tensor) -> int:
+    """Which of the candidates has the shape of a tensor and is nearest to it: a residual stream goes on from there."""
+    fits = [i for i, x in enumerate(candidates) if isinstance(x, Tensor) and x.shape == tensor.shape]
+    if len(fits) == 1:
+        return fits[0]
+    return min(fits, key=lambda i: float((candidates[i] - tensor).float().square().mean()))

@@ -183,6 +183,11 @@ class Run:
             for image in range(own - 1, -1, -1)
         ]
 
+    @property
+    def narrowed_to(self) -> list[Row] | None:
+        """The only rows that flow, or None if all do."""
+        return self._narrowed
+
     @contextmanager
     def narrowed(self, rows: list[Row]) -> Iterator[None]:
         """Meanwhile, only these rows flow through the network, or through the part of it that runs."""
