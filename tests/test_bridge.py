@@ -296,7 +296,7 @@ def test_every_solver_in_every_pipeline_is_sample(kind: str, solver: Any, pipe_o
     latents = pipelines.call(pipe, steps=4)
     assert torch.isfinite(latents).all()
     scheduler, asked = pipe.scheduler, len(spy.samples)
-    times = scheduler._run_times[scheduler._queries[len(scheduler.timesteps) - asked].step :]
+    times = scheduler._layout.times[scheduler._layout.queries[len(scheduler.timesteps) - asked].step :]
     assert asked > (2 if kind in ("img2img",) else 3)
     answers, states = iter(spy.outputs), iter(spy.samples)
 
@@ -338,7 +338,7 @@ def test_fitted_solvers_in_a_pipeline_are_sample_and_refuse_other_runs(solver: A
         return Prediction(x, float(scheduler.process.alpha(t)), float(scheduler.process.sigma(t)), next(answers))
 
     denoiser.process = scheduler.process  # type: ignore[attr-defined]
-    close(latents, sample(denoiser, spy.samples[0], solver, grid=scheduler._run_times))  # type: ignore[arg-type]
+    close(latents, sample(denoiser, spy.samples[0], solver, grid=scheduler._layout.times))  # type: ignore[arg-type]
     if not isinstance(solver, DPMSolverV3):
         with pytest.raises(HastenError, match="4 steps, the run has 5; fit again"):
             pipelines.call(pipe, steps=5)

@@ -14,24 +14,37 @@ FILES = sorted(SOURCE.rglob("*.py"))
 # from the ground up: a room imports only rooms before it
 ROOMS = [
     "core", "processes", "predictions", "grids", "zoo", "denoisers", "solvers", "sampling", "starts", "interpolants",
-    "discrete", "train", "measure", "runtime", "bridge", "guidance", "caching", "caches", "quantize", "compilers",
-    "fit", "distill", "edit", "zoo_training", "recipe", "methods", "evaluate", "report", "search", "bench", "cli",
+    "discrete", "train", "measure", "runtime", "bridge", "guidance", "caching", "caches", "prune", "quantize",
+    "compilers", "fit", "distill", "edit", "zoo_training", "recipe", "methods", "evaluate", "report", "search", "bench",
+    "cli",
 ]  # fmt: skip
+SHARE = 0.15  # of all lines that a room may have
+LINES = 300  # that a file may have without saying why in its docstring
+SCREEN = 50  # lines that a function may have
 
 
 def room(file: Path) -> str:
     return file.relative_to(SOURCE).parts[0].removesuffix(".py")
 
 
-def imported_rooms(tree: ast.Module) -> set[str]:
-    found: set[str] = set()
-    for node in tree.body:
-        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("hasten"):
-            parts = (node.module or "").split(".")
-            found |= {parts[1]} if len(parts) > 1 else {alias.name for alias in node.names}
+def module(file: Path) -> str:
+    parts = ("hasten", *file.relative_to(SOURCE).with_suffix("").parts)
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+MODULES = {module(file): file for file in FILES}
+
+
+def imported(tree: ast.AST) -> set[str]:
+    """The modules of hasten that are imported anywhere in a file: at the top, in functions, for type checkers."""
+    names: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "hasten":
+            inner = {f"{node.module}.{alias.name}" for alias in node.names}
+            names |= {name if name in MODULES else str(node.module) for name in inner}
         if isinstance(node, ast.Import):
-            found |= {a.name.split(".")[1] for a in node.names if a.name.startswith("hasten.")}
-    return found & set(ROOMS)
+            names |= {alias.name for alias in node.names if alias.name.split(".")[0] == "hasten"}
+    return names
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda f: str(f.relative_to(SOURCE)))
@@ -40,8 +53,43 @@ def test_rooms_import_only_rooms_above_them(file):
     if here.startswith("__"):
         return
     assert here in ROOMS, f"{here} is a new room: place it in the list above"
-    below = {other for other in imported_rooms(ast.parse(file.read_text())) if ROOMS.index(other) > ROOMS.index(here)}
+    rooms = {name.split(".")[1] for name in imported(ast.parse(file.read_text())) if "." in name}
+    below = {other for other in rooms if ROOMS.index(other) > ROOMS.index(here)}
     assert not below, f"{file.name} imports {below}, which lie below {here}"
+
+
+def test_no_modules_import_each_other_in_a_circle():
+    arrows = {name: imported(ast.parse(file.read_text())) - {name} for name, file in MODULES.items()}
+    for name, file in MODULES.items():
+        if file.name == "__init__.py":  # gathers what its room offers
+            arrows[name] = {other for other in arrows[name] if not other.startswith(f"{name}.")}
+    left = dict(arrows)
+    while left:
+        free = [name for name, others in left.items() if not others & left.keys()]
+        assert free, f"these import each other: {sorted(left)}"
+        for name in free:
+            del left[name]
+
+
+def test_no_room_is_a_palace():
+    lines: dict[str, int] = {}
+    for file in FILES:
+        lines[room(file)] = lines.get(room(file), 0) + len(file.read_text().splitlines())
+    largest = max(lines, key=lines.__getitem__)
+    assert lines[largest] <= SHARE * sum(lines.values()), f"{largest} has {lines[largest]} of {sum(lines.values())}"
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda f: str(f.relative_to(SOURCE)))
+def test_files_and_functions_can_be_read_to_their_end(file):
+    text = file.read_text()
+    tree = ast.parse(text)
+    if len(text.splitlines()) > LINES:
+        assert "Longer than" in (ast.get_docstring(tree) or ""), f"{file.name} is long and does not say why"
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            documented = ast.get_docstring(node, clean=False)
+            length = (node.end_lineno or 0) - node.lineno - len((documented or "").splitlines())
+            assert length <= SCREEN, f"{file.name}: {node.name} has {length} lines"
 
 
 def test_importing_hasten_loads_nothing_heavy():

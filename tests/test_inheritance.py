@@ -176,7 +176,7 @@ def test_noise_is_put_in_alike_in_pipelines_and_in_sample_many(solver):
     given = {"prompt_embeds": text, "negative_prompt_embeds": text, "guidance_scale": 1.0, "latents": runs[1]["noise"]}
     with method.applied(pipe):
         piped = call(pipe, steps=9, **given)
-        times = [float(t) for t in pipe.scheduler._run_times]
+        times = [float(t) for t in pipe.scheduler._layout.times]
         assert pipe.scheduler.run.edits
     alone = sample(fast, runs[1]["noise"], solver=solver, grid=times)
     assert (piped - alone).abs().max() < 1e-4 * alone.abs().max()

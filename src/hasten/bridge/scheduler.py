@@ -17,13 +17,13 @@ from diffusers.utils import BaseOutput
 from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
-from hasten.bridge.spacing import Shipped, dynamic_process, is_uniform, run_times
+from hasten.bridge.layout import Layout
 from hasten.core.errors import HastenError, one_of, unknown
 from hasten.grids import ENDS, GRIDS, GridLike, resolve
 from hasten.predictions import reading_of
-from hasten.processes import RectifiedFlow, VarianceExploding, VariancePreserving, from_config
+from hasten.processes import VarianceExploding, VariancePreserving, from_config
 from hasten.runtime.run import Run
-from hasten.solvers import SOLVERS, DPMSolverPP, Query, Solver
+from hasten.solvers import SOLVERS, DPMSolverPP, Solver
 from hasten.solvers.base import Walk
 
 Generators = torch.Generator | list[torch.Generator] | None
@@ -83,7 +83,8 @@ class SolverScheduler(SchedulerMixin, ConfigMixin):
         if isinstance(self.process, VariancePreserving):
             self.alphas_cumprod = torch.tensor(self.process.alphas_cumprod, dtype=torch.float32)
         self.timesteps = torch.arange(int(source["num_train_timesteps"]) - 1, -1, -1)
-        self._queries: list[Query] = []
+        self._layout: Layout | None = None
+        self._position = 0
         self._reset()
 
     @classmethod
@@ -116,51 +117,36 @@ class SolverScheduler(SchedulerMixin, ConfigMixin):
         of models that shift by picture size.
         Raises HastenError for contradictory or impossible values, and then changes nothing.
         """
-        process = dynamic_process(self.config, self._resting_process, mu)
-        grid = Shipped(self.config) if self.grid is None else self.grid
-        if sigmas is not None and self.grid is not None and is_uniform(sigmas):
-            num_inference_steps, sigmas = len(sigmas), None  # flow pipelines fill these in; the user chose a grid
-        times = run_times(self.config, process, grid, self.end, num_inference_steps, timesteps, sigmas)
-        queries = self.solver.query_times(process, times)
-        at = np.array([query.t for query in queries])
-        numbers = process.network_time(at)
-        if timesteps is not None and sigmas is not None:
-            numbers = np.asarray(timesteps, float)
-            if len(numbers) != len(at):
-                raise HastenError(f"timesteps: {len(numbers)} were given with sigmas, but {len(at)} queries need one")
-        alphas, sigmas_at = process.alpha(at), process.sigma(at)
-        ends = process.alpha(times[-1]), process.sigma(times[-1])
-
-        self.process = self.run.process = process
-        self._reading = self.run.reading = replace(self._reading, process=process)
-        self.num_inference_steps = len(times) - 1
-        whole = process.discrete and (numbers == np.round(numbers)).all()
-        self.timesteps = torch.tensor(numbers, dtype=torch.int64 if whole else torch.float32).to(device)
-        levels, last = (sigmas_at, ends[1])
-        if not isinstance(process, RectifiedFlow):
-            with np.errstate(divide="ignore"):
-                levels, last = sigmas_at / alphas, ends[1] / ends[0]
-        self.sigmas = torch.tensor(np.append(levels, abs(last)), dtype=torch.float32)
-        self._run_times, self._queries = times, queries
-        self._levels = list(zip(alphas.tolist(), sigmas_at.tolist()))
+        layout = Layout.of(
+            self.config, self._resting_process, self.solver, self.grid, self.end, num_inference_steps, timesteps,
+            sigmas, mu,
+        )  # fmt: skip
+        self._layout = layout
+        self.process = self.run.process = layout.process
+        self._reading = self.run.reading = replace(self._reading, process=layout.process)
+        self.num_inference_steps = layout.steps
+        self.timesteps, self.sigmas = layout.timesteps(device), layout.sigmas()
         self._reset()
-        self.run.begin(self.num_inference_steps)
+        self.run.begin(layout.steps)
         self._follow_from(0)
 
     def set_begin_index(self, begin_index: int = 0) -> None:
         """Start at this query of the run rather than the first: image-to-image starts midway, without a history."""
-        if self._queries:
+        if self._layout is not None:
             self._follow_from(begin_index)
         self._begin_index = begin_index
 
     def scale_model_input(self, sample: Tensor, timestep: Any = None) -> Tensor:
         """The state as the network wants it: as it is, unless the model is an EDM."""
-        if self._walk is None and self._begin_index is None and self._queries and timestep is not None:
-            self._follow_from(self._index_of(timestep))
+        layout = self._layout
+        if self._walk is None and self._begin_index is None and layout is not None and timestep is not None:
+            self._follow_from(layout.index_of(timestep, self.timesteps))
         if not isinstance(self.process, VarianceExploding):
             return sample
+        if layout is None:
+            raise HastenError("scale_model_input: no run was laid out; call set_timesteps first")
         index = self._position if self._step_index is None else self._step_index
-        sigma, sigma_data = self._levels[index][1], self._reading.sigma_data or 0.0
+        sigma, sigma_data = layout.levels[index][1], self._reading.sigma_data or 0.0
         return sample / (sigma**2 + sigma_data**2) ** 0.5
 
     def step(
@@ -174,15 +160,18 @@ class SolverScheduler(SchedulerMixin, ConfigMixin):
         of the noise of stochastic solvers, one or one an image. Other arguments (eta, s_noise, ...) belong to
         other schedulers and are ignored. Raises HastenError outside of a run.
         """
+        layout = self._layout
+        if layout is None:
+            raise HastenError("step: no run was laid out; call set_timesteps first")
         if self._walk is None:
-            self._start(timestep, sample, extras)
+            self._start(layout, timestep, sample, extras)
         index = self._step_index
-        if index is None or index >= len(self._levels):
+        if index is None or index >= len(layout.levels):
             raise HastenError("step: this run is over; call set_timesteps to begin another")
         self._generator = self.generator if generator is None else generator
         half = sample.dtype in (torch.float16, torch.bfloat16)
         x = sample.float() if half else sample
-        prediction = self._reading.at(x, model_output.to(x.dtype), *self._levels[index])
+        prediction = self._reading.at(x, model_output.to(x.dtype), *layout.levels[index])
         self._step_index = index + 1
         self.run.images = len(x)
         self.run.answer(prediction)
@@ -237,44 +226,24 @@ class SolverScheduler(SchedulerMixin, ConfigMixin):
 
     def _follow_from(self, index: int) -> None:
         """Make query `index` the first one of the run."""
-        count = len(self._queries)
-        if isinstance(index, bool) or not isinstance(index, int) or not 0 <= index < count:
-            raise HastenError(f"begin_index: {index!r} is not one of the {count} queries of this run")
-        first = self._queries[index]
-        tail = self._queries
-        if index:
-            tail = self.solver.query_times(self.process, self._run_times[first.step :])
-            if [q.t for q in tail] != [q.t for q in self._queries[index:]]:
-                raise HastenError(
-                    f"begin_index: {self.solver.name!r} cannot start at query {index} of this run; "
-                    "choose another strength or solver"
-                )
+        assert self._layout is not None
+        tail = self._layout.tail(self.solver, index)
         self._position = index
         self.run.follow(tail[0])
         self.run.times = tuple(query.t for query in tail) if self.solver.evaluations == 1 else ()
 
-    def _start(self, timestep: Any, sample: Tensor, extras: Mapping[str, Any]) -> None:
-        if not self._queries:
-            raise HastenError("step: no run was laid out; call set_timesteps first")
+    def _start(self, layout: Layout, timestep: Any, sample: Tensor, extras: Mapping[str, Any]) -> None:
         if extras.get("per_token_timesteps") is not None:
             raise HastenError("per_token_timesteps: not supported; every token of a state has the same time here")
         if self._begin_index is None:
-            self._follow_from(self._index_of(timestep))
+            self._follow_from(layout.index_of(timestep, self.timesteps))
         self._step_index = self._position
         half = sample.dtype in (torch.float16, torch.bfloat16)
         state = sample.float() if half else sample
         self._noise_like = state
-        times = self._run_times[self._queries[self._position].step :]
+        times = layout.times[layout.queries[self._position].step :]
         self._walk = self.solver.walk(self.process, times, state, self._noise)
         next(self._walk)
-
-    def _index_of(self, timestep: Any) -> int:
-        """The first query that starts a step and shows the network this number."""
-        number = torch.as_tensor(timestep, device=self.timesteps.device)
-        for index in (self.timesteps == number).nonzero().flatten().tolist():
-            if self._queries[index].stage == 0:
-                return index
-        raise HastenError(f"timestep: {float(number):g} is not one at which a step of this run begins")
 
     def _noise(self, step: int) -> Tensor:
         if self._last_noise is None or self._last_noise[0] != step:

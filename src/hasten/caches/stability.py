@@ -219,7 +219,7 @@ class Choice(NamedTuple):
 @GATES.add
 @dataclass(frozen=True)
 class Stable(Gate):
-    """Not computed where the solver's state lies beyond its extrapolation, against the bend of the history.
+    """Not computed where the solver's state lies beyond its extrapolation, against the bend of the trajectory.
 
     With slopes y = dx/dt at the last three states, D = y_i - 2 y_(i-1) + y_(i-2), and x~ extrapolated to the
     time that the solver has brought its state x to: skip if mean((x - x~) D) <= 0, image by image. All calls of
@@ -229,7 +229,7 @@ class Stable(Gate):
     is the integral of the parabola through the slopes (Adams-Bashforth), the paper has c = -2/3, that is 5/6,
     5/6, -2/3. On other grids c stands for -8/5 of the parabola's part. As the exact state is x~ - (5/12 - c) h D
     + O(h^4), a negative score is what an accurate solver has; it turns positive where the solver's own error,
-    or a turn in the history, outweighs 13/12 h mean(D^2). With "adams" nothing but those would be left.
+    or a turn in the trajectory, outweighs 13/12 h mean(D^2). With "adams" nothing but those would be left.
 
     scheme: as in `Extrapolated`. most: how many steps in a row may be skipped; 0 is "never stable", which is off.
     tail: how many last steps are computed.

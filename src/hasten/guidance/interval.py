@@ -40,7 +40,7 @@ class GuidanceInterval(GuidanceMethod):
     name = "interval"
     search_space: ClassVar[Mapping[str, Any]] = {"low": Span(0.02, 1.5, log=True), "high": Span(1.5, 15.0, log=True)}
     paper = Paper(
-        "Applying GuidanceMethod in a Limited Interval Improves Sample and Distribution Quality", 2024, "2404.07724"
+        "Applying Guidance in a Limited Interval Improves Sample and Distribution Quality", 2024, "2404.07724"
     )
     off: ClassVar[Mapping[str, Any]] = {"low": 0.0, "high": None}
 

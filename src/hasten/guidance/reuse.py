@@ -1,4 +1,4 @@
-"""GuidanceMethod from memory: on most steps the conditional branch runs alone, and the difference to it is forecast."""
+"""Guidance from memory: on most steps the conditional branch runs alone, and the difference to it is forecast."""
 
 from __future__ import annotations
 

@@ -40,7 +40,7 @@ class ScaleSchedule(GuidanceMethod):
     shape: str = "linear"
 
     name = "scale-schedule"
-    paper = Paper("Analysis of Classifier-Free GuidanceMethod Weight Schedulers", 2024, "2404.13040")
+    paper = Paper("Analysis of Classifier-Free Guidance Weight Schedulers", 2024, "2404.13040")
     off: ClassVar[Mapping[str, Any]] = {"shape": "constant"}
 
     def __post_init__(self) -> None:
