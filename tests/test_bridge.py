@@ -287,7 +287,7 @@ SOLVERS = [*(s for s in hasten.solvers.all() if not s.adaptive), functools.parti
 def test_every_solver_in_every_pipeline_is_sample(kind: str, solver: Any, pipe_of: Any) -> None:
     """`sample`, answered with what the pipeline's network said, asks for the same states and ends the same."""
     pipe = with_solver(pipe_of(kind), solver())
-    if kind == "img2img" and "image to image" in solver().caution:
+    if kind == "img2img" and "image to image" in solver().warning:
         with pytest.raises(HastenError, match=f"'{solver.name}' cannot start at query"):
             pipelines.call(pipe, steps=4)
         return

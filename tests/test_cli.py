@@ -179,7 +179,7 @@ def test_methods_lists_every_method_with_its_paper(capsys: pytest.CaptureFixture
     assert {m["name"] for m in found} == {cls.name for family in families().values() for cls in family}
     assert all(m["paper"] and m["about"] and 2000 < m["year"] < 2100 and "." in m["link"] for m in found)
     heun = next(m for m in found if m["name"] == "heun")
-    assert (heun["order"], heun["needs_fit"], heun["adaptive"]) == (2, False, False) and "guidance" in heun["caution"]
+    assert (heun["order"], heun["needs_fit"], heun["adaptive"]) == (2, False, False) and "guidance" in heun["warning"]
     assert run("methods", "--family", "caches", "--json") == 0
     assert {m["family"] for m in json.loads(capsys.readouterr().out)} == {"caches"}
     assert run("methods") == 0

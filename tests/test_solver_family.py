@@ -741,7 +741,7 @@ def test_what_blows_up_under_guidance_says_so():
         extra = 1 if isinstance(solver, PNDM) else 0
         if any(error(solver, n // solver.evaluations - extra) > 4 * error(DDIM(), n) for n in (6, 8)):
             found.add(solver.name)
-            assert "guidance" in solver.caution, solver.name
+            assert "guidance" in solver.warning, solver.name
     assert {"heun", "dpm", "pndm"} <= found and not found & {"dpm++", "unipc", "ddim", "ghvb", "heavy-ball"}
     # the data prediction, expanded the same way, does not
     assert error(DPMSolver(), 8) > 5 * error(DPMSolverPP(3, "singlestep", schedule="fast"), 8)
