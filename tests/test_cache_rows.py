@@ -69,7 +69,7 @@ def test_a_table_is_resampled_to_the_nearest_step():
 def test_taylorseer_and_fora_follow_their_codes():
     assert opened(TaylorSeer(), 14) == [0, 1, 5, 9, 13]
     assert opened(TaylorSeer(warmup=3, interval=6), 16) == [0, 1, 2, 8, 14]
-    assert opened(TaylorSeer(warmup=3, interval=5, phase=4), 16) == [0, 1, 2, 4, 9, 14]
+    assert opened(TaylorSeer(warmup=3, interval=5, offset=4), 16) == [0, 1, 2, 4, 9, 14]
     assert opened(TaylorSeer(tail=2), 13) == [0, 1, 5, 9, 11, 12]
     seen = units_run(make("sd3"), FORA(3), 50)
     assert [step for step, ran in enumerate(seen) if ran][:5] == [0, 1, 4, 7, 10] and seen[49]
@@ -122,9 +122,9 @@ def test_teacache_sums_the_polynomial_of_what_it_sees():
     (MagCacheConfig(mag_ratios=FLUX_MAG_RATIOS, num_inference_steps=STEPS),
      MagCache(threshold=0.06, most=3, retention=0.2, ratios=RATIOS)),
     (TaylorSeerCacheConfig(taylor_factors_dtype=torch.float32),
-     TaylorSeer(warmup=3, interval=5, phase=4, units="attention")),
+     TaylorSeer(warmup=3, interval=5, offset=4, units="attention")),
     (TaylorSeerCacheConfig(taylor_factors_dtype=torch.float32, max_order=2, cache_interval=3),
-     TaylorSeer(order=2, warmup=3, interval=3, phase=4, units="attention", compat=True)),
+     TaylorSeer(order=2, warmup=3, interval=3, offset=4, units="attention", compat=True)),
 ], ids=["first-block", "magcache", "taylorseer 1", "taylorseer 2"])  # fmt: skip
 def test_the_same_as_diffusers_own_hooks(config, ours):
     theirs = flux()

@@ -173,8 +173,8 @@ def opened(gate, steps: int) -> list[int]:
 
 def test_schedules_of_the_papers():
     assert opened(Every(3), 10) == [0, 3, 6, 9]
-    assert opened(Every(4, warmup=2, phase=1), 14) == [0, 1, 5, 9, 13]  # TaylorSeer, DiT
-    assert opened(Every(5, warmup=3, phase=4), 20) == [0, 1, 2, 4, 9, 14, 19]  # TaylorSeer in diffusers
+    assert opened(Every(4, warmup=2, offset=1), 14) == [0, 1, 5, 9, 13]  # TaylorSeer, DiT
+    assert opened(Every(5, warmup=3, offset=4), 20) == [0, 1, 2, 4, 9, 14, 19]  # TaylorSeer in diffusers
     assert opened(Every(4, tail=2), 11) == [0, 4, 8, 9, 10]
     assert opened(Countdown(3), 50)[:5] == [0, 1, 4, 7, 10] and opened(Countdown(3), 50)[-1] == 49  # FORA
     assert opened(Listed((3, 9), of=10), 20) == [0, 6, 18] and opened(Listed((3,)), 9) == [0, 3]

@@ -152,5 +152,6 @@ def test_recipes_of_version_1_are_brought_up_to_date():
     assert old.version == 2 and old.caches[0].gate.indicator.name == "added"
     assert old.caches[0].forecaster.first.name == "difference"
     assert Recipe.from_json(old.to_json()) == old
+    assert Recipe(version=1, caches=[{"name": "taylorseer", "phase": 4}]).caches[0].offset == 4
     with pytest.raises(HastenError, match="indicator"):
         Recipe(version=2, caches=[cache])

@@ -78,7 +78,7 @@ class SADA(Cache):
         gate: Gate = Stable(self.variant, self.max_interval, self.tail)
         forecaster: Forecaster = Extrapolated(self.variant)
         if self.lagrange_int > 1:
-            gate = Then(gate, Every(self.lagrange_int, phase=1, tail=self.tail), self.lagrange_step)
+            gate = Then(gate, Every(self.lagrange_int, offset=1, tail=self.tail), self.lagrange_step)
             through = Taylor(self.lagrange_term - 1, self.variable, apart=self.lagrange_int)
             forecaster = ForecastThen(forecaster, through, self.lagrange_step)
         return Within(gate, *self.acc_range), forecaster

@@ -81,18 +81,18 @@ class DeltaDiT(Cache):
 class TaylorSeer(Cache):
     """Compute attention and MLP units on every `interval`-th step, and extend polynomials through them in between.
 
-    order: of the polynomials. interval: at least 1; 1 is off. warmup: the first steps, which are full. phase: of
-    the steps after them, those are full where step - phase is a multiple of interval; warmup - 1 if left out.
+    order: of the polynomials. interval: at least 1; 1 is off. warmup: the first steps, which are full. offset: of
+    the steps after them, those are full where step - offset is a multiple of interval; warmup - 1 if left out.
     tail: the last steps, full as well. units: "all", or one of the kinds of `units.UNITS`. compat: the powers of
     the published code instead of Newton's form, the same up to order 1 (see `forecasters.Taylor`).
     Source: Liu et al. 2025, section 3.3. Their DiT code has warmup=2, for FLUX.1 warmup=3, interval=6; diffusers
-    warmup=3, interval=5, phase=4, units="attention", compat=True.
+    warmup=3, interval=5, offset=4, units="attention", compat=True.
     """
 
     order: int = 1
     interval: int = 4
     warmup: int = 2
-    phase: int | None = None
+    offset: int | None = None
     tail: int = 0
     units: str = "all"
     compat: bool = False
@@ -111,8 +111,8 @@ class TaylorSeer(Cache):
     @property
     def gate(self) -> Every:
         """When the units are computed."""
-        phase = self.warmup - 1 if self.phase is None else self.phase
-        return Every(self.interval, self.warmup, phase, self.tail)
+        offset = self.warmup - 1 if self.offset is None else self.offset
+        return Every(self.interval, self.warmup, offset, self.tail)
 
     def rules(self, network: nn.Module) -> Sequence[Rule]:
         return [Rule(Units(self.units), self.gate, Taylor(self.order, compat=self.compat))]

@@ -64,14 +64,14 @@ GATES: Registry[Gate] = Registry("gate", Gate)
 @GATES.add
 @dataclass(frozen=True)
 class Every(Gate):
-    """Full on the first `warmup` steps, then wherever step - phase is a multiple of `interval`, and on the last `tail`.
+    """Full on the first `warmup` steps, then where step - offset is a multiple of `interval`, and on the last `tail`.
 
     As it is: steps 0, interval, 2 interval, ...: ceil(steps / interval) of them. interval 1 is off.
     """
 
     interval: int = 2
     warmup: int = 1
-    phase: int = 0
+    offset: int = 0
     tail: int = 0
 
     name = "every"
@@ -82,7 +82,7 @@ class Every(Gate):
 
     def opens(self, run: Run) -> bool:
         early, late = run.step < max(1, self.warmup), run.step >= run.steps - self.tail
-        return early or late or (run.step - self.phase) % self.interval == 0
+        return early or late or (run.step - self.offset) % self.interval == 0
 
 
 @GATES.add

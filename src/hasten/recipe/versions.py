@@ -28,11 +28,12 @@ def current(fields: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _from_1(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """What an online gate looks at was its "eye", and the forecaster "difference" was called "drift"."""
+    """An indicator was an "eye", the forecaster "difference" was "drift", and offsets were "phases"."""
 
     def renamed(value: Any, key: str = "") -> Any:
         if isinstance(value, Mapping):
-            inside = {{"eye": "indicator"}.get(k, k): renamed(v, k) for k, v in value.items()}
+            names = {"eye": "indicator"} | ({"phase": "offset"} if value.get("name") in ("taylorseer", "every") else {})
+            inside = {names.get(k, k): renamed(v, k) for k, v in value.items()}
             return inside | ({"name": "difference"} if key in _FORECASTERS and inside.get("name") == "drift" else {})
         if isinstance(value, list | tuple):
             return [renamed(one, key) for one in value]
