@@ -55,9 +55,9 @@ def methods() -> list[dict[str, Any]]:
 
     The one place here that knows where hasten keeps its lists.
     """
-    from hasten import listing
+    from hasten import methods
 
-    return listing.methods()
+    return methods.methods()
 
 
 def grid_names() -> list[str]:
@@ -69,7 +69,9 @@ def part_names() -> dict[str, list[str]]:
     """The parts that a composed cache is made of; likewise."""
     from hasten import caches
 
-    families = {"site": caches.SITES, "gate": caches.GATES, "forecaster": caches.FORECASTERS, "eye": caches.EYES}
+    families = {
+        "site": caches.SITES, "gate": caches.GATES, "forecaster": caches.FORECASTERS, "indicator": caches.INDICATORS,
+    }  # fmt: skip
     return {name: family.names() for name, family in families.items()}
 
 
@@ -422,7 +424,7 @@ TINY: dict[str, tuple[str, dict[str, Any]]] = {
     "plain": ("sd", {}),
     "heun-deepcache": ("sd", {"solver": "heun", "grid": "karras", "caches": ["deepcache"]}),
     "unipc-sada": ("sd", {"solver": "unipc", "grid": "logsnr"} | with_method("sada", "caches")),
-    "deep-drift": ("sd", {"caches": [cache("unet-deep", "every", "drift")]}),
+    "deep-difference": ("sd", {"caches": [cache("unet-deep", "every", "difference")]}),
     "tokens-refresh": ("sd", {"caches": [cache({"name": "tokens", "max_downsample": 2}, {"name": "refresh"})]}),
     "encoder-listed": ("sd", {"caches": [cache("unet-encoder", {"name": "listed", "steps": [0, 2]}, "taylor")]}),
     "whole-stable": ("sd", {"solver": "dpm++", "caches": [cache("whole", "stable", "extrapolated")]}),
@@ -526,7 +528,7 @@ ZOO: dict[str, dict[str, dict[str, Any]]] = {
         "delta-dit": {"caches": ["delta-dit"], "steps": 6},
         "feature-inheritance": {"caches": ["feature-inheritance"], "steps": 5},
         "cache": {"solver": "euler", "caches": [cache("whole", {"name": "every", "interval": 2}, "taylor")]},
-        "cache-blocks": {"solver": "euler", "caches": [cache({"name": "blocks", "first": 1}, "every", "drift")]},
+        "cache-blocks": {"solver": "euler", "caches": [cache({"name": "blocks", "first": 1}, "every", "difference")]},
         "diffusers-first-block": {"caches": [{"name": "diffusers-first-block", "threshold": 0.5}], "steps": 5},
         "diffusers-magcache": {
             "caches": [{"name": "diffusers-magcache", "ratios": FLUX_RATIOS, "threshold": 0.5}], "steps": 5,
@@ -627,8 +629,10 @@ def _folder() -> Found:
     }
     with tempfile.TemporaryDirectory() as folder:
         recipe.save(folder)
-        files = ("recipe.json", "tensors.safetensors")
-        same = [(Path(folder) / file).read_bytes() == (FOLDER / file).read_bytes() for file in files]
+        tensors_file, recipe_file = "tensors.safetensors", "recipe.json"
+        same = [(Path(folder) / tensors_file).read_bytes() == (FOLDER / tensors_file).read_bytes()]
+        texts = [json.loads((Path(at) / recipe_file).read_text()) for at in (folder, FOLDER)]
+        same.insert(0, texts[0] == texts[1] | {"version": texts[0]["version"]})  # of version 1, and brought up to date
         again = hasten.Recipe.load(folder) == recipe
     return {"recipe": json.loads(json.dumps(plain)), "saved the same": same, "loaded the same": again} | tensors
 
