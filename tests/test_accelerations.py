@@ -39,9 +39,14 @@ EXAMPLES = {  # where an acceleration made without arguments does nothing, or no
     "torch-compile": {"backend": "aot_eager"},  # whose code takes no time to make, and is as uncompiled
 }
 MISSING = {"cache-dit"} if find_spec("cache_dit") is None else set()  # an optional extra
+SLOW = {"torch-compile"}  # traces every network of every test
 FIELDS = {cls: field for field, registry in FAMILIES.items() for cls in registry}  # of a recipe
 METHODS = [
-    pytest.param(FAMILIES[field].build({"name": cls.name} | EXAMPLES.get(cls.name, {})), id=cls.name)
+    pytest.param(
+        FAMILIES[field].build({"name": cls.name} | EXAMPLES.get(cls.name, {})),
+        id=cls.name,
+        marks=[pytest.mark.slow] if cls.name in SLOW else [],
+    )
     for cls, field in FIELDS.items()
     if cls.name not in MISSING
 ]
@@ -190,6 +195,7 @@ KINDS_OF_METHOD = {"deepcache", "sada", "interval"}
     [
         pytest.param(*method.values, solver, id=f"{method.id}-{solver.name}")
         for method in METHODS
+        if method.id not in SLOW
         for solver in SOLVERS
         if method.id in KINDS_OF_METHOD or solver.name in KINDS_OF_SOLVER
     ],
@@ -293,7 +299,7 @@ def pairs() -> list:
     return [
         pytest.param(
             *one.values, *other.values, id=f"{one.id}-{other.id}",
-            marks=() if frozenset((one.id, other.id)) in ordinary else pytest.mark.slow,
+            marks=[] if {one.id, other.id} in ordinary and not {one.id, other.id} & SLOW else [pytest.mark.slow],
         )
         for one, other in itertools.permutations(ON_UNETS, 2)
     ]  # fmt: skip

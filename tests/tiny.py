@@ -52,7 +52,8 @@ def part(prints: dict[Any, Any], name: str) -> dict[Any, Any]:
 
 def _frozen(value: Any) -> Any:
     if isinstance(value, Tensor):
-        return id(value), value.detach().numpy().tobytes()
+        bits = value.detach().view(torch.int16) if value.dtype == torch.bfloat16 else value.detach()
+        return id(value), bits.numpy().tobytes()
     if isinstance(value, dict):
         return id(value), {key: _frozen(inside) for key, inside in value.items()}
     if isinstance(value, list | tuple):

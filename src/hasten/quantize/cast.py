@@ -15,15 +15,15 @@ from hasten.quantize.base import QUANTIZERS, Quantizer
 from hasten.runtime.anatomy import batch_of
 from hasten.runtime.rows import mapped
 from hasten.runtime.run import Run
-from hasten.runtime.view import wrap
+from hasten.runtime.view import says_dtype, wrap
 
 
 class Cast(Quantizer):
     """The network's weights in 16 bits, and its arithmetic; states and sampler stay as they are.
 
     Parts that a model asks to keep in float32 are kept. Arguments with rows (states, embeddings) are cast on the
-    way in and the answer on the way out; times are not. A pipeline without a text encoder asks the network which
-    type its states are to have, and then keeps them in 16 bits as well.
+    way in and the answer on the way out; times are not. A pipeline that asks the network for its dtype is told the
+    one that it had.
     """
 
     dtype: ClassVar[torch.dtype]
@@ -33,6 +33,7 @@ class Cast(Quantizer):
             raise UnsupportedModel(f"quantize: {type(network).__name__} has no float32 weights to cast")
 
     def attach(self, network: nn.Module, run: Run) -> None:
+        says_dtype(network, next(p.dtype for p in network.parameters() if p.is_floating_point()))
         dtype, kept = self.dtype, tuple(getattr(network, "_keep_in_fp32_modules", None) or ())
         for name, module in network.named_modules():
             if not set(name.split(".")) & set(kept):

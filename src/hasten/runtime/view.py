@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch import nn
 
 from hasten.core.errors import UnsupportedModel
@@ -19,6 +20,7 @@ from hasten.runtime.anatomy import network_name
 from hasten.runtime.run import Run
 
 APPLIED = "_hasten_applied"  # on the root of a view: what has been applied to it, outermost first
+_SAID = "_hasten_dtype"  # on the root of a view: the dtype that it says it has, None while it runs
 _LAYERS = "_hasten_layers"  # on a module of a view: the wrappers of its forward, outermost first
 
 
@@ -54,11 +56,12 @@ def grafted(pipe: Any, run: Run) -> Iterator[nn.Module]:
 @contextmanager
 def _unchanged(network: nn.Module) -> Iterator[None]:
     """All modules of a view are as before on exit."""
-    before = [(module, _attributes(module)) for module in network.modules()]
+    before = [(module, type(module), _attributes(module)) for module in network.modules()]
     try:
         yield
     finally:
-        for module, attributes in before:
+        for module, kind, attributes in before:
+            module.__class__ = kind
             module.__dict__.clear()
             module.__dict__.update(attributes)
 
@@ -88,6 +91,38 @@ def view(module: nn.Module) -> nn.Module:
     network = copied(module)
     network.__dict__[APPLIED] = ()
     return network
+
+
+def says_dtype(network: nn.Module, dtype: torch.dtype) -> None:
+    """Let a view tell pipelines that it computes in `dtype`; its own forward goes on to see what it has.
+
+    Pipelines ask their network for the dtype of states, prompts and pictures, which stay what they were.
+    """
+    kind = type(network)
+    own = getattr(kind, "dtype", None)
+    if not isinstance(own, property):  # no model of diffusers: nobody asks
+        return
+    network.__class__ = _saying(kind)
+    network.__dict__[_SAID] = dtype
+
+    def forward(inner: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        network.__dict__[_SAID] = None
+        try:
+            return inner(*args, **kwargs)
+        finally:
+            network.__dict__[_SAID] = dtype
+
+    wrap(network, forward)
+
+
+@functools.cache
+def _saying(kind: type[nn.Module]) -> type[nn.Module]:
+    """The same class, with a dtype that can be said."""
+
+    def dtype(self: nn.Module) -> Any:
+        return self.__dict__.get(_SAID) or kind.dtype.__get__(self)  # type: ignore[attr-defined]
+
+    return type(kind.__name__, (kind,), {"dtype": property(dtype), "__module__": kind.__module__})
 
 
 def is_view(network: nn.Module) -> bool:
