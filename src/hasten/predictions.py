@@ -136,7 +136,11 @@ class Reading:
         if self.sigma_data is None:
             return Prediction(x, alpha, sigma, output, self.kind)
         skip, out = self._preconditioning(sigma)
-        return Prediction(x, alpha, sigma, torch.add(x * skip, output, alpha=out), "sample")
+        return Prediction(x, alpha, sigma, combine(x, skip, output, out), "sample")
+
+    def input(self, x: Tensor, sigma: Coefficient) -> Tensor:
+        """What the network is shown for state x. Inverse of `state`."""
+        return x if self.sigma_data is None else x / (sigma**2 + self.sigma_data**2) ** 0.5
 
     def shown(self, shown: Tensor, output: Tensor, time: float) -> Prediction:
         """The same, for the input that the network is shown; half precision is read in float32.
@@ -169,7 +173,7 @@ class Reading:
             return x
         return x * (float(self.process.sigma(time)) ** 2 + self.sigma_data**2) ** 0.5
 
-    def _preconditioning(self, sigma: float) -> tuple[float, float]:
+    def _preconditioning(self, sigma: Coefficient) -> tuple[Coefficient, Coefficient]:
         """The weights of the state and of the network's output in the data prediction."""
         assert self.sigma_data is not None
         total = sigma**2 + self.sigma_data**2

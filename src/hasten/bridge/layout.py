@@ -10,10 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hasten.bridge.spacing import Shipped, dynamic_process, is_uniform, run_times
+from hasten.bridge.spacing import Shipped, is_uniform, run_times
 from hasten.core.errors import HastenError
 from hasten.grids import Grid
-from hasten.processes import Array, Process, RectifiedFlow
+from hasten.processes import Array, Process, RectifiedFlow, dynamic_process
 from hasten.solvers import Query, Solver
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from hasten.core.errors import HastenError, one_of, positive_int
+from hasten.core.errors import HastenError, positive_int
 from hasten.grids import Grid, Karras, LogSNR, Uniform, schedule
 from hasten.processes import Array, Process, RectifiedFlow, VarianceExploding
 
@@ -127,20 +127,6 @@ def is_uniform(sigmas: Sequence[float]) -> bool:
     """Whether this is the list 1, (n - 1) / n, ..., 1 / n that flow pipelines fill in."""
     count = len(sigmas)
     return count > 0 and np.allclose(np.asarray(sigmas, float), np.linspace(1, 1 / count, count), atol=1e-6)
-
-
-def dynamic_process(config: Mapping[str, Any], process: Process, mu: float | None) -> Process:
-    """The process once the picture size is known: `mu` sets the shift where the config shifts dynamically.
-
-    Raises HastenError if such a config gets no usable mu. Elsewhere mu is ignored, as diffusers does.
-    """
-    if not config.get("use_dynamic_shifting") or not isinstance(process, RectifiedFlow):
-        return process
-    if mu is None or not np.isfinite(mu):
-        raise HastenError(f"mu: {mu} is not possible; this model shifts by picture size and needs a number")
-    kind = config.get("time_shift_type", "exponential")
-    one_of("time_shift_type", kind, ("exponential", "linear"))
-    return RectifiedFlow(float(np.exp(mu)) if kind == "exponential" else float(mu), process.scale)
 
 
 def _flow_levels(config: Mapping[str, Any], process: RectifiedFlow, count: int) -> Array:

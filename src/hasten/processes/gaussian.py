@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from hasten.core.errors import HastenError, unknown
+from hasten.core.errors import HastenError, one_of, unknown
 from hasten.processes.base import Array, Process
 
 
@@ -241,6 +241,20 @@ def from_config(config: Mapping[str, Any]) -> Process:
         )  # fmt: skip
     alphas_cumprod = np.cumprod(1 - betas)
     return VariancePreserving(zero_terminal(alphas_cumprod) if config.get("rescale_betas_zero_snr") else alphas_cumprod)
+
+
+def dynamic_process(config: Mapping[str, Any], process: Process, mu: float | None) -> Process:
+    """The process once the picture size is known: `mu` sets the shift where the config shifts dynamically.
+
+    Raises HastenError if such a config gets no usable mu. Elsewhere mu is ignored, as diffusers does.
+    """
+    if not config.get("use_dynamic_shifting") or not isinstance(process, RectifiedFlow):
+        return process
+    if mu is None or not np.isfinite(mu):
+        raise HastenError(f"mu: {mu} is not possible; this model shifts by picture size and needs a number")
+    kind = config.get("time_shift_type", "exponential")
+    one_of("time_shift_type", kind, ("exponential", "linear"))
+    return RectifiedFlow(float(np.exp(mu)) if kind == "exponential" else float(mu), process.scale)
 
 
 def _squared_cosine_betas(steps: int, cap: float = 0.999) -> Array:
