@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from functools import partial
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +12,10 @@ import torch
 from torch import Tensor
 
 from hasten import sample
-from hasten.denoisers import Denoiser, DenoiserLike, GaussianMixture
+from hasten.denoisers import DenoiserLike, GaussianMixture
 from hasten.grids import settling
-from hasten.processes import Process, RectifiedFlow, VariancePreserving, from_config
+from hasten.processes import Process, RectifiedFlow, VariancePreserving
+from hasten.runtime.denoiser import ConditionedDenoiser, conditioned
 
 SPLITS = ("choose", "report")
 SCREENED = 4  # rows on which candidates are compared first, where calls are dear
@@ -87,37 +87,24 @@ def latents(count: int = 256, data: Path | None = None) -> Case:
 
 def emoji_sd(count: int = 16, guidance: float = 7.5) -> Case:
     """The zoo's Stable Diffusion, guided."""
-    from hasten.zoo import captions, load
+    from hasten.zoo import load
 
     pipe = load("emoji-sd")
-
-    def known(split: str) -> tuple[Tensor, Tensor]:
-        return pipe.encode_prompt(captions("emoji-sd", split)[:count], "cpu", 1, True, [""] * count)[:2]
-
-    def network(embedded: tuple[Tensor, ...], x: Tensor, number: Tensor) -> Tensor:
-        both = pipe.unet(torch.cat([x, x]), torch.cat([number, number]), torch.cat(embedded)).sample
-        bound, free = both.chunk(2)
-        return free + guidance * (bound - free)
-
-    return _of_network("emoji-sd", network, known, from_config(pipe.scheduler.config), "epsilon", count)
+    return _of_network(
+        "emoji-sd", lambda prompts: conditioned(pipe, prompts, guidance=guidance, gradients=False), count
+    )
 
 
 def emoji_flux(count: int = 16) -> Case:
-    """The zoo's Flux."""
-    from hasten.train import Packed
-    from hasten.zoo import call, captions, folder, load
+    """The zoo's Flux, in the time that is its noise level, without the shift of its pipeline."""
+    from hasten.zoo import call, folder, load
 
-    pipe = load("emoji-flux")
-    packed, length = Packed(pipe.transformer), call(folder("emoji-flux"))["max_sequence_length"]
+    pipe, length = load("emoji-flux"), call(folder("emoji-flux"))["max_sequence_length"]
 
-    def known(split: str) -> tuple[Tensor, Tensor]:
-        prompts = captions("emoji-flux", split)[:count]
-        return pipe.encode_prompt(prompts, prompts, max_sequence_length=length)[:2]
+    def bound(prompts: list[str]) -> ConditionedDenoiser:
+        return replace(conditioned(pipe, prompts, max_sequence_length=length, gradients=False), process=RectifiedFlow())
 
-    def network(embedded: tuple[Tensor, Tensor], x: Tensor, number: Tensor) -> Tensor:
-        return packed(x, number / 1000, *embedded)  # FluxPipeline divides too: the transformer multiplies
-
-    return _of_network("emoji-flux", network, known, RectifiedFlow(), "flow_prediction", count)
+    return _of_network("emoji-flux", bound, count)
 
 
 CASES: dict[str, Callable[..., Case]] = {
@@ -131,17 +118,13 @@ def _exact(name: str, means: Any, stds: Any, weights: Any, count: int) -> Case:
     return Case(name, dict.fromkeys(SPLITS, denoiser), noises, 1600, denoiser.means)
 
 
-def _of_network(
-    name: str, network: Callable[[Any, Tensor, Tensor], Tensor], known: Callable[[str], Any], process: Process,
-    kind: str, count: int,
-) -> Case:  # fmt: skip
-    """A case whose splits have prompts of their own. Split names are those of the zoo's captions."""
-    with torch.no_grad():
-        bound = dict(zip(SPLITS, map(known, ("search", "confirm")), strict=True))
-    bound["screen"] = tuple(embedded[:SCREENED] for embedded in bound["choose"])
-    denoisers: dict[str, DenoiserLike] = {
-        split: Denoiser(torch.no_grad()(partial(network, embedded)), process, kind) for split, embedded in bound.items()
-    }
+def _of_network(name: str, bound: Callable[[list[str]], ConditionedDenoiser], count: int) -> Case:
+    """A case whose splits have prompts of their own, those of the zoo's captions. bound: its denoiser for prompts."""
+    from hasten.zoo import captions
+
+    prompts = zip(SPLITS, (captions(name, split)[:count] for split in ("search", "confirm")), strict=True)
+    denoisers: dict[str, Any] = {split: bound(listed) for split, listed in prompts}
+    denoisers["screen"] = denoisers["choose"].rows(slice(SCREENED))
     noises = {split: _noise((count, 4, 16, 16), seed, torch.float32) for seed, split in enumerate(SPLITS)}
     return Case(name, denoisers, noises, 256, bound=True, evaluations=20)
 

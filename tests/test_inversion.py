@@ -27,6 +27,7 @@ from hasten.solvers.reversible import Timeline
 VP = VariancePreserving.from_betas("linear", 1e-4, 0.02)
 PROCESSES = [VP, RectifiedFlow(), VarianceExploding(), Cosine(), VariancePreserving.from_betas(zero_terminal_snr=True)]
 EXACT = [EDICT(), BDIA(), BDIA(gamma=0.9), BDIAHeun(exact=True)]
+TILES = Path(hasten.__file__).parent / "zoo" / "weights" / "emoji-sd" / "samples.png"
 ANGLES = np.arange(5) * 2 * np.pi / 5
 MEANS = 1.5 * np.stack([np.cos(ANGLES), np.sin(ANGLES)], 1)
 
@@ -321,8 +322,7 @@ def test_what_cannot_be_inverted_is_refused(make, message):
 @pytest.fixture(scope="module")
 def emoji():
     """The pipeline and, as states, one of the pictures that ship with it (a tile of its sample grid)."""
-    tiles = Path(hasten.__file__).parent / "zoo" / "weights" / "emoji-sd" / "samples.png"
-    picture = Image.open(tiles).crop((4, 4, 68, 68))
+    picture = Image.open(TILES).crop((4, 4, 68, 68))
     pipe = hasten.load("emoji-sd")
     return pipe, picture, states_of(pipe, picture)
 
@@ -359,6 +359,16 @@ def test_a_pipelines_denoiser_is_what_the_pipeline_asks(emoji):
         pipe.scheduler = old
     got = sample(denoiser_of(pipe, "noto red apple", 4.0), noise, DDIM(), 3, "trailing")
     torch.testing.assert_close(pictures_of(pipe, got), want, rtol=0, atol=1e-4)
+
+
+def test_a_flow_transformer_comes_back_too():
+    """The zoo's Flux: latents that its pipeline packs, a scale it is not shown, an autoencoder of its own."""
+    pipe = hasten.load("emoji-flux")
+    x0 = states_of(pipe, Image.open(TILES).crop((4, 4, 68, 68)))
+    denoiser = denoiser_of(pipe, "noto red apple")
+    state = invert(denoiser, x0, BDIA(gamma=0.96), 8)
+    assert (sample(denoiser, state, BDIA(gamma=0.96), 8) - x0).abs().max() <= 1e-3
+    assert pictures_of(pipe, x0).shape == (1, 3, 64, 64)
 
 
 @pytest.mark.parametrize("solver", ["edict", "ddim"])

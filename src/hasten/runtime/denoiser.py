@@ -40,6 +40,7 @@ class ConditionedDenoiser:
     network: asked by `adapter`. process, kind, sigma_data: how it is read, see `hasten.predictions.Reading`.
     bound, free: its conditions with and without the prompt; None: no second branch. guidance: the scale w of
     free + w (bound - free), (rows,) or (1,). embedded: the scale that the network itself is shown, likewise.
+    gradients: whether they pass where they are enabled.
     """
 
     network: nn.Module
@@ -52,13 +53,15 @@ class ConditionedDenoiser:
     embedded: Tensor | None = None
     sigma_data: float | None = None
     dtype: torch.dtype | None = None
+    gradients: bool = True
 
     def __call__(self, x: Tensor, t: Times) -> Prediction:
         """The guided prediction for states x (rows, ...) at the process's time t: a number, or one a row."""
         t, number = self._times(x, t)
         alpha, sigma = coefficients(self.process, t, x)
         reading = Reading(self.process, self.kind, self.sigma_data)
-        return reading.at(x, self._answer(reading.input(x, sigma), number), alpha, sigma)
+        with torch.set_grad_enabled(self.gradients and torch.is_grad_enabled()):
+            return reading.at(x, self._answer(reading.input(x, sigma), number), alpha, sigma)
 
     def __len__(self) -> int:
         """For how many rows it is bound; 1 if for any number."""
@@ -153,7 +156,7 @@ class Requests:
 
 def conditioned(
     pipe: Any, prompts: Text | Conditions, *, guidance: Scale = 1.0, negative: Text | Conditions | None = None,
-    embedded: Scale | None = None, size: tuple[int, int] | None = None, **encoding: Any,
+    embedded: Scale | None = None, size: tuple[int, int] | None = None, gradients: bool = True, **encoding: Any,
 ) -> ConditionedDenoiser:  # fmt: skip
     """The network of a diffusers pipeline, bound to prompts, as a denoiser that gradients pass.
 
@@ -165,6 +168,7 @@ def conditioned(
     embedded: the scale that such a network is shown beside true guidance, which `guidance` then is.
     size: height and width of the picture in pixels; only networks whose times shift by it need it. The
     pipeline's own if None.
+    gradients: False for runs that only draw, so that they need not ask for torch.no_grad.
     encoding: what `encode_prompt` takes besides (max_sequence_length, clean_caption, clip_skip, ...).
     Raises UnsupportedModel for other networks than `hasten.runtime.adapters.ADAPTERS` has, and HastenError for
     impossible scales, and for numbers of prompts and scales that do not agree.
@@ -186,8 +190,9 @@ def conditioned(
     _agree({"prompts": bound, "negative": free, "guidance": scales, "embedded": own})
     process, reading = _read(pipe, network, adapter, size)
     return ConditionedDenoiser(
-        network, adapter, process, reading.kind, bound, free, scales, own, reading.sigma_data, _dtype_of(network)
-    )
+        network, adapter, process, reading.kind, bound, free, scales, own, reading.sigma_data, _dtype_of(network),
+        gradients,
+    )  # fmt: skip
 
 
 @torch.no_grad()
