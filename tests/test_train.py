@@ -14,10 +14,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from hasten.core.errors import HastenError
+from hasten.processes import Cosine, RectifiedFlow, VariancePreserving
 from hasten.train import Captions, Denoising, Labels, Objective, Reconstruction, Trainer
 from hasten.train.checkpoints import read_facts, read_tensors
 
 ALPHAS = torch.linspace(0.999, 0.01, 1000)
+PROCESS = VariancePreserving(ALPHAS.numpy())
 
 
 class Noisy(Objective):
@@ -139,6 +142,43 @@ def test_the_average_is_the_recursion(tmp_path):
     assert torch.allclose(averaged.net[0].weight, expected, atol=1e-6)
 
 
+class Taught(Noisy):
+    """Noisy, with a frozen teacher that has a buffer and dropout, and weights under which others train."""
+
+    def __init__(self, **cut):
+        super().__init__(**cut)
+        self.teacher = nn.Sequential(nn.Linear(4, 1), nn.BatchNorm1d(1), nn.Dropout(0.5)).requires_grad_(False)
+        self.net[0].weight.requires_grad_(False)
+
+    def loss(self, batch):
+        assert self.net.training and not any(part.training for part in self.teacher.modules())
+        return super().loss(batch) + (self.net(batch["x"]) - self.teacher(batch["x"])).square().mean()
+
+
+def test_what_is_frozen_is_in_no_checkpoint_and_not_copied(tmp_path):
+    objective = Taught()
+    before = {name: tensor.clone() for name, tensor in objective.teacher.state_dict().items()}
+    averaged = trainer(tmp_path / "whole", objective, steps=8).run()
+    kept = {name for name in read_tensors(tmp_path / "whole" / "checkpoint.safetensors") if "optimizer" not in name}
+    trained = {"net.0.bias", "net.2.weight", "net.2.bias"}
+    assert kept == {f"{part}.{name}" for part in ("model", "average") for name in trained}
+    assert set(objective.state_dict()) == set(averaged.state_dict()) == trained
+    assert averaged.teacher[0].weight.data_ptr() == objective.teacher[0].weight.data_ptr()
+    assert averaged.net[0].weight.data_ptr() == objective.net[0].weight.data_ptr()
+    assert averaged.net[2].weight.data_ptr() != objective.net[2].weight.data_ptr()
+    assert all(torch.equal(tensor, before[name]) for name, tensor in objective.teacher.state_dict().items())
+
+    for cut in ({"interrupt_at": 5}, {}):  # and a run that is resumed finds its teacher by itself
+        trainer(tmp_path / "parts", Taught(**cut), steps=8).run()
+    assert same(tmp_path / "whole" / "checkpoint.safetensors", tmp_path / "parts" / "checkpoint.safetensors")
+    state = averaged.state_dict()
+    del state["net.2.bias"]
+    with pytest.raises(RuntimeError, match=r"Missing key.*net\.2\.bias"):  # only what is frozen may be
+        Taught().load_state_dict(state)
+    with pytest.raises(HastenError, match="objective: no parameter of Taught takes gradients"):
+        trainer(tmp_path / "still", Taught().requires_grad_(False)).run()
+
+
 def test_two_processes_train_as_one(tmp_path):
     script = tmp_path / "script.py"
     script.write_text(
@@ -225,7 +265,7 @@ class Oracle(nn.Module):
 
 
 def denoising(network: nn.Module, **options) -> Denoising:
-    return Denoising(network, Labels(), torch.tensor(9), ALPHAS, **options)
+    return Denoising(network, Labels(), torch.tensor(9), PROCESS, **options)
 
 
 def test_true_noise_has_no_loss():
@@ -240,6 +280,36 @@ def test_errors_weigh_min_snr_over_snr(gamma):
     snr = ALPHAS / (1 - ALPHAS)
     expected = 4.0 * (snr.clamp(max=gamma) / snr).mean()
     torch.testing.assert_close(denoising(Oracle(error=2.0), gamma=gamma)(batch), expected, rtol=1e-4, atol=0)
+
+
+def test_a_place_that_rounds_to_the_end_is_the_last_time(monkeypatch):
+    """In float32, (63 + u) / 64 is 1 for the largest u below 1: one past the table."""
+    monkeypatch.setattr(torch, "rand", lambda count, **_: torch.full((count,), 1 - 2**-24))
+    network = Watching()
+    denoising(network)({"sample": torch.zeros(64, 1, 2, 2), "condition": torch.zeros(64, dtype=torch.long)})
+    assert int(network.numbers.max()) == 999 and network.numbers.dtype == torch.int64
+
+
+class Watching(nn.Module):
+    def forward(self, x, number, class_labels):
+        self.numbers = number
+        return x
+
+
+@pytest.mark.parametrize(
+    "process", [Cosine(), RectifiedFlow(3.0), VariancePreserving.from_betas(zero_terminal_snr=True)]
+)
+def test_any_process_noises(process):
+    """Times are spread over all of it, the network is shown its numbers, and pure noise is no 0 / 0."""
+    network = Watching()
+    objective = Denoising(network, Labels(), torch.tensor(9), process, drop=0.0)
+    loss = objective({"sample": torch.zeros(2000, 1, 2, 2), "condition": torch.zeros(2000, dtype=torch.long)})
+    shown, ends = network.numbers.double(), process.network_time([process.t_min, process.t_max])
+    assert torch.isfinite(loss)
+    assert float(shown.min()) == pytest.approx(ends[0], abs=1.5) and float(shown.max()) == pytest.approx(
+        ends[1], abs=1.5
+    )
+    assert network.numbers.is_floating_point() != process.discrete
 
 
 @pytest.mark.parametrize("drop", [0.0, 0.3, 1.0])
@@ -271,7 +341,7 @@ def test_whole_captions_are_dropped_and_the_text_encoder_learns():
             return SimpleNamespace(sample=states + encoder_hidden_states.mean((1, 2))[:, None])
 
     null = torch.tensor([0, 9, 9, 9])
-    objective = Denoising(Network(), Captions(Encoder()), null, ALPHAS, drop=0.5)
+    objective = Denoising(Network(), Captions(Encoder()), null, PROCESS, drop=0.5)
     objective({"sample": torch.zeros(64, 1), "condition": torch.tensor([[0, 1, 2, 9]] * 64)}).backward()
     rows = {tuple(row.tolist()) for row in encoder.rows[0]}
     assert rows == {(0, 9, 9, 9), (0, 1, 2, 9)}

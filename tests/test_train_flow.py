@@ -11,7 +11,9 @@ import pytest
 import torch
 from torch import nn
 
-from hasten.train import FlowMatching, Packed, PooledCaptions
+from hasten.processes import RectifiedFlow
+from hasten.runtime.adapters import Adapted
+from hasten.train import FlowMatching, PooledCaptions
 from hasten.train.checkpoints import read_facts, read_tensors
 from hasten.zoo_training import emoji, emoji_models
 
@@ -30,9 +32,9 @@ class Velocity(nn.Module):
         super().__init__()
         self.level, self.error = level, error
 
-    def forward(self, x, times, seen):
-        self.times, self.seen = times, seen
-        return (x - self.level) / times.reshape(-1, 1, 1, 1) + self.error
+    def forward(self, x, number, seen):
+        self.times, self.seen = number / 1000, seen
+        return (x - self.level) / self.times.reshape(-1, 1, 1, 1) + self.error
 
 
 def test_true_velocity_has_no_loss_and_an_error_its_square():
@@ -45,7 +47,7 @@ def test_true_velocity_has_no_loss_and_an_error_its_square():
 def test_times_are_logit_normal_and_shifted(shift):
     network = Velocity(0.0)
     batch = {"sample": torch.zeros(4001, 1, 1, 1), "condition": torch.zeros(4001, dtype=torch.long)}
-    FlowMatching(network, Conditions(), torch.tensor(9), shift=shift, drop=0.25)(batch)
+    FlowMatching(network, Conditions(), torch.tensor(9), RectifiedFlow(shift), drop=0.25)(batch)
     unshifted = network.times / (shift - (shift - 1) * network.times)
     normal = torch.logit(unshifted)
     assert float(normal.mean()) == pytest.approx(0, abs=0.01) and float(normal.std()) == pytest.approx(1, abs=0.01)
@@ -84,9 +86,9 @@ def test_training_calls_the_transformer_as_the_pipeline_does(small):
         CAPTIONS, num_inference_steps=1, latents=pipe._pack_latents(noise, *noise.shape), output_type="latent",
         **emoji_models.FLUX_CALL,
     ).images  # fmt: skip
-    expected = noise - Packed(network)(noise, torch.ones(4), **conditioner(ids))
+    expected = noise - Adapted(network)(noise, torch.full((4,), 1000.0), **conditioner(ids))
     torch.testing.assert_close(pipe._unpack_latents(drawn, 64, 64, 4), expected, atol=1e-4, rtol=1e-4)
-    others = noise - Packed(network)(noise, torch.ones(4), **conditioner(ids.roll(1, 0)))
+    others = noise - Adapted(network)(noise, torch.full((4,), 1000.0), **conditioner(ids.roll(1, 0)))
     assert float((others - expected).abs().max()) > 0.01  # the captions matter
 
 
@@ -100,7 +102,7 @@ def test_only_training_sees_shortened_captions(small):
 def test_a_new_transformer_predicts_nothing_and_passes_gradients():
     network = emoji_models.flux_transformer(width=64, double=1, single=1, hidden=32)
     known = {"encoder_hidden_states": torch.randn(2, 4, 32), "pooled_projections": torch.randn(2, 32)}
-    output = Packed(network)(torch.randn(2, 4, 16, 16), torch.rand(2), **known)
+    output = Adapted(network)(torch.randn(2, 4, 16, 16), 1000 * torch.rand(2), **known)
     assert not output.any()
     output.sum().backward()
     assert network.proj_out.weight.grad is not None and network.proj_out.weight.grad.any()

@@ -2,11 +2,11 @@
 
 from hasten.train.objectives import (
     Captions,
+    Conditional,
     Denoising,
     FlowMatching,
     Labels,
     Objective,
-    Packed,
     PooledCaptions,
     Reconstruction,
 )
@@ -14,11 +14,11 @@ from hasten.train.trainer import Trainer
 
 __all__ = [
     "Captions",
+    "Conditional",
     "Denoising",
     "FlowMatching",
     "Labels",
     "Objective",
-    "Packed",
     "PooledCaptions",
     "Reconstruction",
     "Trainer",

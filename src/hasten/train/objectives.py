@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,15 +10,27 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from hasten.denoisers import coefficients
+from hasten.processes import Process, RectifiedFlow
+
 Batch = Mapping[str, Tensor]
 
 
 class Objective(nn.Module):
     """Networks to train and the loss that trains them.
 
-    The networks are submodules, so parameters, checkpoints and the moving average come from `nn.Module`.
+    The networks are submodules, so parameters, checkpoints and the moving average come from `nn.Module`. What takes
+    no gradients (a teacher, the weights under a LoRA: `requires_grad_(False)`) is frozen: never in a state_dict,
+    shared with the moving average, and in evaluation mode where a whole module is frozen.
     Randomness comes from torch's global generator, which the Trainer seeds from (seed, step).
     """
+
+    _frozen: frozenset[str] | None = None  # of a moving average, which takes no gradients itself
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_state_dict_post_hook(_leave_out_frozen)
+        self.register_load_state_dict_post_hook(_miss_no_frozen)
 
     def loss(self, batch: Batch) -> Tensor:
         """The scalar loss of one batch (a mapping of equally long tensors)."""
@@ -25,6 +38,52 @@ class Objective(nn.Module):
 
     def forward(self, batch: Batch) -> Tensor:
         return self.loss(batch)
+
+    def train(self, mode: bool = True) -> Any:
+        super().train(mode)
+        for _, part in self._frozen_parts():
+            part.eval()
+        return self
+
+    def frozen(self) -> frozenset[str]:
+        """The names of parameters and buffers that do not train; none if nothing trains."""
+        if self._frozen is not None:
+            return self._frozen
+        still = tuple(f"{name}." for name, _ in self._frozen_parts())
+        names = {name for name, _ in self.named_buffers(remove_duplicate=False) if name.startswith(still)}
+        if self.trained():
+            names |= {n for n, p in self.named_parameters(remove_duplicate=False) if not p.requires_grad}
+        return frozenset(names)
+
+    def trained(self) -> list[Tensor]:
+        """The parameters that train, or in a moving average follow, in a fixed order."""
+        if self._frozen is None:
+            return [parameter for parameter in self.parameters() if parameter.requires_grad]
+        return [parameter for name, parameter in self.named_parameters() if name not in self._frozen]
+
+    def averaged(self) -> Any:
+        """A copy for the moving average: in evaluation mode, without gradients, sharing what is frozen."""
+        frozen = self.frozen()
+        tensors = [*self.named_parameters(), *self.named_buffers()]
+        twin = copy.deepcopy(self, {id(tensor): tensor for name, tensor in tensors if name in frozen})
+        twin._frozen = frozen
+        return twin.eval().requires_grad_(False)
+
+    def _frozen_parts(self) -> list[tuple[str, nn.Module]]:
+        if not self.trained():
+            return []
+        parts = [(name, part, [*part.parameters()]) for name, part in self.named_modules()]
+        return [(name, part) for name, part, own in parts if own and not any(p.requires_grad for p in own)]
+
+
+def _leave_out_frozen(objective: Any, state: dict[str, Any], prefix: str, _: Any) -> None:
+    for name in objective.frozen():
+        state.pop(prefix + name, None)
+
+
+def _miss_no_frozen(objective: Any, keys: Any) -> None:
+    frozen = objective.frozen()
+    keys.missing_keys[:] = [name for name in keys.missing_keys if name not in frozen]
 
 
 class Reconstruction(Objective):
@@ -69,48 +128,57 @@ class Captions(nn.Module):
         return {"encoder_hidden_states": self.text_encoder(tokens)[0]}
 
 
-class Denoising(Objective):
+class Conditional(Objective):
+    """What objectives share that noise `batch["sample"]` and ask a network, given `batch["condition"]`.
+
+    network: called as `network(x, number, **known)`; answers a tensor like x, or a diffusers output of one.
+    conditioner: called with conditions (rows, ...); answers `known`, a mapping. null: what replaces a condition with
+    probability `drop`, which teaches the unconditional prediction that classifier-free guidance needs. process: how
+    samples are noised, and what numbers the network is shown for times.
+    """
+
+    null: Tensor
+
+    def __init__(self, network: nn.Module, conditioner: nn.Module, null: Tensor, process: Process, drop: float) -> None:
+        super().__init__()
+        self.network, self.conditioner, self.process, self.drop = network, conditioner, process, drop
+        self.register_buffer("null", null, persistent=False)
+
+    def asked(self, batch: Batch, times: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Noise, alpha and sigma (shaped to multiply samples), and the network's answer to samples at these times."""
+        clean, condition, t = batch["sample"], batch["condition"], times.double().cpu().numpy()
+        noise = torch.randn_like(clean)
+        alpha, sigma = coefficients(self.process, t, clean)
+        number = torch.as_tensor(self.process.network_time(t))
+        number = number.to(clean.device, torch.long if self.process.discrete else torch.float32)
+        dropped = spread_over(torch.rand(len(clean), device=clean.device) < self.drop, condition)
+        known = self.conditioner(torch.where(dropped, self.null, condition))
+        answer = self.network(alpha * clean + sigma * noise, number, **known)
+        return noise, alpha, sigma, (answer if isinstance(answer, Tensor) else answer.sample).float()
+
+
+class Denoising(Conditional):
     """Trains a network to predict the noise in `batch["sample"]`, given `batch["condition"]`.
 
-    `alphas_cumprod` (T,) is the noise schedule. Times are stratified over the batch. Each sample weighs
-    min(SNR, `gamma`) / SNR. With probability `drop` a condition is replaced by `null`, which teaches the
-    unconditional prediction that classifier-free guidance needs.
+    Times are uniform, stratified over the batch. Each sample weighs min(SNR, `gamma`) / SNR. Other arguments: see
+    `Conditional`.
 
     Source: Ho et al. 2020, eq. (14); Hang et al. 2023 (Min-SNR), eq. (7) for noise prediction; Ho and Salimans 2022.
     """
 
-    null: Tensor
-    alphas_cumprod: Tensor
-
     def __init__(
-        self,
-        network: nn.Module,
-        conditioner: nn.Module,
-        null: Tensor,
-        alphas_cumprod: Tensor,
-        drop: float = 0.1,
+        self, network: nn.Module, conditioner: nn.Module, null: Tensor, process: Process, drop: float = 0.1,
         gamma: float = 5.0,
-    ):
-        super().__init__()
-        self.network, self.conditioner = network, conditioner
-        self.drop, self.gamma = drop, gamma
-        self.register_buffer("null", null, persistent=False)
-        self.register_buffer("alphas_cumprod", alphas_cumprod.float(), persistent=False)
+    ) -> None:  # fmt: skip
+        super().__init__(network, conditioner, null, process, drop)
+        self.gamma = gamma
 
     def loss(self, batch: Batch) -> Tensor:
-        clean, condition = batch["sample"], batch["condition"]
-        count, device = len(clean), clean.device
-        places = (torch.arange(count, device=device) + torch.rand(count, device=device)) / count
-        times = (places * len(self.alphas_cumprod)).long()
-        signal = self.alphas_cumprod[times]
-        noise = torch.randn_like(clean)
-        alpha, sigma = (spread_over(scale.sqrt(), clean) for scale in (signal, 1 - signal))
-        dropped = spread_over(torch.rand(count, device=device) < self.drop, condition)
-        known = self.conditioner(torch.where(dropped, self.null, condition))
-        predicted = self.network(alpha * clean + sigma * noise, times, **known).sample.float()
-        error = (predicted - noise).square().flatten(1).mean(1)
-        snr = signal / (1 - signal)
-        return (error * snr.clamp(max=self.gamma) / snr).mean()
+        places = stratified(len(batch["sample"]), batch["sample"].device)
+        noise, alpha, sigma, answer = self.asked(batch, uniform(self.process, places))
+        error = (answer - noise).square().flatten(1).mean(1)
+        snr = (alpha / sigma).square().flatten()
+        return (error * (self.gamma / snr).clamp(max=1)).mean()
 
 
 class PooledCaptions(nn.Module):
@@ -136,55 +204,39 @@ class PooledCaptions(nn.Module):
         return {"pooled_projections": pooled, "encoder_hidden_states": self.t5(words)[0]}
 
 
-class Packed(nn.Module):
-    """A Flux transformer on latents (N, C, H, W) and times in [0, 1], as `FluxPipeline` calls it on 2x2 patches."""
-
-    def __init__(self, transformer: nn.Module):
-        super().__init__()
-        self.transformer = transformer
-
-    def forward(self, x: Tensor, times: Tensor, encoder_hidden_states: Tensor, pooled_projections: Tensor) -> Tensor:
-        from diffusers import FluxPipeline
-
-        shape, rows, columns = x.shape, x.shape[2] // 2, x.shape[3] // 2
-        places = FluxPipeline._prepare_latent_image_ids(len(x), rows, columns, x.device, x.dtype)
-        words = torch.zeros(encoder_hidden_states.shape[1], 3, device=x.device, dtype=x.dtype)
-        output = self.transformer(
-            hidden_states=FluxPipeline._pack_latents(x, *shape), timestep=times, img_ids=places, txt_ids=words,
-            encoder_hidden_states=encoder_hidden_states, pooled_projections=pooled_projections, return_dict=False,
-        )[0]  # fmt: skip
-        return FluxPipeline._unpack_latents(output, 2 * rows, 2 * columns, vae_scale_factor=1)
-
-
-class FlowMatching(Objective):
+class FlowMatching(Conditional):
     """Trains a network to predict the velocity noise - data on straight paths, given `batch["condition"]`.
 
-    Times are the logistic of normal draws, stratified over the batch, moved towards the noise by `shift` as
-    sampling moves them. With probability `drop` a condition is replaced by `null`.
+    Times are the logistic of normal draws, stratified over the batch, which the `shift` of the process moves towards
+    the noise as sampling moves them. process: with a shift of 1.6 if None. Other arguments: see `Conditional`.
 
     Source: Esser et al. 2024, eq. (19) for the times and (23) for the shift; Lipman et al. 2023, eq. (23).
     """
 
-    null: Tensor
-
     def __init__(
-        self, network: nn.Module, conditioner: nn.Module, null: Tensor, drop: float = 0.1, shift: float = 1.6
-    ) -> None:
-        super().__init__()
-        self.network, self.conditioner, self.drop, self.shift = network, conditioner, drop, shift
-        self.register_buffer("null", null, persistent=False)
+        self, network: nn.Module, conditioner: nn.Module, null: Tensor, process: RectifiedFlow | None = None,
+        drop: float = 0.1,
+    ) -> None:  # fmt: skip
+        super().__init__(network, conditioner, null, process or RectifiedFlow(1.6), drop)
 
     def loss(self, batch: Batch) -> Tensor:
-        clean, condition = batch["sample"], batch["condition"]
-        count, device = len(clean), clean.device
-        places = (torch.arange(count, device=device) + torch.rand(count, device=device)) / count
-        times = torch.sigmoid(torch.special.ndtri(places.clamp(1e-4, 1 - 1e-4)))
-        times = self.shift * times / (1 + (self.shift - 1) * times)
-        noise, part = torch.randn_like(clean), spread_over(times, clean)
-        dropped = spread_over(torch.rand(count, device=device) < self.drop, condition)
-        known = self.conditioner(torch.where(dropped, self.null, condition))
-        predicted = self.network((1 - part) * clean + part * noise, times, **known).float()
-        return F.mse_loss(predicted, noise - clean)
+        clean = batch["sample"]
+        places = stratified(len(clean), clean.device).clamp(1e-4, 1 - 1e-4)
+        noise, _, _, answer = self.asked(batch, torch.sigmoid(torch.special.ndtri(places)))
+        return F.mse_loss(answer, noise - clean)
+
+
+def stratified(count: int, device: Any = None) -> Tensor:
+    """One uniform draw in each `count`-th of [0, 1]; the last may round to 1."""
+    return (torch.arange(count, device=device) + torch.rand(count, device=device)) / count
+
+
+def uniform(process: Process, places: Tensor) -> Tensor:
+    """Places in [0, 1] as times of a process, each as likely as another: whole numbers if it has a table."""
+    if not process.discrete:
+        return process.t_min + places * (process.t_max - process.t_min)
+    count = round(process.t_max - process.t_min) + 1
+    return (places * count).long().clamp(max=count - 1) + process.t_min
 
 
 def spread_over(values: Tensor, like: Tensor) -> Tensor:

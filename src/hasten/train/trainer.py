@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import math
 import signal
@@ -16,6 +15,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from hasten.core.errors import HastenError
 from hasten.train.checkpoints import load_checkpoint, read_facts, save_checkpoint
@@ -65,9 +65,8 @@ class Trainer:
 
         accelerator = Accelerator(cpu=not torch.accelerator.is_available())  # else processes on CPUs would not join
         self.folder.mkdir(parents=True, exist_ok=True)
-        averaged = copy.deepcopy(self.objective).eval().requires_grad_(False).to(accelerator.device)
-        parameters = [p for p in self.objective.parameters() if p.requires_grad]
-        optimizer = torch.optim.AdamW(parameters, self.lr, weight_decay=self.weight_decay, fused=True)
+        averaged = self.objective.averaged().to(accelerator.device)
+        optimizer = torch.optim.AdamW(self.objective.trained(), self.lr, weight_decay=self.weight_decay, fused=True)
         model, optimizer = accelerator.prepare(self.objective.train(), optimizer)
         inner = accelerator.unwrap_model(model)
         self.step = 0
@@ -154,8 +153,7 @@ class Trainer:
     def _follow(self, averaged: Objective, model: Objective) -> None:
         """Exponential moving average, shorter at the start so that the random beginning is forgotten."""
         keep = min(self.average, (1 + self.step) / (10 + self.step))
-        with torch.no_grad():
-            torch._foreach_lerp_(list(averaged.parameters()), list(model.parameters()), 1 - keep)
+        get_ema_multi_avg_fn(keep)(averaged.trained(), model.trained(), self.step)
 
     def _check(self) -> None:
         sizes = {name: len(tensor) for name, tensor in self.data.items()}
@@ -164,6 +162,8 @@ class Trainer:
         for name in ("steps", "batch"):
             if getattr(self, name) < 1:
                 raise HastenError(f"{name}: {getattr(self, name)} is not a positive number")
+        if not self.objective.trained():
+            raise HastenError(f"objective: no parameter of {type(self.objective).__name__} takes gradients")
         if not self.lr > 0:
             raise HastenError(f"lr: {self.lr} is not a positive number")
         if not 0 <= self.average < 1:

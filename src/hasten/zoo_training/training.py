@@ -14,12 +14,13 @@ import torch
 from torch import Tensor
 
 from hasten.core.errors import HastenError
+from hasten.processes import from_config
+from hasten.runtime.adapters import Adapted
 from hasten.train import (
     Captions,
     Denoising,
     FlowMatching,
     Labels,
-    Packed,
     PooledCaptions,
     Reconstruction,
     Trainer,
@@ -92,7 +93,7 @@ def train_emoji_sd(plan: Plan) -> Path:
         network=network,
         conditioner=Captions(encoder),
         null=tokens(words, [""])[0],
-        alphas_cumprod=emoji_models.scheduler().alphas_cumprod,
+        process=from_config(emoji_models.scheduler().config),
     )
 
     def pipeline(averaged: Any) -> Any:
@@ -115,7 +116,7 @@ def train_emoji_flux(plan: Plan) -> Path:
         return torch.cat([tokens(clip_words, captions), tokens(t5_words, captions)], dim=1)
 
     objective = FlowMatching(
-        network=Packed(network),
+        network=Adapted(network),
         conditioner=PooledCaptions(clip, t5, clip_words.model_max_length),
         null=both([""])[0],
     )
@@ -196,7 +197,7 @@ def train_digits(plan: Plan) -> Path:
     images, labels = digits.data()
     words: list[str] = [*digits.WORDS]
     torch.manual_seed(0)
-    network, noise = digits.unet(), digits.scheduler()
+    network, process = digits.unet(), from_config(digits.scheduler().config)
 
     def pipeline(averaged: Any) -> Any:
         return quiet(digits.DigitsPipeline(averaged.network, digits.scheduler()))
@@ -206,7 +207,7 @@ def train_digits(plan: Plan) -> Path:
         return grid(pictures, columns=10, scale=4)
 
     trainer = Trainer(
-        objective=Denoising(network, Labels(), torch.tensor(digits.NULL), noise.alphas_cumprod),
+        objective=Denoising(network, Labels(), torch.tensor(digits.NULL), process),
         data={"sample": images, "condition": labels},
         folder=plan.out,
         steps=plan.steps_or(2000),
