@@ -14,13 +14,13 @@ import hasten
 from hasten import sample
 from hasten.caches import DeepCache
 from hasten.core.errors import HastenError, UnsupportedModel
-from hasten.runtime.following import AcceleratedDenoiser
 from hasten.processes import VarianceExploding
 from hasten.runtime.adapters import ADAPTERS, Adapted, packed, unpacked, waves
 from hasten.runtime.conditions import Conditions
 from hasten.runtime.denoiser import Requests, conditioned, conditions
+from hasten.runtime.following import AcceleratedDenoiser
 from hasten.sampling import sample_many
-from hasten.zoo import emoji_models
+from hasten.zoo_training import emoji_models
 
 KINDS = ("sd", "sdxl", "sd3", "flux", "pixart", "sana")
 TEXTS = ["noto red apple", "twemoji key"]

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hasten.runtime.anatomy import network_of
 from hasten.core.errors import UnsupportedModel
+from hasten.runtime.anatomy import network_of
 from hasten.runtime.denoiser import ConditionedDenoiser, conditioned
 
 

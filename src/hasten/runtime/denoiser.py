@@ -17,12 +17,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from hasten.runtime.anatomy import network_of
-from hasten.denoisers import Times, coefficients
 from hasten.core.errors import HastenError, UnsupportedModel
+from hasten.denoisers import Times, coefficients
 from hasten.predictions import Prediction, Reading, reading_of
 from hasten.processes import Process, dynamic_process, from_config
 from hasten.runtime.adapters import Adapter, adapter_of
+from hasten.runtime.anatomy import network_of
 from hasten.runtime.conditions import Conditions
 from hasten.sampling import Asked
 
