@@ -86,8 +86,7 @@ def _placed(solver: Any, grid: Any, case: Case, nfe: int) -> Run | None:
 
 def fitted(case: Case, nfe: int) -> Iterator[Candidate]:
     """What hasten learns of a model: weights on given times, times, and what else can be learnt on top of those."""
-    from hasten.fit import Aim
-    from hasten.fit.bns import converged
+    from hasten.fit import Aim, converged
     from hasten.grids import FittedGrid
     from hasten.solvers import BNS, USF, DCSolver
 

@@ -25,14 +25,14 @@ from hasten.denoisers import GaussianMixture
 from hasten.discrete import TauLeaping, expected_calls, generate
 from hasten.discrete.text import MASK, Letters
 from hasten.fit import Aim, integrate, solve
-from hasten.fit.decisions import EXPANDED, breed, known, uniform
-from hasten.fit.decisions import search as evolve
+from hasten.fit.usf import breed, known, predicted
+from hasten.fit.usf import search as evolve
 from hasten.grids import schedule
 from hasten.measure import bootstrap, fokker_planck_residual
 from hasten.predictions import Prediction
 from hasten.processes import VarianceExploding, VariancePreserving
 from hasten.solvers import DDIM, USF
-from hasten.solvers.searched import predicted
+from hasten.solvers.usf import EXPANDED, uniform
 
 RESULTS = Path(__file__).parent / "results" / "toy_evidence.json"
 

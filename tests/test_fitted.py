@@ -11,9 +11,9 @@ from test_processes import PROCESSES
 from hasten import Recipe, sample
 from hasten.core.errors import HastenError
 from hasten.denoisers import GaussianMixture
-from hasten.fit import Aim, Probe, Trajectory, integrate, solve
-from hasten.fit.bns import converged
-from hasten.fit.decisions import Decision, breed, known, uniform
+from hasten.fit import Aim, Probe, Trajectory, converged, integrate, solve
+from hasten.fit.dc_solver import after, fit_cascade, step_of
+from hasten.fit.usf import breed, known, predicted
 from hasten.grids import GRIDS, FittedGrid, resolve, schedule
 from hasten.measure import bootstrap, drift
 from hasten.predictions import Prediction
@@ -31,7 +31,7 @@ from hasten.solvers import (
     UniPC,
 )
 from hasten.solvers.exponential import Frame, inner_nodes
-from hasten.solvers.searched import predicted
+from hasten.solvers.usf import Decision, uniform
 
 VP, LINEAR, FLOW = VariancePreserving(), VariancePreserving.from_betas("linear", 1e-4, 0.02), RectifiedFlow()
 SPAN = (-3.0, 2.0)
@@ -332,7 +332,7 @@ def test_dc_on_noise_from_pure_noise_walks_as_it_was_fitted():
     solver, frame = DCSolver(expand="noise", ratios=ratios), Frame.of(FLOW, times, "noise")
     state, values = x, [denoiser(x, 1.0).data]
     for ratio in ratios:
-        state, values = solver._after(denoiser, frame, times, state, values, ratio)
+        state, values = after(solver, denoiser, frame, times, state, values, ratio)
     close(sample(denoiser, x, solver, grid=times), state, 1e-10)
 
 
@@ -376,9 +376,9 @@ def test_dc_makes_up_for_what_is_asked_at_the_wrong_state():
     denoiser, x = mixture(stds=(0.4, 0.6)), noise(300, 1)
     frame, unipc, again, values = Frame.of(LINEAR, times), DCSolver(), x, [denoiser(x, times[0]).data]
     for i in range(8):
-        ahead = unipc._step(frame, again, values, i)
+        ahead = step_of(unipc, frame, again, values, i)
         if i < 7:
-            ahead = unipc._step(frame, again, [*values, denoiser(ahead, times[i + 1]).data], i)
+            ahead = step_of(unipc, frame, again, [*values, denoiser(ahead, times[i + 1]).data], i)
             values.append(denoiser(ahead, times[i + 1]).data)
         again = ahead
     exact = integrate(denoiser, x, times, 40)[-1]
@@ -403,7 +403,7 @@ def test_cascade_keeps_most_of_the_gain_where_nothing_was_searched():
     """Leave one (steps, guidance) out of a 4 x 3 table, predict its ratios."""
     x, left_out = noise(200, 1), Guided(2.0)
     scales, counts = (1.0, 1.5, 2.5, 3.0), (6, 7, 9)
-    cascade = DCSolver().fit_cascade({g: Guided(g) for g in scales}, noise(10, 0), counts)
+    cascade = fit_cascade(DCSolver(), {g: Guided(g) for g in scales}, noise(10, 0), counts)
     predicted_ratios = replace(cascade, guidance=2.0)
     searched = DCSolver().fit(left_out, noise(10, 0), 8)
     exact = integrate(left_out, x, np.append(schedule("karras", LINEAR, 30)[:-1], 0.0), 4)[-1]

@@ -11,12 +11,13 @@ from scipy.optimize import linear_sum_assignment
 from hasten import sample
 from hasten.core.errors import HastenError
 from hasten.denoisers import GaussianMixture
+from hasten.fit.boundary import scores
+from hasten.fit.teleport import fit_model
 from hasten.grids import schedule
 from hasten.predictions import Prediction
 from hasten.processes import Cosine, RectifiedFlow, VarianceExploding, VariancePreserving
 from hasten.solvers import DDIM, DPMSolverPP, Heun, UniPC
 from hasten.starts import DPMOT, STARTS, GaussianTeleport, OneMoreStep, OptimalBoundary, Start, StudentT, one_more_step
-from hasten.starts.boundary import scores
 
 VP, EDM, FLOW = VariancePreserving(), VarianceExploding(), RectifiedFlow()
 PROCESSES = [VP, EDM, FLOW, Cosine()]
@@ -141,7 +142,7 @@ def test_the_gaussian_explains_the_score_at_high_noise_only(modes, teleport):
 
 
 def test_moments_of_a_model_are_those_of_its_samples(modes, teleport):
-    fitted = GaussianTeleport().fit_model(modes, (16,), count=3000)
+    fitted = fit_model(GaussianTeleport(), modes, (16,), count=3000)
     assert fitted.variances[:5].sum().item() == pytest.approx(teleport.variances[:5].sum().item(), rel=0.06)
 
 

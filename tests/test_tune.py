@@ -869,7 +869,7 @@ def test_fitted_numbers_are_not_spelled_out() -> None:
 def test_a_solver_is_fitted_inside_the_pipeline_on_samples_of_its_own() -> None:
     """What `Fitter` finds in a pipeline is what `BNS.fit` finds with its network as a denoiser, from the same noise."""
     from hasten.edit import denoiser_of
-    from hasten.fit.bns import converged
+    from hasten.fit import converged
     from hasten.search.fitter import SPLIT, TRAJECTORY, Fitter
     from hasten.zoo import load
 

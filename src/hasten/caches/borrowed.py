@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -62,7 +61,7 @@ def stack(network: nn.Module) -> list[nn.Module]:
     return [block for name, child in found if name in NAMES for block in child]
 
 
-class _OnStack(Borrowed):
+class OnStack(Borrowed):
     """Replaces the whole stack of blocks of a transformer by what it added earlier."""
 
     def check(self, network: nn.Module) -> None:
@@ -81,7 +80,7 @@ class _OnStack(Borrowed):
 
 @CACHES.add
 @dataclass(frozen=True)
-class DiffusersFirstBlock(_OnStack):
+class DiffusersFirstBlock(OnStack):
     """diffusers' FirstBlockCache: skip all blocks but the first while what that one adds hardly changes.
 
     threshold: of the mean change relative to the last computed step, at least 0; 0 is off. It
@@ -115,7 +114,7 @@ class DiffusersFirstBlock(_OnStack):
 
 @CACHES.add
 @dataclass(frozen=True)
-class DiffusersMagCache(_OnStack):
+class DiffusersMagCache(OnStack):
     """diffusers' MagCache: skip all blocks while the calibrated change of their sum stays small.
 
     threshold: of the accumulated error, at least 0. most: steps skipped in a row, at least 0; 0 is off.
@@ -164,36 +163,6 @@ class DiffusersMagCache(_OnStack):
     @property
     def needs_fit(self) -> bool:
         return not self.ratios
-
-    def fit(self, pipe: Any, prompts: Sequence[str] | None = None, **call: Any) -> DiffusersMagCache:
-        """This cache with the ratios of one run of the pipeline, called with these prompts and arguments.
-
-        With guidance in two calls the ratios are those of the first.
-        """
-        fitted, asked = _Calibration(), {} if prompts is None else {"prompt": list(prompts)}
-        with fitted.applied(pipe):
-            pipe(**asked, **call)
-        return dataclasses.replace(self, ratios=tuple(fitted.seen))
-
-
-class _Calibration(_OnStack):
-    """Computes everything, and keeps the ratios that it sees."""
-
-    name = "diffusers-magcache calibration"
-    conflicts = ()
-
-    def __init__(self) -> None:
-        self.seen: list[float] = []
-
-    def put(self, network: nn.Module, run: Run) -> None:
-        from diffusers.hooks import MagCacheConfig, apply_mag_cache
-
-        # never full, since it then prints and forgets what it saw
-        apply_mag_cache(network, MagCacheConfig(num_inference_steps=1 << 30, calibrate=True))
-
-    def prepare(self, hooks: Hooks, call: Call) -> None:
-        if call.first and not self.seen:
-            self.seen = hooks.named("MagCacheHeadHook")[0].state_manager.get_state().calibration_ratios
 
 
 def at_least(field: str, value: Any, low: float) -> None:

@@ -15,7 +15,6 @@ from hasten.caching.online import Accumulated, Moved
 from hasten.caching.planned import Magnitude
 from hasten.core.errors import HastenError, natural, positive_int, unit_interval
 from hasten.core.registry import Paper, Span
-from hasten.fit.observing import mean_ratios, polynomial
 
 FLUX = (498.651651, -283.781631, 55.8554382, -3.82021401, 0.264230861)
 """TeaCache's published polynomial for FLUX.1, highest power first; theirs go with thresholds of 0.25 to 0.8."""
@@ -102,18 +101,6 @@ class TeaCache(Cache):
     def rules(self, network: nn.Module) -> Sequence[Rule]:
         return [Rule(Blocks(), self.gate)]
 
-    def fit(
-        self, pipe: Any, prompts: Sequence[str] | None = None, steps: int | None = None, degree: int = 4, **call: Any
-    ) -> TeaCache:
-        """The same with the polynomial of this model, by least squares over full runs of the pipeline.
-
-        pipe: a diffusers pipeline with a transformer; left as it was. prompts: one image each. steps: of each
-        run, the pipeline's default if left out. call: further arguments of the pipeline. Every image, branch of
-        guidance and step but the first is a point.
-        Raises HastenError for fewer points than coefficients, UnsupportedModel for other networks.
-        """
-        return replace(self, coefficients=polynomial(self, pipe, prompts, steps, degree, call))
-
 
 @CACHES.add
 @dataclass(frozen=True)
@@ -159,12 +146,3 @@ class MagCache(Cache):
 
     def rules(self, network: nn.Module) -> Sequence[Rule]:
         return [Rule(Blocks(), self.gate)]
-
-    def fit(self, pipe: Any, prompts: Sequence[str] | None = None, steps: int | None = None, **call: Any) -> MagCache:
-        """The same with the ratios of this model, the mean over images, branches and tokens of full runs.
-
-        pipe: a diffusers pipeline with a transformer; left as it was. prompts: one image each. steps: of each
-        run, the pipeline's default if left out. call: further arguments of the pipeline.
-        Raises HastenError for runs of one step, UnsupportedModel for other networks.
-        """
-        return replace(self, ratios=mean_ratios(self, pipe, prompts, steps, call))

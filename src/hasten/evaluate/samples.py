@@ -4,39 +4,17 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from hasten.core.errors import HastenError, positive_int, unknown
+from hasten.runtime.samples import Samples
 
 SPLITS = ("search", "confirm")
 SPAN = 100_000  # seeds kept apart for each split of each tuning seed
 FIT_SEEDS = 2**60  # above the seeds of every tuning
 
 Prompts = Sequence[str] | Mapping[str, Sequence[str]]
-
-
-@dataclass(frozen=True)
-class Samples:
-    """Images to draw: the i-th from prompts[i] with seeds[i]."""
-
-    prompts: tuple[str, ...]
-    seeds: tuple[int, ...]
-
-    def __len__(self) -> int:
-        return len(self.prompts)
-
-    def __getitem__(self, rows: slice) -> Samples:
-        return Samples(self.prompts[rows], self.seeds[rows])
-
-    def pick(self, rows: Sequence[int]) -> Samples:
-        """Some of the samples, in the order told."""
-        return Samples(tuple(self.prompts[i] for i in rows), tuple(self.seeds[i] for i in rows))
-
-    def batches(self, size: int) -> list[Samples]:
-        """The same samples in order, at most `size` at a time."""
-        return [self[i : i + size] for i in range(0, len(self), size)]
 
 
 def choose(prompts: Prompts, sizes: Mapping[str, int], seed: int = 0) -> dict[str, Samples]:

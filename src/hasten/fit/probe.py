@@ -5,17 +5,28 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
+from hasten.denoisers import DenoiserLike
+
+VANISHING = 1e-6  # share of the noise prediction's own variance that keeps a regression on nothing at 0
+
 
 @dataclass(frozen=True)
 class Probe:
-    """Averages over noised data at a lam. step: of central differences. over: the dimensions averaged."""
+    """Averages over noised data at a lam.
 
-    denoiser: Any
+    denoiser: the model.
+    data: clean, (rows, ...).
+    step: of central differences, in lam and in units of the state.
+    seed: of the noise.
+    batch: how many rows the network sees at once.
+    over: the dimensions averaged; 0 is rows.
+    """
+
+    denoiser: DenoiserLike
     data: Tensor
     step: float
     seed: int
@@ -33,7 +44,12 @@ class Probe:
         return total / self._count
 
     def affine(self, lam: float, l: Tensor, turn: Tensor) -> tuple[Tensor, Tensor]:  # noqa: E741
-        """s and b of the regression f' = s f + b, f' along the ODE. turn: the derivative of l."""
+        """s and b of the regression f' = s f + b, f' along the ODE.
+
+        lam: where.
+        l: the linear part there, for every coordinate or one number.
+        turn: its derivative in lam.
+        """
         sums: list[Tensor] = [torch.zeros(())] * 5
         process = self.denoiser.process
         l, turn = l.to(self.data), turn.to(self.data)  # noqa: E741
@@ -50,7 +66,7 @@ class Probe:
             terms = (f, slope, f * f, f * slope, (sigma / alpha * p.noise) ** 2)
             sums = [total + term.sum(self.over).cpu() for total, term in zip(sums, terms)]
         f, slope, ff, fs, scale = (total / self._count for total in sums)
-        s = (fs - f * slope) / (ff - f * f + 1e-6 * scale)  # where f vanishes there is nothing to model
+        s = (fs - f * slope) / (ff - f * f + VANISHING * scale)  # where f vanishes there is nothing to model
         return s, slope - s * f
 
     @property

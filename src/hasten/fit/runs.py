@@ -4,18 +4,31 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
-from typing import Any
+from typing import TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from hasten.core.errors import HastenError
-from hasten.processes import Array, Process
+from hasten.core.ode import State, runge_kutta
+from hasten.denoisers import DenoiserLike
+from hasten.processes import Array
+from hasten.solvers import Solver
+
+T = TypeVar("T")
 
 
-def solve(solver: Any, denoiser: Any, times: Array, x: Tensor) -> Tensor:
-    """Where a deterministic solver takes the state x along these times. Raises HastenError for a stochastic one."""
+def solve(solver: Solver, denoiser: DenoiserLike, times: Array, x: Tensor) -> Tensor:
+    """Where a deterministic solver takes a state.
+
+    solver: one that draws no noise.
+    denoiser: the model.
+    times: decreasing, noisiest first.
+    x: the state at the first time, (rows, ...).
+
+    Raises HastenError for a stochastic solver.
+    """
     if solver.stochastic:
         raise HastenError(f"solver: {solver.name!r} draws noise; fits aim at one solution, so set its eta to 0")
     walk = solver.walk(denoiser.process, times, x, lambda i: torch.zeros_like(x))
@@ -27,47 +40,51 @@ def solve(solver: Any, denoiser: Any, times: Array, x: Tensor) -> Tensor:
         return done.value
 
 
-def integrate(denoiser: Any, x: Tensor, times: Sequence[float] | Array, substeps: int = 12) -> list[Tensor]:
-    """The states of the probability-flow ODE at `times` (noisiest first), from x at the first, by Runge-Kutta 4.
+def integrate(denoiser: DenoiserLike, x: Tensor, times: Sequence[float] | Array, substeps: int = 12) -> list[Tensor]:
+    """The states of the probability-flow ODE at some times, by the classical Runge-Kutta method.
 
-    substeps: per interval, four network calls each. A last time of 0 gives the data prediction at t_min.
     In y = x / (alpha + sigma) and r = sigma / (alpha + sigma) the ODE is dy/dr = noise - data, regular at both ends.
+
+    denoiser: the model.
+    x: the state at the first time, (rows, ...).
+    times: decreasing, noisiest first. A last time of 0 gives the data prediction at t_min.
+    substeps: per interval, at least 1; four network calls each.
     """
-    process: Process = denoiser.process
+    process = denoiser.process
     path = np.asarray(times, float)
     ends = np.maximum(path, process.t_min) if path[-1] == 0 else path
     states = [x]
     for s, t in pairwise(ends):
-        states.append(states[-1] if s <= t else _runge_kutta(denoiser, states[-1], s, t, substeps))
+        states.append(states[-1] if s <= t else _carried(denoiser, states[-1], s, t, substeps))
     if path[-1] == 0:
         states[-1] = denoiser(states[-1], float(ends[-1])).data
     return states
 
 
-def _runge_kutta(denoiser: Any, x: Tensor, s: float, t: float, substeps: int) -> Tensor:
-    process: Process = denoiser.process
+def _carried(denoiser: DenoiserLike, x: Tensor, s: float, t: float, substeps: int) -> Tensor:
+    """The state at time t of the ODE that is at x at time s."""
+    process = denoiser.process
     scale = [float(process.alpha(u) + process.sigma(u)) for u in (s, t)]
     levels = [float(process.sigma(u)) / c for u, c in zip((s, t), scale)]
     # uniform in the cube root of the noise level: finer towards data, where the answers turn fastest
     r = np.linspace(levels[0] ** (1 / 3), levels[1] ** (1 / 3), substeps + 1) ** 3
 
-    def slope(y: Tensor, level: float) -> Tensor:
+    def slope(level: float, y: State) -> State:
         time = s if level == r[0] else float(process.time(np.log(1 - level) - np.log(level)))
-        return denoiser(y * float(process.alpha(time) + process.sigma(time)), time).velocity
+        return (denoiser(y[0] * float(process.alpha(time) + process.sigma(time)), time).velocity,)
 
-    y = x / scale[0]
+    y = (x / scale[0],)
     for a, b in pairwise(r):
-        h, middle = b - a, (a + b) / 2
-        k1 = slope(y, a)
-        k2 = slope(y + h / 2 * k1, middle)
-        k3 = slope(y + h / 2 * k2, middle)
-        k4 = slope(y + h * k3, b)
-        y = y + h / 6 * (k1 + 2 * k2 + 2 * k3 + k4)
-    return y * scale[1]
+        y = runge_kutta(slope, y, a, b)
+    return y[0] * scale[1]
 
 
-def shown(text: str, items: Iterable[Any]) -> Iterable[Any]:
-    """The items, with a bar on stderr where that is a terminal."""
+def shown(text: str, items: Iterable[T]) -> Iterable[T]:
+    """The items, with a bar on stderr where that is a terminal.
+
+    text: what is said beside the bar.
+    items: what is gone through.
+    """
     from rich.console import Console
     from rich.progress import track
 

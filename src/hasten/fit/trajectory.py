@@ -1,8 +1,9 @@
-"""The exact trajectory of start states, solved once and readable at any time."""
+"""The exact trajectory of start states: solved once, readable at any time."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -10,15 +11,27 @@ import torch
 from torch import Tensor
 
 from hasten.core.errors import HastenError
+from hasten.denoisers import DenoiserLike
+from hasten.fit.runs import solve
+from hasten.grids import schedule, settling
+from hasten.predictions import Prediction
 from hasten.processes import Array, Process
+from hasten.solvers import Query, UniPC
+from hasten.solvers.base import Noise, Walk, told
 
 
 @dataclass(frozen=True)
 class Trajectory:
     """States of the probability-flow ODE on a fine grid, cubic (Hermite) in between, and their data.
 
-    times: of the grid, noisiest first. states, slopes: there, dy/dr in the coordinates y = x / (alpha + sigma),
-    r = sigma / (alpha + sigma), where the velocity prediction is the slope. end: the data.
+    The slopes are dy/dr in the coordinates y = x / (alpha + sigma), r = sigma / (alpha + sigma), where the velocity
+    prediction is the slope.
+
+    process: of the network.
+    times: of the grid, noisiest first, without 0.
+    states: one a time, (rows, ...) each.
+    slopes: one a time, shaped like the states.
+    end: the data, shaped like a state.
     """
 
     process: Process
@@ -70,6 +83,43 @@ class Trajectory:
         return cls(process, kept["times"].numpy(), states, slopes, kept["end"])
 
 
+@dataclass(frozen=True)
+class Recording(UniPC):
+    """UniPC whose runs are kept in `trajectories`, for runs on fine times that end on data."""
+
+    @cached_property
+    def trajectories(self) -> list[Trajectory]:
+        """One a run so far, the newest last."""
+        return []
+
+    def walk(self, process: Process, times: Array, x: Tensor, noise: Noise) -> Walk:
+        states: list[Tensor] = []
+        slopes: list[Tensor] = []
+
+        def keep(_: Query, p: Prediction) -> Prediction:
+            states.append(p.state.clone())
+            slopes.append(p.velocity)
+            return p
+
+        end = yield from told(super().walk(process, times, x, noise), keep)
+        self.trajectories.append(Trajectory(process, times[:-1], states, slopes, end.clone()))
+        return end
+
+
+@torch.no_grad()
+def converged(denoiser: DenoiserLike, noises: Tensor, steps: int = 128) -> Trajectory:
+    """The converged trajectory of start states; several fits may share it.
+
+    denoiser: the model.
+    noises: the start states, (rows, ...).
+    steps: of the run that is recorded, one network call each.
+    """
+    recording = Recording()
+    solve(recording, denoiser, schedule(settling(denoiser.process), denoiser.process, steps), noises)
+    return recording.trajectories[-1]
+
+
 def _coordinates(process: Process, times: Array) -> tuple[Array, Array]:
+    """alpha + sigma and r at all times."""
     alpha, sigma = process.alpha(times), process.sigma(times)
     return alpha + sigma, sigma / (alpha + sigma)

@@ -9,33 +9,57 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import numpy as np
 
 from hasten.core.errors import HastenError, positive_int
+from hasten.core.fitters import fitters
 from hasten.core.registry import Registry, Span
 from hasten.processes import Array, Process
 
 ENDS = ("data", "min")
+BELOW_INFINITE = 1e-3  # share of the first time by which lam is read off later, where it is infinite there
+ROUNDING = 1e-12  # share of t_max by which a first time may be above it
 
 
 class Grid(ABC):
-    """A rule that places `count` decreasing times on a process. tried: as of an Acceleration."""
+    """A rule that places decreasing times on a process. Subclasses are frozen dataclasses of settings.
+
+    name: what recipes call it.
+    search_space: what a search tries for each setting, as of an Acceleration; None leaves the grid alone.
+    needs_fit: whether it takes numbers of the model, see `fit`, and has none yet; it has other times without.
+    """
 
     name: ClassVar[str]
     search_space: ClassVar[Mapping[str, Any] | None] = None
+    needs_fit: bool = False
 
     @abstractmethod
     def times(self, process: Process, count: int) -> Array:
-        """`count` decreasing times in (0, t_max], float64."""
+        """Decreasing times in (0, t_max], float64.
+
+        process: of the network.
+        count: how many, at least 1.
+        """
+
+    def fit(self, *model_and_samples: Any, **settings: Any) -> Self:
+        """The same grid with times of one model: `FittedGrid().fit(denoiser, solver, noises, steps=6)`.
+
+        Read on at the function of the class in `hasten.fit` (`fit/grid.py` for `FittedGrid`).
+        Raises HastenError if there is nothing to fit in this grid.
+        """
+        return fitters(self, *model_and_samples, **settings)
 
 
 def schedule(grid: GridLike, process: Process, steps: int, end: str = "data") -> Array:
     """The steps + 1 times of a run, noisiest first.
 
     grid: a name, a Grid, or explicit decreasing times (then `steps` is implied and ignored).
+    process: of the network.
+    steps: at least 1.
     end: "data" appends time 0, where the data prediction is the result; "min" stops at the smallest time.
+
     Raises HastenError for steps below 1, an unknown name, or times that do not decrease within the process.
     """
     if end not in ENDS:
@@ -60,7 +84,7 @@ def resolve(grid: GridLike) -> Grid:
 
 def _checked(times: Array, process: Process) -> Array:
     ok = times.ndim == 1 and len(times) >= 2 and np.isfinite(times).all() and (np.diff(times) < 0).all()
-    if not ok or times[0] > process.t_max * (1 + 1e-12) or times[-1] < 0:
+    if not ok or times[0] > process.t_max * (1 + ROUNDING) or times[-1] < 0:
         raise HastenError(
             f"grid: times must fall steadily within [0, {process.t_max:g}] and be at least two; "
             f"got {np.array2string(times, precision=4, threshold=12)}"
@@ -72,10 +96,14 @@ def _checked(times: Array, process: Process) -> Array:
 class Uniform(Grid):
     """Uniform in time, spaced as diffusers means the words (0-based training step n is time n + 1).
 
+    On processes trained at whole-numbered times the result is rounded to those, as diffusers does; on continuous
+    ones it is not, "leading" leaves a gap at the start, and "linspace" ends at t_min.
+
     spacing: "trailing" starts at the last training step and leaves a gap at the end; "leading" the other
-    way round (k * (T // count) + offset); "linspace" visits both ends. On processes trained at whole-numbered
-    times the result is rounded to those, as diffusers does; on continuous ones it is not, "leading" leaves a
-    gap at the start, and "linspace" ends at t_min. Source: Lin et al. 2023, table 2.
+        way round (k * (T // count) + offset); "linspace" visits both ends.
+    offset: of "leading", in training steps.
+
+    Source: Lin et al. 2023, table 2.
     """
 
     spacing: str = "trailing"
@@ -108,7 +136,10 @@ class Uniform(Grid):
 
 @dataclass(frozen=True)
 class Power(Grid):
-    """Uniform in time^(1 / power) between t_max and t_min, not rounded; power 2 is "quadratic"."""
+    """Uniform in time^(1 / power) between t_max and t_min, not rounded.
+
+    power: above 0; 2 is "quadratic".
+    """
 
     power: float = 2.0
     name = "quadratic"
@@ -124,7 +155,10 @@ class Power(Grid):
 
 @dataclass(frozen=True)
 class LogSNR(Grid):
-    """Uniform in lam = log(alpha / sigma). Source: Lu et al. 2022 (DPM-Solver), section 3.3."""
+    """Uniform in lam = log(alpha / sigma).
+
+    Source: Lu et al. 2022 (DPM-Solver), section 3.3.
+    """
 
     name = "logsnr"
     search_space: ClassVar[Mapping[str, Any]] = {}
@@ -135,7 +169,12 @@ class LogSNR(Grid):
 
 @dataclass(frozen=True)
 class Karras(Grid):
-    """Uniform in (sigma / alpha)^(1 / rho). Source: Karras et al. 2022, eq. (5); rho 7 is theirs."""
+    """Uniform in (sigma / alpha)^(1 / rho).
+
+    rho: above 0; 7 is the paper's.
+
+    Source: Karras et al. 2022, eq. (5).
+    """
 
     rho: float = 7.0
     name = "karras"
@@ -156,7 +195,9 @@ class FlowShifted(Grid):
     """Uniform u in (0, 1], shifted to u' = shift u / (1 + (shift - 1) u), at noise level u' of the highest.
 
     The level is sigma / (alpha + sigma), which is time on a rectified flow: there shift 1 is "trailing".
-    shift > 1 spends more steps on high noise.
+
+    shift: above 0; more than 1 spends more steps on high noise.
+
     Source: Esser et al. 2024, eq. (23).
     """
 
@@ -179,7 +220,8 @@ class Bent(Grid):
     """Gaps in lam that follow exp(a cubic in their index): many times here, few there, and no sudden holes.
 
     slope, curve, twist: the Chebyshev coefficients of the cubic; all 0 is even in lam, a positive slope spends more
-    steps on high noise. rest: what is left before t_min, in mean gaps, above 0 (or 0 to end there).
+        steps on high noise.
+    rest: what is left before t_min, in mean gaps, above 0 (or 0 to end there).
     """
 
     slope: float = 0.0
@@ -204,7 +246,10 @@ class Bent(Grid):
 
 @dataclass(frozen=True)
 class Explicit(Grid):
-    """These times and no others; the last one may be 0 (then the run ends on data)."""
+    """These times and no others.
+
+    at: decreasing; the last one may be 0 (then the run ends on data).
+    """
 
     at: tuple[float, ...] = ()
     name = "explicit"
@@ -230,10 +275,10 @@ for _spacing in ("trailing", "leading", "linspace"):
 
 
 def start(process: Process, t: float | None = None) -> float:
-    """lam at t, or at t_max; where that is -inf, lam 0.1 % below."""
+    """lam at t, or at t_max if it is None; where that is -inf, lam a little below."""
     t = process.t_max if t is None else t
     lam = float(process.lam(t))
-    return lam if np.isfinite(lam) else float(process.lam(t * (1 - 1e-3)))
+    return lam if np.isfinite(lam) else float(process.lam(t * (1 - BELOW_INFINITE)))
 
 
 def _between(process: Process, count: int, lams: Any) -> Array:

@@ -17,12 +17,11 @@ from torch import Tensor
 
 from hasten.core.errors import HastenError, positive_int
 from hasten.core.estimates import Estimate, bootstrap
+from hasten.core.ode import Rate, State, runge_kutta
 from hasten.denoisers import DenoiserLike
 from hasten.grids import GridLike, schedule
 from hasten.measure.fields import Function, differentiable, divergence, linearised
 from hasten.processes import Array, Process
-
-State = tuple[Tensor, ...]
 
 
 def log_likelihood(
@@ -119,22 +118,21 @@ def _velocity(denoiser: DenoiserLike, r: float) -> Function:
     return lambda y: denoiser(scale * y, time).velocity
 
 
-def _solve(rate: Callable[[float, State], State], state: State, nodes: Array) -> Iterator[State]:
+def _solve(rate: Rate, state: State, nodes: Array) -> Iterator[State]:
     """The states at all nodes of d state / dr = rate(r, state), by the classical Runge-Kutta method."""
-    state = tuple(part.detach() for part in state)
+
+    def detached(r: float, state: State) -> State:
+        return _detached(rate(r, state))
+
+    state = _detached(state)
     yield state
-    for r, following in pairwise(nodes):
-        h = float(following - r)
-        slopes = [rate(float(r), state)]
-        for part, at in ((0.5, r + h / 2), (0.5, r + h / 2), (1.0, following)):
-            slopes.append(rate(float(at), _moved(state, slopes[-1], part * h)))
-        for slope, weight in zip(slopes, (1, 2, 2, 1)):
-            state = _moved(state, slope, weight * h / 6)
+    for r, following in pairwise(nodes.tolist()):
+        state = runge_kutta(detached, state, r, following)
         yield state
 
 
-def _moved(state: State, slope: State, h: float) -> State:
-    return tuple((part + h * rise).detach() for part, rise in zip(state, slope, strict=True))
+def _detached(state: State) -> State:
+    return tuple(part.detach() for part in state)
 
 
 def _directions(x: Tensor, tangents: int | None, seed: int) -> Tensor:

@@ -9,8 +9,8 @@ from typing import Any
 from hasten.caches import CACHES, Cache
 from hasten.evaluate.problem import Problem
 from hasten.evaluate.references import reference_recipe
-from hasten.fit import Trajectory
-from hasten.fit.bns import Recording
+from hasten.fit import Trajectory, learning, learns
+from hasten.fit.trajectory import Recording
 from hasten.processes import from_config
 from hasten.recipe import Recipe
 
@@ -36,12 +36,13 @@ class Fitter:
         """Raises HastenError if the recipe does not suit the model."""
         if any(cache.needs_fit for cache in recipe.caches):
             recipe = recipe.model_copy(update={"caches": tuple(map(self._taught, recipe.caches))})
-        if recipe.solver is None or recipe.solver.learning(None) is None:
+        if recipe.solver is None or not learns(recipe.solver):
             return recipe
-        learning = recipe.solver.learning(self.trajectory)
-        run = recipe.model_copy(update={"solver": learning, "compile": None})  # which changes nothing but the time
+        learner = learning(recipe.solver, self.trajectory)
+        assert learner is not None
+        run = recipe.model_copy(update={"solver": learner, "compile": None})  # which changes nothing but the time
         self.problem.solve(run, self.problem.samples[SPLIT])
-        return recipe.model_copy(update={"solver": learning.fitted[-1]})  # type: ignore[union-attr]
+        return recipe.model_copy(update={"solver": learner.fitted[-1]})
 
     def _taught(self, cache: Cache) -> Cache:
         """A cache with what one fit to runs of the default tells about the model, whatever else it is set to."""

@@ -10,6 +10,7 @@ from hasten.caches import CACHES
 from hasten.core.errors import HastenError
 from hasten.core.registry import Registry, Span
 from hasten.evaluate.problem import Problem
+from hasten.fit import learns
 from hasten.grids import GRIDS
 from hasten.guidance import GUIDANCES
 from hasten.recipe import Recipe
@@ -193,7 +194,7 @@ def _runs(label: str, network: Any) -> bool:
 def _solvers() -> Iterator[tuple[str, dict[str, Any]]]:
     for cls in SOLVERS:
         made = cls()
-        unfit = made.needs_fit and made.learning(None) is None
+        unfit = made.needs_fit and not learns(made)
         if made.stochastic or made.adaptive or unfit or made.warning:
             continue  # the reference is a solution of the ODE; pipelines cannot run the adaptive ones
         for fields in VARIANTS.get(cls.name, [{}]):

@@ -1,17 +1,21 @@
 """Solvers: one class a method, listed in `SOLVERS`. Each can be made with no arguments."""
+# ruff: noqa: I001 - imported in the order in which methods are listed and searched
 
-from hasten.solvers.adaptive import DPMAdaptive
 from hasten.solvers.base import SOLVERS, Query, Solver
-from hasten.solvers.bespoke import BNS
-from hasten.solvers.compensated import DCSolver
-from hasten.solvers.exponential import DDIM, DPMSolver, DPMSolverPP, UniPC
+from hasten.solvers.ddim import DDIM
+from hasten.solvers.dpm_solver import DPMSolver, DPMSolverPP
+from hasten.solvers.unipc import UniPC
+from hasten.solvers.dpm_adaptive import DPMAdaptive
+from hasten.solvers.bns import BNS
+from hasten.solvers.dc_solver import DCSolver
 from hasten.solvers.filters import HeavyBall, Thresholded
 from hasten.solvers.linear import Euler, Heun
 from hasten.solvers.multistep import DEIS, GHVB, IPNDM, PNDM
-from hasten.solvers.reversible import BDIA, EDICT, BDIAHeun
-from hasten.solvers.searched import USF
+from hasten.solvers.edict import EDICT
+from hasten.solvers.bdia import BDIA, BDIAHeun
+from hasten.solvers.usf import USF
 from hasten.solvers.stochastic import EDM, EulerAncestral
-from hasten.solvers.v3 import DPMSolverV3
+from hasten.solvers.dpm_v3 import DPMSolverV3
 
 __all__ = [
     "BDIA", "BDIAHeun", "BNS", "DCSolver", "DDIM", "DEIS", "DPMAdaptive", "DPMSolver", "DPMSolverPP", "DPMSolverV3",

@@ -18,20 +18,24 @@ from dataclasses import dataclass
 import numpy as np
 from torch import Tensor
 
-from hasten.core.errors import HastenError, one_of, positive_share, unit_interval, unknown
-from hasten.core.registry import Paper
+from hasten.core.errors import HastenError, unknown
 from hasten.processes import Array, Process
-from hasten.solvers.base import SOLVERS, Path, Tabular, Update
+from hasten.solvers.table import Path, Tabular, Update
 
 RULES = ("exact", "midpoint", "linear", "halved")
+SERIES_BELOW = 1.0  # |z| up to which moments are a power series: beyond, the recursion does not cancel
+SERIES_TERMS = 24  # of that series; the last is below 1e-23
 
 
 @dataclass(frozen=True)
 class Frame:
     """The path in numbers: alpha, sigma and lam at every node, and which prediction is expanded.
 
+    alpha: how much of the data is left, one number a node.
+    sigma: how much noise there is, one number a node.
+    lam: log(alpha / sigma), one number a node.
     expand: "data" or "noise"; a step that starts where alpha is 0, where noise says nothing about data,
-    expands the data whichever it is.
+        expands the data whichever it is.
     """
 
     alpha: Array
@@ -41,6 +45,7 @@ class Frame:
 
     @classmethod
     def of(cls, process: Process, times: Array, expand: str = "data") -> Frame:
+        """The frame of a process whose nodes are these times. Raises HastenError for another `expand`."""
         if expand not in ("data", "noise"):
             raise HastenError(f"expand: {expand!r} is not known; choose 'data' or 'noise'")
         return cls(process.alpha(times), process.sigma(times), process.lam(times), expand)
@@ -52,27 +57,24 @@ class Frame:
     def update(
         self, s: int, t: int, nodes: Sequence[int], *, rule: str = "exact", damping: float = 1.0, size: int
     ) -> tuple[float, Array, float]:
-        """State weight, value weights by node (length `size`) and noise of the step s -> t.
+        """State weight, value weights by node and noise of the step from node s to node t.
 
+        s, t: the nodes at the ends of the step.
         nodes: which values the polynomial passes through, s included; those at infinite lam are left out,
-        and a step onto sigma = 0 keeps s alone. damping: by how much more than the ODE a step forgets its
-        state, 1 for none; the forgotten part of the variance comes back as fresh noise.
+            and a step onto sigma = 0 keeps s alone.
+        rule: how the weights of the derivatives are bent, see `apply_rule`.
+        damping: by how much more than the ODE a step forgets its state, 1 for none; the forgotten part of the
+            variance comes back as fresh noise.
+        size: how many value weights there are, one a node.
         """
         weights = np.zeros(size)
-        of_data = self.value(s) == "data"
-        if self.sigma[t] == 0:
+        if self.sigma[t] == 0:  # the data prediction is the result
+            of_data = self.value(s) == "data"
             weights[s] = 1.0 if of_data else -self.sigma[s] / self.alpha[s]
-            return 0.0 if of_data else float(1 / self.alpha[s]), weights, 0.0  # the data prediction is the result
+            return 0.0 if of_data else float(1 / self.alpha[s]), weights, 0.0
         nodes = [n for n in nodes if np.isfinite(self.lam[n])] if np.isfinite(self.lam[s]) else [s]
         h = self.lam[t] - self.lam[s]
-        if of_data:
-            a, noise = damping * self.sigma[t] / self.sigma[s], self.sigma[t] * math.sqrt(max(0.0, 1 - damping**2))
-            total = self.alpha[t] - a * self.alpha[s]  # keeps the marginal mean, whatever the damping
-            rate = 1.0 if damping == 1 or len(nodes) == 1 else 1 - math.log(damping) / h
-        else:
-            a, eta, rate = self.alpha[t] / self.alpha[s], -math.log(damping) / h, -1.0
-            noise = self.sigma[t] * math.sqrt(max(0.0, eta * math.expm1(2 * h)))
-            total = (1 + eta) * (self.sigma[t] - a * self.sigma[s])
+        a, total, rate, noise = self._ends(s, t, damping, len(nodes))
         if len(nodes) == 1:
             weights[s] = total
             return float(a), weights, float(noise)
@@ -81,10 +83,29 @@ class Frame:
         weights[list(nodes)] = np.linalg.solve(np.vander(at, increasing=True).T, moments)
         return float(a), weights, float(noise)
 
+    def _ends(self, s: int, t: int, damping: float, count: int) -> tuple[float, float, float, float]:
+        """State weight, sum of the value weights, rate of the exponential in lam, and noise of the step s -> t."""
+        h = self.lam[t] - self.lam[s]
+        if self.value(s) == "data":
+            a, noise = damping * self.sigma[t] / self.sigma[s], self.sigma[t] * math.sqrt(max(0.0, 1 - damping**2))
+            total = self.alpha[t] - a * self.alpha[s]  # keeps the marginal mean, whatever the damping
+            rate = 1.0 if damping == 1 or count == 1 else 1 - math.log(damping) / h
+            return a, total, rate, noise
+        a, eta = self.alpha[t] / self.alpha[s], -math.log(damping) / h
+        noise = self.sigma[t] * math.sqrt(max(0.0, eta * math.expm1(2 * h)))
+        return a, (1 + eta) * (self.sigma[t] - a * self.sigma[s]), -1.0, noise
+
     def step(
         self, x: Tensor, s: int, t: int, nodes: Sequence[int], values: Sequence[Tensor], rule: str = "exact"
     ) -> Tensor:
-        """The state at node t from x at node s, through those of the values (by node) at `nodes`."""
+        """The state at node t.
+
+        x: the state at node s, (rows, ...).
+        s, t: the nodes at the ends of the step.
+        nodes: which values the polynomial passes through, s included.
+        values: one a node, oldest first.
+        rule: see `apply_rule`.
+        """
         a, weights, _ = self.update(s, t, nodes, rule=rule, size=len(values))
         x = x * a
         for weight, value in zip(weights, values):
@@ -96,9 +117,12 @@ def unit_moments(z: float, count: int) -> Array:
     r"""m_k = \int_0^1 e^{-z(1-u)} u^k du / \int_0^1 e^{-z(1-u)} du for k < count, any real z.
 
     The integral is k! phi_{k+1}(-z); a power series where the recursion would cancel.
+
+    z: the rate of the exponential over the whole step.
+    count: how many moments, at least 1.
     """
-    if abs(z) < 1.0:
-        integrals = list(_series(count) @ (-z) ** np.arange(24))
+    if abs(z) < SERIES_BELOW:
+        integrals = list(_series(count) @ (-z) ** np.arange(SERIES_TERMS))
     else:
         integrals = [-math.expm1(-z) / z]
         for k in range(1, count):
@@ -108,17 +132,23 @@ def unit_moments(z: float, count: int) -> Array:
 
 @functools.cache
 def _series(count: int) -> Array:
-    """k! / (n + k + 1)! for k < count and n < 24."""
-    return np.array([[math.factorial(k) / math.factorial(n + k + 1) for n in range(24)] for k in range(count)])
+    """k! / (n + k + 1)! for k < count, one column a term n."""
+    return np.array([
+        [math.factorial(k) / math.factorial(n + k + 1) for n in range(SERIES_TERMS)] for k in range(count)
+    ])  # fmt: skip
 
 
 def apply_rule(rule: str, moments: Array, total: float, z: float) -> Array:
-    """How the weights of the derivatives are bent: the papers' shortcuts, joined by commas if there are several.
+    """The moments, bent by the papers' shortcuts. Raises HastenError for a name that is not one of `RULES`.
 
-    exact: not at all. midpoint: the slope as if the value were taken half-way (DPM-Solver++ 2M, UniPC's
-    B2). linear: the slope integrated without the exponential (UniPC's B1). These two bend steps of two
-    nodes only. halved: the second derivative at half its weight (the 3M update in common use), in steps of
-    three nodes.
+    rule: names, joined by commas if there are several.
+        "exact": not bent at all.
+        "midpoint", for steps of two nodes: the slope as if the value were taken half-way (DPM-Solver++ 2M, UniPC's B2).
+        "linear", for steps of two nodes: the slope integrated without the exponential (UniPC's B1).
+        "halved", for steps of three nodes: the second derivative at half its weight (the 3M update in common use).
+    moments: the weights of the value and its derivatives at the start of the step, one a node.
+    total: the weight of the value alone, moments[0].
+    z: the rate of the exponential over the whole step.
     """
     bent = moments.copy()
     for name in rule.split(","):
@@ -134,43 +164,56 @@ def apply_rule(rule: str, moments: Array, total: float, z: float) -> Array:
 
 
 @dataclass(frozen=True)
-class _Exponential(Tabular):
-    """What exponential solvers share: steps that re-use values of earlier steps, or look inside their own."""
+class Exponential(Tabular):
+    """What exponential solvers share: steps that re-use values of earlier steps, or look inside their own.
 
-    order, expand, lower_order_final, corrector = 1, "data", True, False  # of solvers without such a field
-    _rule = "exact"  # how steps bend their weights, see `apply_rule`; several rules are joined by a comma
+    Solvers that let users choose have these as fields, or as properties that follow from fields.
 
-    def _damping(self, h: float) -> float:
+    order: how many values a step passes through.
+    expand: "data" or "noise".
+    lower_order_final: whether the last steps are of lower order.
+    corrector: whether a state is corrected once the network has answered there.
+    bend: how steps bend the weights of their derivatives, see `apply_rule`.
+    """
+
+    order, expand, lower_order_final, corrector, bend = 1, "data", True, False, "exact"
+
+    def damping(self, h: float) -> float:
+        """By how much more than the ODE a step of length h in lam forgets its state; 1 for none."""
         return 1.0
 
-    def _kept(self, frame: Frame, times: Array, i: int) -> tuple[float, ...]:
+    def kept(self, frame: Frame, times: Array, i: int) -> tuple[float, ...]:
         """What the value of node i is remembered as, see `Update`."""
         return (1.0,)
 
-    def _nodes(self, i: int, steps: int) -> list[int]:
-        """The nodes that step i of a multistep run passes through, newest first."""
+    def nodes(self, i: int, steps: int) -> list[int]:
+        """The nodes that step i of a multistep run of so many steps passes through, newest first."""
         return [i - k for k in range(min(self.order, i + 1, steps - i if self.lower_order_final else self.order))]
 
     def table(self, process: Process, times: Array) -> tuple[str, list[Update]]:
         frame, path, steps = Frame.of(process, times, self.expand), Path(), len(times) - 1
         for i in range(steps):
-            kept = self._kept(frame, times, i)
+            kept = self.kept(frame, times, i)
             if self.corrector and i:
-                _, weights, _ = frame.update(i - 1, i, [*self._nodes(i - 1, steps), i], rule=self._rule, size=i + 1)
+                _, weights, _ = frame.update(i - 1, i, [*self.nodes(i - 1, steps), i], rule=self.bend, size=i + 1)
                 path.correct(weights, kept)
-            damping = self._damping(frame.lam[i + 1] - frame.lam[i])
+            damping = self.damping(frame.lam[i + 1] - frame.lam[i])
             a, weights, noise = frame.update(
-                i, i + 1, self._nodes(i, steps), rule=self._rule, damping=damping, size=i + 1
+                i, i + 1, self.nodes(i, steps), rule=self.bend, damping=damping, size=i + 1
             )
             path.advance(times[i], i, a, weights, step=i, noise=noise, value=frame.value(i), kept=kept)
-        return self.expand, path.rows
+        return self.expand, path.updates
 
-    def _singlestep(
+    def singlestep(
         self, process: Process, times: Array, rule: str, inner: Sequence[float] | None
     ) -> tuple[str, list[Update]]:
-        """Every step looks at `order` nodes of its own, at fractions `inner` (of lam) of it.
+        """The table of steps that each look at `order` nodes of their own.
 
-        Without `inner` the times themselves are the nodes: steps span several, and a query counts as a step.
+        process: of the network.
+        times: decreasing, noisiest first.
+        rule: of the steps, one of `STAGES`.
+        inner: where in a step its further nodes are, in fractions of lam. None takes the times themselves as
+            nodes: steps span several, and a query counts as a step.
         """
         if inner is None:
             nodes, orders = times, fast_orders(len(times) - 1, self.order, to_data=process.sigma(times[-1]) == 0)
@@ -180,7 +223,7 @@ class _Exponential(Tabular):
         for step, rank in enumerate(orders):
             for j, (used, bend) in enumerate(STAGES[rank, rule]):
                 anchor, after = (s, used) if np.isfinite(frame.lam[s]) else (s + j, (0,))
-                damping = self._damping(frame.lam[s + j + 1] - frame.lam[anchor])
+                damping = self.damping(frame.lam[s + j + 1] - frame.lam[anchor])
                 a, weights, noise = frame.update(
                     anchor, s + j + 1, [anchor + n for n in after], rule=bend, damping=damping, size=s + j + 1
                 )
@@ -189,7 +232,7 @@ class _Exponential(Tabular):
                     nodes[s + j], anchor, a, weights, step=count, stage=stage, noise=noise, value=frame.value(anchor)
                 )
             s += rank
-        return self.expand, path.rows
+        return self.expand, path.updates
 
 
 # (order, rule) of a step -> for each of its queries, which of its nodes the update after it passes through, and how
@@ -204,7 +247,10 @@ STAGES = {
 def fast_orders(evaluations: int, order: int, to_data: bool = False) -> list[int]:
     """The orders of singlestep steps that spend just so many evaluations, the last step low.
 
-    to_data: the last step ends on sigma = 0, where only order 1 is possible.
+    evaluations: of the whole run, at least 1.
+    order: of most steps, 1 to 3.
+    to_data: whether the last step ends on sigma = 0, where only order 1 is possible.
+
     Source: Lu et al. 2022 (DPM-Solver), section 3.3 and DPM-Solver-fast in the appendix.
     """
     full, rest = divmod(evaluations, order)
@@ -215,138 +261,14 @@ def fast_orders(evaluations: int, order: int, to_data: bool = False) -> list[int
     return orders[:-1] + [1] * orders[-1] if to_data else orders
 
 
-@SOLVERS.add
-@dataclass(frozen=True)
-class DDIM(_Exponential):
-    """First order; eta 0 is the ODE, eta 1 has the variance of ancestral (DDPM) sampling.
-
-    eta: 0 to 1. Source: Song et al. 2020, eq. (12) and (16).
-    """
-
-    eta: float = 0.0
-    name = "ddim"
-    paper = Paper("Denoising Diffusion Implicit Models", 2020, "2010.02502")
-
-    def __post_init__(self) -> None:
-        unit_interval("eta", self.eta)
-        object.__setattr__(self, "stochastic", self.eta > 0)
-
-    def _damping(self, h: float) -> float:
-        return math.sqrt(1 + self.eta**2 * math.expm1(-2 * h))
-
-
-@SOLVERS.add
-@dataclass(frozen=True)
-class DPMSolverPP(_Exponential):
-    """DPM-Solver++: the data prediction expanded to order 1, 2 or 3, as an ODE or as an SDE.
-
-    method: "multistep" (1 query a step, re-using earlier ones) or "singlestep". schedule, of singlestep:
-    "fixed" looks inside every step, at `r` of it (order 2) or a third and two (order 3), which makes `order`
-    queries a step; "fast" spends one query a time of the grid, on steps that span up to `order` times.
-    rule: "midpoint" (the paper's; type dpmsolver) or "exact" (its Taylor form; called heun in diffusers);
-    multistep order 3 is always exact, unless `compat`, which halves the second derivative as the official
-    code, diffusers and k-diffusion do, and is second order. eta: 0 is the ODE, 1 the SDE; with singlestep
-    order 2 that is k-diffusion's dpmpp_sde. lower_order_final: end multistep with lower orders.
-    Source: Lu et al. 2022, algorithms 1 and 2, eq. (9), and the section on diffusion SDEs.
-    """
-
-    order: int = 2
-    method: str = "multistep"
-    rule: str = "midpoint"
-    compat: bool = False
-    eta: float = 0.0
-    r: float = 0.5
-    schedule: str = "fixed"
-    lower_order_final: bool = True
-    name = "dpm++"
-    paper = Paper("DPM-Solver++: Fast Solver for Guided Sampling", 2022, "2211.01095")
-
-    def __post_init__(self) -> None:
-        one_of("order", self.order, (1, 2, 3))
-        one_of("method", self.method, ("multistep", "singlestep"))
-        one_of("rule", self.rule, ("midpoint", "exact"))
-        one_of("schedule", self.schedule, ("fixed", "fast"))
-        unit_interval("eta", self.eta)
-        positive_share("r", self.r)
-        inside = self.method == "singlestep"
-        object.__setattr__(self, "stochastic", self.eta > 0)
-        object.__setattr__(self, "evaluations", self.order if inside and self.schedule == "fixed" else 1)
-        object.__setattr__(self, "convergence", 2 if self.compat and not inside else self.order)
-
-    def _damping(self, h: float) -> float:
-        return math.exp(-self.eta * h) if self.eta else 1.0
-
-    @property
-    def _rule(self) -> str:
-        return f"{self.rule},halved" if self.compat else self.rule
-
-    def table(self, process: Process, times: Array) -> tuple[str, list[Update]]:
-        if self.method == "singlestep":
-            inner = {1: (), 2: (self.r,), 3: (1 / 3, 2 / 3)}[self.order] if self.schedule == "fixed" else None
-            return self._singlestep(process, times, self.rule, inner)
-        return super().table(process, times)
-
-
-@SOLVERS.add
-@dataclass(frozen=True)
-class DPMSolver(DPMSolverPP):
-    """DPM-Solver: the noise prediction expanded to order 1, 2 or 3; DPM-Solver-fast at the defaults.
-
-    Fields as in DPMSolverPP; method "multistep" with rule "exact" is DEIS in log-rho, with eta 1 SDE-DPM-Solver.
-    Where alpha is 0, as at the start of flows, the first step expands the data. The steps of schedule "fast"
-    span times of the given grid. Source: Lu et al. 2022, eq. (3.4) to (3.7), algorithms 1 and 2.
-    """
-
-    order: int = 3
-    method: str = "singlestep"
-    schedule: str = "fast"
-    name = "dpm"
-    warning = "unstable under guidance: at 8 evaluations and guidance 7.5, 16 times DDIM's error on a mixture"
-    expand = "noise"
-    paper = Paper("DPM-Solver: A Fast ODE Solver for Diffusion Probabilistic Model Sampling", 2022, "2206.00927")
-
-
-# MR sampler (Li et al. 2025, arXiv 2502.07856): the same on what is around the mean, see `denoisers.AroundMean`
-SOLVERS.alias("mr-sampler", "dpm++", rule="exact")
-SOLVERS.alias("mr-sampler-sde", "dpm++", rule="exact", eta=1.0)
-SOLVERS.alias("mr-sampler-noise", "dpm", order=2, method="multistep", rule="exact")
-SOLVERS.alias("mr-sampler-noise-sde", "dpm", order=2, method="multistep", rule="exact", eta=1.0)
-
-
-@SOLVERS.add
-@dataclass(frozen=True)
-class UniPC(_Exponential):
-    """UniPC: a predictor of order p, and a corrector of order p + 1 that re-uses the next step's query.
-
-    order: 1 to 3 (2 for guided, 3 for unconditional sampling). variant: "bh2" or "bh1", which differ only
-    where the paper takes 1/2 instead of solving (predictor of order 2, corrector of order 1); "exact" solves
-    there too. corrector: False leaves the predictor UniP. expand: "data" or "noise".
-    Source: Zhao et al. 2023, algorithms 1 and 2, eq. (3) and (9).
-    """
-
-    order: int = 2
-    variant: str = "bh2"
-    corrector: bool = True
-    expand: str = "data"
-    lower_order_final: bool = True
-    name = "unipc"
-    paper = Paper("UniPC: A Unified Predictor-Corrector Framework", 2023, "2302.04867")
-
-    def __post_init__(self) -> None:
-        one_of("order", self.order, (1, 2, 3))
-        one_of("variant", self.variant, ("bh1", "bh2", "exact"))
-        one_of("expand", self.expand, ("data", "noise"))
-        object.__setattr__(self, "convergence", self.order + self.corrector)
-
-    @property
-    def _rule(self) -> str:
-        return {"bh1": "linear", "bh2": "midpoint", "exact": "exact"}[self.variant]
-
-
 def inner_nodes(process: Process, times: Array, fractions: Sequence[float]) -> tuple[Array, list[int]]:
     """The times of a run with nodes inserted at fractions (of lam) of every step, and how many each step has.
 
     A step onto sigma = 0 gets none; a step from lam = -inf gets them at the fractions of time.
+
+    process: of the network.
+    times: decreasing, noisiest first.
+    fractions: between 0 and 1, rising.
     """
     lam = process.lam(times)
     nodes: list[float] = []

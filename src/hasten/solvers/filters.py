@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -12,12 +13,16 @@ from hasten.core.errors import HastenError, positive_share, unit_interval
 from hasten.core.registry import Paper
 from hasten.predictions import thresholded
 from hasten.processes import Array, Process
-from hasten.solvers.base import SOLVERS, Noise, Query, Solver, Tabular, Update, Walk, program, told, weighed
+from hasten.solvers.base import SOLVERS, Noise, Query, Solver, Walk, told
+from hasten.solvers.table import Tabular, Update, program, weighed
 
 
 @dataclass(frozen=True)
 class _Around(Solver):
-    """A filter around `solver`: a name, a mapping with fields, or an instance (kept as its mapping)."""
+    """A filter around another solver.
+
+    solver: a name, a mapping with fields, or an instance (kept as its mapping).
+    """
 
     solver: Any = "dpm++"
 
@@ -25,11 +30,30 @@ class _Around(Solver):
         inner = SOLVERS.build(self.solver)
         if isinstance(self.solver, Solver):
             object.__setattr__(self, "solver", SOLVERS.describe(inner))
-        for attribute in ("evaluations", "stochastic", "convergence", "adaptive"):
-            object.__setattr__(self, attribute, getattr(inner, attribute))
+
+    @cached_property
+    def inner(self) -> Solver:
+        """The solver that is filtered."""
+        return SOLVERS.build(self.solver)
+
+    @property
+    def evaluations(self) -> int:
+        return self.inner.evaluations
+
+    @property
+    def convergence(self) -> int:
+        return self.inner.convergence
+
+    @property
+    def stochastic(self) -> bool:
+        return self.inner.stochastic
+
+    @property
+    def adaptive(self) -> bool:
+        return self.inner.adaptive
 
     def query_times(self, process: Process, times: Array) -> list[Query]:
-        return SOLVERS.build(self.solver).query_times(process, times)
+        return self.inner.query_times(process, times)
 
 
 @SOLVERS.add
@@ -37,9 +61,13 @@ class _Around(Solver):
 class Thresholded(_Around):
     """Dynamic thresholding: every data prediction is clipped to its own quantile and scaled back to [-1, 1].
 
-    For models of pixels in [-1, 1]; latents have no such range. solver: which one is told the clipped data, and
-    the noise that goes with it. quantile: of the absolute values of a row; below 1 nothing but clipping to
-    [-1, 1] is done. Source: Saharia et al. 2022, section 2.3; Lu et al. 2022 (DPM-Solver++), section on thresholding.
+    For models of pixels in [-1, 1]; latents have no such range.
+
+    solver: which one is told the clipped data, and the noise that goes with it.
+    quantile: of the absolute values of a row, 0 to 1; where the value there is below 1 nothing but clipping to [-1, 1]
+        is done.
+
+    Source: Saharia et al. 2022, section 2.3; Lu et al. 2022 (DPM-Solver++), section on thresholding.
     """
 
     quantile: float = 0.995
@@ -52,7 +80,7 @@ class Thresholded(_Around):
         unit_interval("quantile", self.quantile)
 
     def walk(self, process: Process, times: Array, x: Tensor, noise: Noise) -> Walk:
-        walk = SOLVERS.build(self.solver).walk(process, times, x, noise)
+        walk = self.inner.walk(process, times, x, noise)
         return told(walk, lambda _, p: p.with_data(thresholded(p.data, self.quantile)))
 
 
@@ -61,9 +89,13 @@ class Thresholded(_Around):
 class HeavyBall(_Around):
     """Heavy-ball momentum: every step follows an average of the slopes that a multistep solver would follow.
 
-    solver: one that makes one query a step, such as "ipndm" (the paper's PLMS) or "dpm++" (the paper's HB on
-    2M). beta: the share of the newest slope, above 0 up to 1 (then nothing changes). nesterov: average twice.
-    Stable at larger steps, and first order. Source: Wizadwongsa et al. 2024, heavy ball and Nesterov forms.
+    Stable at larger steps, and first order.
+
+    solver: one that makes one query a step, such as "ipndm" (the paper's PLMS) or "dpm++" (the paper's HB on 2M).
+    beta: the share of the newest slope, above 0 up to 1 (then nothing changes).
+    nesterov: average twice.
+
+    Source: Wizadwongsa et al. 2024, heavy ball and Nesterov forms.
     """
 
     solver: Any = "ipndm"
@@ -75,29 +107,32 @@ class HeavyBall(_Around):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        inner = SOLVERS.build(self.solver)
+        inner = self.inner
         inside = inner.evaluations > 1 or getattr(inner, "method", "multistep") != "multistep"
         if inside or not isinstance(inner, Tabular):
             raise HastenError(f"solver: {inner.name!r} has no slope of a step; choose a multistep solver")
         positive_share("beta", self.beta)
-        object.__setattr__(self, "convergence", 1)
+
+    @property
+    def convergence(self) -> int:
+        return 1
 
     def walk(self, process: Process, times: Array, x: Tensor, noise: Noise) -> Walk:
-        inner = SOLVERS.build(self.solver)
+        inner = self.inner
         assert isinstance(inner, Tabular)
-        value, rows, _ = program(inner, process, times)
-        if " " in value or any(row.stage or row.value not in ("", value) for row in rows):
+        value, updates, _ = program(inner, process, times)
+        if " " in value or any(update.stage or update.value not in ("", value) for update in updates):
             raise HastenError(
                 f"solver: the steps of {inner.name!r} here have no one kind of slope to average; choose 'ipndm'"
             )
         average: Tensor | None = None
 
-        def averaged(row: Update, x: Tensor, values: list[Tensor]) -> Tensor:
+        def averaged(update: Update, x: Tensor, values: list[Tensor]) -> Tensor:
             nonlocal average
-            total = sum(row.b)
-            slope = weighed(x, 0.0, values, [weight / total for weight in row.b])
+            total = sum(update.b)
+            slope = weighed(x, 0.0, values, [weight / total for weight in update.b])
             average = slope if average is None else torch.lerp(average, slope, self.beta)
             followed = torch.lerp(average, slope, self.beta) if self.nesterov else average
-            return x * row.a + followed * total
+            return x * update.a + followed * total
 
         return inner.follow(process, times, x, noise, averaged)

@@ -18,7 +18,8 @@ import numpy as np
 from hasten.core.errors import HastenError, one_of, positive_share
 from hasten.core.registry import Paper
 from hasten.processes import Array, Process
-from hasten.solvers.base import SOLVERS, Path, Tabular, Update
+from hasten.solvers.base import SOLVERS
+from hasten.solvers.table import Path, Tabular, Update
 
 SPACES = ("auto", "sigma", "flow")
 Slope = dict[int, float]  # weights of predictions by node, 0 elsewhere
@@ -26,7 +27,12 @@ Slope = dict[int, float]  # weights of predictions by node, 0 elsewhere
 
 @dataclass(frozen=True)
 class Coordinates:
-    """y = x / scale, and the variable r that the ODE is linear in, for a list of times."""
+    """y = x / scale, and the variable r that the ODE is linear in, for a list of times.
+
+    space: "sigma" or "flow".
+    scale: one number a time.
+    r: one number a time.
+    """
 
     space: str
     scale: Array
@@ -34,6 +40,10 @@ class Coordinates:
 
     @classmethod
     def of(cls, process: Process, times: Array, space: str) -> Coordinates:
+        """Those of a process at some times; space "auto" is sigma unless they start where alpha is 0.
+
+        Raises HastenError for space "sigma" there.
+        """
         alpha, sigma = process.alpha(times), process.sigma(times)
         if space == "auto":
             space = "sigma" if alpha[0] > 0 else "flow"
@@ -53,18 +63,22 @@ class Coordinates:
             return -np.log(r) if self.space == "sigma" else np.log1p(-r) - np.log(r)
 
     def update(self, s: int, t: int, weights: Array) -> tuple[float, Array]:
-        """State weight and value weights of y_t = y_s + (r_t - r_s) weights . v."""
+        """State weight and value weights of y_t = y_s + (r_t - r_s) weights . v, for nodes s and t."""
         return float(self.scale[t] / self.scale[s]), self.scale[t] * (self.r[t] - self.r[s]) * weights
 
     def table(self, times: Array, plan: Iterable[tuple[int, int, int, Slope]]) -> tuple[str, list[Update]]:
-        """A solver's table from its plan: step, stage, anchor and slope of the update after each query."""
+        """A solver's table.
+
+        times: of the queries, and then the last one.
+        plan: step, stage, anchor and slope of the update after each query.
+        """
         path = Path()
         for n, (step, stage, anchor, slope) in enumerate(plan):
             by_node = np.zeros(n + 1)
             by_node[list(slope)] = list(slope.values())
             a, weights = self.update(anchor, n + 1, by_node)
             path.advance(times[n], anchor, a, weights, step=step, stage=stage)
-        return self.value, path.rows
+        return self.value, path.updates
 
 
 @SOLVERS.add
@@ -86,6 +100,7 @@ class Heun(Tabular):
 
     a: where in the step the second query is, above 0 up to 1 (1 is Heun, 1/2 midpoint, 2/3 Ralston).
     space: "sigma" (EDM), "flow", or "auto", which is sigma unless the run starts where alpha is 0.
+
     Source: Karras et al. 2022, algorithm 1 and appendix D.2.
     """
 

@@ -15,18 +15,25 @@ import numpy as np
 from hasten.core.errors import one_of, positive_share
 from hasten.core.registry import Paper
 from hasten.processes import Array, Process
-from hasten.solvers.base import SOLVERS, Tabular, Update
+from hasten.solvers.base import SOLVERS
 from hasten.solvers.linear import Coordinates, Slope
+from hasten.solvers.table import Tabular, Update
 
 _GAMMA = (1.0, 1 / 2, 5 / 12, 3 / 8, 251 / 720)  # Adams-Bashforth in backward differences
-_AT, _SHARE = np.polynomial.legendre.leggauss(40)
+QUADRATURE = 40  # points of the Gauss-Legendre rule that integrates DEIS's polynomials
+_AT, _SHARE = np.polynomial.legendre.leggauss(QUADRATURE)
 
 
 def adams(order: int, beta: float = 1.0) -> Array:
     """Weights of the last `order` slopes, newest first: of Adams-Bashforth, or of slopes averaged with `beta`.
 
     An average v <- (1 - beta) v + beta e is undone by e = v + (1 / beta - 1) (v - v_before), which is put into
-    the formula, and differences of order `order` are dropped. Source: Wizadwongsa et al. 2024, eq. (18) to (20).
+    the formula, and differences of order `order` are dropped.
+
+    order: how many slopes, 1 to 5.
+    beta: the share of the newest slope in an average, above 0 up to 1 (then slopes are not averaged).
+
+    Source: Wizadwongsa et al. 2024, eq. (18) to (20).
     """
     differences = [g + (1 / beta - 1) * before for g, before in zip(_GAMMA[:order], (0.0, *_GAMMA))]
     return np.array([
@@ -39,7 +46,8 @@ def adams(order: int, beta: float = 1.0) -> Array:
 class IPNDM(Tabular):
     """Adams-Bashforth that begins with lower orders instead of extra queries.
 
-    order: 1 to 5 slopes. Of that order where steps are equal in sigma / alpha; of order 2 at most elsewhere.
+    order: how many slopes, 1 to 5. Of that order where steps are equal in sigma / alpha, of 2 at most elsewhere.
+
     Source: Zhang & Chen 2022, improved PNDM (appendix).
     """
 
@@ -49,7 +57,10 @@ class IPNDM(Tabular):
 
     def __post_init__(self) -> None:
         one_of("order", self.order, range(1, 6))
-        object.__setattr__(self, "convergence", min(self.order, 2))
+
+    @property
+    def convergence(self) -> int:
+        return min(self.order, 2)
 
     def _weights(self, order: int) -> Array:
         return adams(order)
@@ -65,9 +76,13 @@ class IPNDM(Tabular):
 class GHVB(IPNDM):
     """Generalised heavy ball: Adams-Bashforth on averaged slopes, stable at larger steps and no less accurate.
 
-    order: 1 to 5. beta: the share of the newest slope in the average, above 0 up to 1 (then it is IPNDM);
-    order 4 and beta 0.8 are the paper's GHVB 3.8. Source: Wizadwongsa et al. 2024, eq. (18) to (20); (19)
-    prints a plus before 2 - beta, where only minus gives Adams-Bashforth at beta 1.
+    Order 4 and beta 0.8 are the paper's GHVB 3.8.
+
+    order: how many slopes, 1 to 5.
+    beta: the share of the newest slope in the average, above 0 up to 1 (then it is IPNDM).
+
+    Source: Wizadwongsa et al. 2024, eq. (18) to (20); (19) prints a plus before 2 - beta, where only minus gives
+    Adams-Bashforth at beta 1.
     """
 
     beta: float = 0.8
@@ -82,8 +97,8 @@ class GHVB(IPNDM):
         return adams(order, self.beta)
 
     def table(self, process: Process, times: Array) -> tuple[str, list[Update]]:
-        value, (first, *rows) = super().table(process, times)
-        return value, [first, *(replace(row, kept=(self.beta, 1 - self.beta)) for row in rows)]
+        value, (first, *others) = super().table(process, times)
+        return value, [first, *(replace(update, kept=(self.beta, 1 - self.beta)) for update in others)]
 
 
 # start -> how many first steps look twice or more, and with how many slopes it goes on
@@ -95,9 +110,12 @@ _STARTS = {"plms": (1, 4), "s-pndm": (1, 2), "f-pndm": (3, 4)}
 class PNDM(Tabular):
     """Adams-Bashforth after first steps that are made with extra queries.
 
+    A step onto sigma = 0 makes no extra queries.
+
     start: "plms" (one Heun step, then 2, 3 and 4 slopes: Stable Diffusion's own; N + 1 queries in N steps),
-    "s-pndm" (one Heun step, then 2 slopes; N + 1) or "f-pndm" (three Runge-Kutta steps through the middle of
-    time, then 4 slopes; N + 9). A step onto sigma = 0 makes no extra queries.
+        "s-pndm" (one Heun step, then 2 slopes; N + 1) or "f-pndm" (three Runge-Kutta steps through the middle of
+        time, then 4 slopes; N + 9).
+
     Source: Liu et al. 2022, eq. (11) to (13), algorithm 2; s-pndm in the appendix.
     """
 
@@ -138,9 +156,12 @@ class PNDM(Tabular):
 class DEIS(Tabular):
     r"""The polynomial through the last slopes, in a variable of choice, integrated exactly.
 
-    order: 1 to 4 slopes (the paper's r + 1). variable: "time" (tAB), "rho" (sigma / alpha, or its flow
-    counterpart where a run starts at alpha = 0) or "log-rho" (lam; what diffusers calls DEIS). The integral
-    \int L_j dr is by 40-point Gauss-Legendre. A log-rho step onto sigma = 0 keeps the newest slope alone.
+    The integral \int L_j dr is by 40-point Gauss-Legendre. A log-rho step onto sigma = 0 keeps the newest slope alone.
+
+    order: how many slopes (the paper's r + 1), 1 to 4.
+    variable: "time" (tAB), "rho" (sigma / alpha, or its flow counterpart where a run starts at alpha = 0) or
+        "log-rho" (lam; what diffusers calls DEIS).
+
     Source: Zhang & Chen 2022, eq. (13) to (15).
     """
 
@@ -152,7 +173,10 @@ class DEIS(Tabular):
     def __post_init__(self) -> None:
         one_of("order", self.order, (1, 2, 3, 4))
         one_of("variable", self.variable, ("time", "rho", "log-rho"))
-        object.__setattr__(self, "convergence", self.order)
+
+    @property
+    def convergence(self) -> int:
+        return self.order
 
     def table(self, process: Process, times: Array) -> tuple[str, list[Update]]:
         coordinates, plan = Coordinates.of(process, times, "auto"), []

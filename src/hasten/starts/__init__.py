@@ -4,12 +4,13 @@ times = schedule("karras", process, 18)
 state, _ = GaussianTeleport().fit(data)(process, noise, times[6])
 x = sample(denoiser, state, solver=Heun(), grid=times[6:])      # the first six steps cost nothing
 """
+# ruff: noqa: I001 - imported in the order in which methods are listed
 
 from hasten.starts.base import STARTS, Start
 from hasten.starts.boundary import OptimalBoundary
 from hasten.starts.gaussian import GaussianTeleport, OneMoreStep, one_more_step
-from hasten.starts.shortcut import DPMOT
-from hasten.starts.student import StudentT
+from hasten.starts.dpm_ot import DPMOT
+from hasten.starts.student_t import StudentT
 
 __all__ = [
     "DPMOT", "GaussianTeleport", "OneMoreStep", "OptimalBoundary", "STARTS", "Start", "StudentT", "one_more_step",

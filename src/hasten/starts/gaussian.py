@@ -6,9 +6,7 @@ standard deviations, so one product carries a state from any noise level to any 
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass
-from typing import TypeVar
 
 import numpy as np
 import torch
@@ -19,18 +17,19 @@ from hasten.core.registry import Paper
 from hasten.denoisers import DenoiserLike, coefficients
 from hasten.predictions import Prediction
 from hasten.processes import Process
-from hasten.sampling import sample
 from hasten.starts.base import STARTS, Start
 
-Self = TypeVar("Self", bound="Moments")
 Level = tuple[float, float]  # alpha, sigma
 
 
 @dataclass(frozen=True, eq=False)
 class Moments(Start):
-    """A Gaussian model of data: mean (...), basis (rank, ...) of orthonormal directions, variances (rank,).
+    """A Gaussian model of data. Fitted by `fit`, see `hasten.fit.teleport`.
 
-    Variance outside of the basis is taken to be 0. rank: how many directions `fit` keeps at most.
+    mean: (...).
+    basis: orthonormal directions, (rank, ...); variance outside of them is taken to be 0.
+    variances: along them, (rank,).
+    rank: how many directions `fit` keeps at most.
     """
 
     mean: Tensor | None = None
@@ -41,27 +40,17 @@ class Moments(Start):
     def __post_init__(self) -> None:
         positive_int("rank", self.rank)
 
-    def fit(self: Self, data: Tensor) -> Self:
-        """With the moments of data (n, ...), in the scale the network works in (latents, or pixels in [-1, 1])."""
-        if len(data) < 2:
-            raise HastenError(f"data: {len(data)} rows are too few for a covariance; give at least 2")
-        flat = data.double().flatten(1)
-        _, values, vectors = torch.linalg.svd(flat - flat.mean(0), full_matrices=False)
-        kept = min(self.rank, int((values > values[0] * 1e-12).sum()))
-        return dataclasses.replace(
-            self, mean=data.double().mean(0), basis=vectors[:kept].contiguous().reshape(kept, *data.shape[1:]),
-            variances=values[:kept].square() / (len(data) - 1),
-        )  # fmt: skip
-
-    def fit_model(
-        self: Self, denoiser: DenoiserLike, shape: tuple[int, ...], count: int = 1000, steps: int = 20, seed: int = 0
-    ) -> Self:
-        """With the moments of `count` samples of a model, where its data are not at hand. shape: of one sample."""
-        noise = torch.randn(count, *shape, generator=torch.Generator().manual_seed(seed))
-        return self.fit(sample(denoiser, noise * denoiser.process.start_scale, steps=steps))
+    @property
+    def needs_fit(self) -> bool:
+        return self.mean is None
 
     def carry(self, x: Tensor, old: Level, new: Level) -> Tensor:
-        """The exact ODE solution for this Gaussian from noise level (alpha, sigma) to another."""
+        """The exact ODE solution for this Gaussian.
+
+        x: the state, (rows, ...).
+        old: its noise level, (alpha, sigma).
+        new: the noise level of the result.
+        """
         mean, basis, variances = self._parts(x)
         alpha, sigma = old
         offset = (x.double() - alpha * mean).flatten(1)
@@ -71,7 +60,7 @@ class Moments(Start):
         return (new[0] * mean + moved.reshape(x.shape)).to(x.dtype)
 
     def denoise(self, process: Process, x: Tensor, t: float) -> Prediction:
-        """What a network would say if the data were this Gaussian."""
+        """What a network would say about state x at time t if the data were this Gaussian."""
         alpha, sigma = _level(process, t)
         mean, basis, variances = self._parts(x)
         parts = (x.double() - alpha * mean).flatten(1) @ basis.T
@@ -85,7 +74,13 @@ class Moments(Start):
         return mean, basis.flatten(1), variances
 
     def explained(self, denoiser: DenoiserLike, data: Tensor, t: float, seed: int = 0) -> float:
-        """The share of the network's score, at time t on noised `data` (rows, ...), that this Gaussian explains."""
+        """The share of the network's score that this Gaussian explains, at most 1.
+
+        denoiser: the model.
+        data: clean, (rows, ...).
+        t: the time that they are noised to.
+        seed: of the noise.
+        """
         alpha, sigma = coefficients(denoiser.process, t, data)
         noise = torch.randn(data.shape, generator=torch.Generator().manual_seed(seed), dtype=data.dtype)
         x = alpha * data + sigma * noise.to(data.device)
@@ -98,9 +93,12 @@ class Moments(Start):
 class GaussianTeleport(Moments):
     """Skips the first steps of a run: the closed ODE solution for the data's Gaussian, from pure noise to a time.
 
+    For guided models with scale w, use the mean mean_without + w (mean_with - mean_without).
+
+    mean, basis, variances, rank: see `Moments`.
     reach: where to begin if no time is given, in noise levels sigma / alpha per largest standard deviation of
-    the data; 6 is safe, at 3 modes begin to blend. For guided models with scale w, use the mean
-    mean_without + w (mean_with - mean_without).
+        the data, above 0; 6 is safe, at 3 modes begin to blend.
+
     Source: Wang & Vastola 2023, the solution for a Gaussian score, in eigenvectors of the covariance.
     """
 
@@ -122,9 +120,12 @@ class OneMoreStep(Moments):
     """Starts with the mean of the data, which training leaves in x_T and unit noise lacks (terminal alpha > 0).
 
     The closed form: x = alpha mean + sigma noise, what the paper's network tends to, since the noise it is
-    given says nothing about the data. spread: restore the covariance too, by the exact solution from pure noise
-    for the data's Gaussian. Fit per prompt or class where their means differ. Without effect where alpha is 0.
-    time is that of the first query; t_max if None. For a trained module see `one_more_step`.
+    given says nothing about the data. Fit per prompt or class where their means differ. Without effect where alpha
+    is 0. A call's time is that of the first query; t_max if None. For a trained module see `one_more_step`.
+
+    mean, basis, variances, rank: see `Moments`.
+    spread: restore the covariance too, by the exact solution from pure noise for the data's Gaussian.
+
     Source: Hu et al. 2023, the step from the zero-SNR time S to T.
     """
 
@@ -146,9 +147,16 @@ def one_more_step(
 ) -> Tensor:
     """From pure noise at the zero-SNR time to the state at `time`, given a prediction of the data.
 
-    data: what is seen in the noise: minus the output of a trained OMS module (it predicts v at alpha 0), or a
-    mean. eta: 0 (DDIM) up to sigma (ancestral, what the official code does); needs `fresh` unit noise.
     The official code weighs fresh noise by its variance; here by its standard deviation.
+
+    process: of the network.
+    data: what is seen in the noise: minus the output of a trained OMS module (it predicts v at alpha 0), or a mean.
+    noise: unit noise, (rows, ...).
+    time: of the result.
+    eta: 0 (DDIM) up to sigma (ancestral, what the official code does); needs `fresh`.
+    fresh: unit noise, (rows, ...), or None.
+
+    Raises HastenError for an eta out of range.
     """
     alpha, sigma = _level(process, time)
     if not 0 <= eta <= sigma:

@@ -11,8 +11,10 @@ from torch import Tensor
 def least_squares(terms: Sequence[Tensor], aim: Tensor, start: Sequence[float], ridge: float) -> list[float]:
     """The weights with which the terms add up to what is nearest to the aim, all rows and entries alike.
 
-    start: the weights (fewer are filled up with 0) that they stay near where the terms leave them undetermined:
-    ridge times the square of what each change makes of its term is added to the squared error.
+    terms: shaped like the aim.
+    aim: (rows, ...).
+    start: the weights (fewer are filled up with 0) that they stay near where the terms leave them undetermined.
+    ridge: times the square of what each change makes of its term, it is added to the squared error; above 0.
     """
     matrix = torch.stack([term.flatten().double() for term in terms], 1)
     first = torch.zeros(len(terms), dtype=torch.float64, device=matrix.device)

@@ -19,9 +19,12 @@ from hasten.starts.base import STARTS, Start
 class StudentT(Start):
     """Multivariate Student-t noise with `dimensions` degrees of freedom, scaled by sigma: the prior of PFGM++.
 
-    dimensions: D, above 0; infinite is Gaussian, 1 is PFGM. The direction of the noise is kept and its length
-    moved by quantiles, from that of a Gaussian to sigma sqrt(N F), F with (N, D) degrees of freedom: no draw of
-    its own, so a seed is an image and nearby D give nearby images. time: t_max if None.
+    The direction of the noise is kept and its length moved by quantiles, from that of a Gaussian to sigma sqrt(N F),
+    F with (N, D) degrees of freedom: no draw of its own, so a seed is an image and nearby D give nearby images. A
+    call's time is t_max if None.
+
+    dimensions: D, above 0; infinite is Gaussian, 1 is PFGM.
+
     Source: Xu et al. 2023, the perturbation kernel p_r at r = sigma sqrt(D).
     """
 
