@@ -64,7 +64,7 @@ class Candidate:
 def ours(case: Case, nfe: int) -> Iterator[Candidate]:
     """Every deterministic solver of hasten, with every grid."""
     for cls in solvers.all():
-        if cls().stochastic or getattr(cls, "adaptive", False):
+        if cls().stochastic or cls().adaptive:
             continue
         for fields in VARIANTS.get(cls.name, [{}]) or [{}]:
             for grid in GRIDS[:FEW] if case.bound else GRIDS:

@@ -185,7 +185,7 @@ def test_a_batch_equals_its_singles(method):
         assert (batch - singles).abs().max() <= ROUNDING.get(method.name, 1e-5) * batch.abs().max()
 
 
-SOLVERS = [s for s in all_solvers() if not s.adaptive]
+SOLVERS = [s for s in all_solvers() if not s().adaptive]
 KINDS_OF_SOLVER = {"ddim", "unipc", "heun", "edm"}  # one query a step, with a corrector, two queries, with noise
 KINDS_OF_METHOD = {"deepcache", "sada", "interval"}
 

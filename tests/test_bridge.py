@@ -279,7 +279,7 @@ class Spy:
         scheduler.step = step
 
 
-SOLVERS = [*(s for s in hasten.solvers.all() if not s.adaptive), functools.partial(DDIM, eta=1.0)]
+SOLVERS = [*(s for s in hasten.solvers.all() if not s().adaptive), functools.partial(DDIM, eta=1.0)]
 
 
 @pytest.mark.parametrize("solver", SOLVERS, ids=lambda make: getattr(make, "name", "ddim eta 1"))
@@ -344,7 +344,7 @@ def test_fitted_solvers_in_a_pipeline_are_sample_and_refuse_other_runs(solver: A
             pipelines.call(pipe, steps=5)
 
 
-@pytest.mark.parametrize("solver", [s() for s in hasten.solvers.all() if s.adaptive], ids=lambda s: s.name)
+@pytest.mark.parametrize("solver", [s() for s in hasten.solvers.all() if s().adaptive], ids=lambda s: s.name)
 def test_adaptive_solvers_are_refused_with_the_reason(solver: Any) -> None:
     with pytest.raises(HastenError, match=rf"{solver.name!r} chooses its times as it goes.*use hasten.sample"):
         SolverScheduler.from_config(SD, solver=solver)

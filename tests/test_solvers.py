@@ -208,7 +208,7 @@ def test_the_order_that_is_listed_is_the_one_measured():
 @pytest.mark.parametrize("solver", all_solvers(), ids=lambda cls: cls.name)
 def test_every_solver_is_listed_with_what_users_ask_about(solver):
     assert SOLVERS.build(solver.name) == solver()
-    assert solver.paper.year > 2000 and solver.paper.arxiv and solver.evaluations >= 1 and solver.__doc__
+    assert solver.paper.year > 2000 and solver.paper.arxiv and solver().evaluations >= 1 and solver.__doc__
 
 
 def close(a, b, tolerance=1e-12):

@@ -198,9 +198,8 @@ class Exponential(Tabular):
                 _, weights, _ = frame.update(i - 1, i, [*self.nodes(i - 1, steps), i], rule=self.bend, size=i + 1)
                 path.correct(weights, kept)
             damping = self.damping(frame.lam[i + 1] - frame.lam[i])
-            a, weights, noise = frame.update(
-                i, i + 1, self.nodes(i, steps), rule=self.bend, damping=damping, size=i + 1
-            )
+            nodes = self.nodes(i, steps)
+            a, weights, noise = frame.update(i, i + 1, nodes, rule=self.bend, damping=damping, size=i + 1)
             path.advance(times[i], i, a, weights, step=i, noise=noise, value=frame.value(i), kept=kept)
         return self.expand, path.updates
 
