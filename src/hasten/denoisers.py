@@ -20,7 +20,10 @@ Times = float | np.ndarray  # one time for all rows, or one time a row
 
 @runtime_checkable
 class DenoiserLike(Protocol):
-    """What solvers' hosts need: a process, and an answer for a state at a time (or a time a row)."""
+    """What solvers' hosts need: a process, and an answer for a state at a time (or a time a row).
+
+    process: that the network was trained on.
+    """
 
     process: Process
 
@@ -28,7 +31,12 @@ class DenoiserLike(Protocol):
 
 
 def coefficients(process: Process, t: Times, x: Tensor) -> tuple[Any, Any]:
-    """alpha and sigma at t: floats for one time, else tensors that broadcast over the rows of x."""
+    """alpha and sigma at t: floats for one time, else tensors that broadcast over the rows of x.
+
+    process: whose alpha and sigma.
+    t: one time, or (rows,).
+    x: the state, (rows, ...).
+    """
     if np.ndim(t) == 0:
         return float(process.alpha(t)), float(process.sigma(t))
     shape = (-1,) + (1,) * (x.ndim - 1)
@@ -40,8 +48,10 @@ class Denoiser:
     """A torch network as a denoiser.
 
     network: called as `network(x, number)` with x of shape (rows, ...) in its own dtype and `number` a
-    (rows,) tensor, the process's network_time; returns a tensor shaped like x. Bind conditioning beforehand.
-    kind: what the network predicts, one of `hasten.predictions.KINDS`. dtype: what x is cast to for the call.
+        (rows,) tensor, the process's network_time; returns a tensor shaped like x. Bind conditioning beforehand.
+    process: that the network was trained on.
+    kind: what the network predicts, one of `hasten.predictions.KINDS`.
+    dtype: what x is cast to for the call; None leaves it.
     """
 
     def __init__(
@@ -61,8 +71,14 @@ class Denoiser:
 class GaussianMixture:
     """The exact denoiser of a mixture of isotropic Gaussians, in any process.
 
-    means: (K, ...) array. stds: a number or (K,), all at least 0. weights: (K,), normalised; equal if None.
     Computes in the dtype of x. With one component the ODE has a closed solution; see `transport`.
+
+    means: (K, ...).
+    stds: a number or (K,), all at least 0.
+    weights: (K,), at least 0, of any sum; None for equal ones.
+    process: that noises the data.
+
+    Raises HastenError for shapes that do not agree, or weights below 0.
     """
 
     def __init__(self, means: ArrayLike, stds: ArrayLike, weights: ArrayLike | None, process: Process) -> None:
@@ -93,13 +109,21 @@ class GaussianMixture:
         return Prediction(x, alpha, sigma, data.to(x.dtype).reshape(x.shape), "sample")
 
     def sample(self, count: int, generator: torch.Generator | None = None) -> Tensor:
-        """`count` draws from the data distribution, float64."""
+        """Draws from the data distribution, (count, ...), float64.
+
+        count: how many.
+        generator: what chance is drawn from; None for torch's own.
+        """
         which = torch.multinomial(self.weights, count, replacement=True, generator=generator)
         noise = torch.randn(count, *self.means.shape[1:], dtype=torch.float64, generator=generator)
         return self.means[which] + self.stds[which].reshape(-1, *(1,) * (self.means.ndim - 1)) * noise
 
     def transport(self, x: Tensor, s: float, t: float) -> Tensor:
-        """The exact ODE solution from time s to time t, for a single component."""
+        """The exact ODE solution, for a single component. Raises HastenError for more.
+
+        x: the state at time s, (rows, ...).
+        s, t: the times of the state and of the result.
+        """
         if len(self.means) != 1:
             raise HastenError(f"transport: closed form only for one component; this mixture has {len(self.means)}")
         (a0, s0), (a1, s1) = (coefficients(self.process, time, x) for time in (s, t))
@@ -110,12 +134,16 @@ class GaussianMixture:
 class AroundMean:
     """A mean-reverting network as a plain denoiser of y = x - mean, for every solver there is.
 
-    network: called as `network(x, mean, number)`. mean: the degraded images, (rows, ...), one a row of the
-    states. kind: what it predicts, "epsilon", "sample" (clean images) or "v_prediction" (of unit noise: alpha
-    times stationary noise minus sqrt(1 - alpha^2) times (clean - mean)). A restored image is
-    `mean + sample(AroundMean(...), process.start_scale * noise, "mr-sampler", steps)`; "mr-sampler-sde" draws noise
-    on the way, both have variants that expand the noise prediction, and the paper's baseline, the posterior step, is
-    `DDIM(eta=1.0)`. Thresholds meant for images do not suit y.
+    A restored image is `mean + sample(AroundMean(...), process.start_scale * noise, "mr-sampler", steps)`;
+    "mr-sampler-sde" draws noise on the way, both have variants that expand the noise prediction, and the paper's
+    baseline, the posterior step, is `DDIM(eta=1.0)`. Thresholds meant for images do not suit y.
+
+    network: called as `network(x, mean, number)`.
+    mean: the degraded images, (rows, ...), one a row of the states.
+    process: that the network was trained on.
+    kind: what it predicts, "epsilon", "sample" (clean images) or "v_prediction" (of unit noise: alpha times
+        stationary noise minus sqrt(1 - alpha^2) times (clean - mean)).
+
     Source: Li et al. 2025, arXiv 2502.07856.
     """
 
@@ -142,7 +170,10 @@ class AroundMean:
 class ElectricPoints:
     """The exact denoiser of finitely many points under PFGM++: what a perfectly trained network would answer.
 
-    points: (K, ...) array. Source: Xu et al. 2023, arXiv 2302.04265, section 3.
+    points: (K, ...).
+    process: that noises them.
+
+    Source: Xu et al. 2023, arXiv 2302.04265, section 3.
     """
 
     def __init__(self, points: ArrayLike, process: PFGMPlusPlus) -> None:

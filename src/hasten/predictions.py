@@ -17,6 +17,7 @@ from torch import Tensor
 from hasten.core.errors import one_of, unknown
 from hasten.processes import Process, RectifiedFlow, VarianceExploding
 
+SIGMA_DATA = 0.5  # of EDM schedulers that do not say
 Coefficient = Any  # a float, or a tensor that broadcasts over the rows of the state
 
 # kind -> (alpha, sigma) -> (weight of x, weight of the output)
@@ -38,7 +39,11 @@ KINDS = tuple(_DATA)
 
 
 def combine(x: Tensor, x_weight: Coefficient, y: Tensor, y_weight: Coefficient) -> Tensor:
-    """x_weight * x + y_weight * y, in as few passes over memory as it takes."""
+    """x_weight * x + y_weight * y, in as few passes over memory as it takes; may be y itself.
+
+    x, y: of the same shape; left as they are.
+    x_weight, y_weight: numbers, or tensors that broadcast over rows.
+    """
     if isinstance(x_weight, Tensor) or isinstance(y_weight, Tensor):
         return x_weight * x + y_weight * y
     if x_weight == 0:
@@ -51,9 +56,14 @@ def combine(x: Tensor, x_weight: Coefficient, y: Tensor, y_weight: Coefficient) 
 class Prediction:
     """A network's answer for the state `x` at one time.
 
-    x: the state, any shape with rows first. alpha, sigma: numbers, or tensors that broadcast over rows.
-    output: what the network returned, of one of the `KINDS`. renoise: where the direction of re-noising
-    comes from when it is not this prediction's own (CFG++ re-noises with the unconditional one).
+    x: the state, (rows, ...).
+    alpha, sigma: at its time: numbers, or tensors that broadcast over rows.
+    output: what the network returned, shaped like the state.
+    kind: of the output, one of `KINDS`.
+    renoise: where the direction of re-noising comes from when it is not this prediction's own (CFG++ re-noises with
+        the unconditional one).
+
+    Raises HastenError for an unknown kind.
     """
 
     __slots__ = ("_data", "_noise", "alpha", "kind", "output", "renoise", "sigma", "x")
@@ -103,7 +113,11 @@ class Prediction:
         return self.x if self.renoise is None else self.alpha * self.data + self.sigma * self.noise
 
     def with_data(self, data: Tensor, renoise: bool = True) -> Prediction:
-        """The same prediction with other data; re-noising follows the new data unless `renoise` is False."""
+        """The same prediction with other data.
+
+        data: shaped like the state.
+        renoise: whether re-noising follows the new data.
+        """
         return Prediction(self.x, self.alpha, self.sigma, data, "sample", None if renoise else self.renoise or self)
 
     def rows(self, start: int, stop: int) -> Prediction:
@@ -122,8 +136,11 @@ class Prediction:
 class Reading:
     """What the output of a network means: its process, and the kind of prediction.
 
+    process: that the network was trained on.
+    kind: of its output, one of `KINDS`.
     sigma_data: of a network inside EDM's preconditioning; it is shown x / sqrt(sigma^2 + sigma_data^2), and
-    its output, of kind "epsilon" or "v_prediction", is scaled and added to the state. None for all others.
+        its output, of kind "epsilon" or "v_prediction", is scaled and added to the state. None for all others.
+
     Source of the preconditioning: Karras et al. 2022, table 1.
     """
 
@@ -132,7 +149,12 @@ class Reading:
     sigma_data: float | None = None
 
     def at(self, x: Tensor, output: Tensor, alpha: Coefficient, sigma: Coefficient) -> Prediction:
-        """The prediction that `output` stands for at state x."""
+        """The prediction that an output stands for.
+
+        x: the state, (rows, ...).
+        output: of the network, shaped like the state.
+        alpha, sigma: at the state's time: numbers, or tensors that broadcast over rows.
+        """
         if self.sigma_data is None:
             return Prediction(x, alpha, sigma, output, self.kind)
         skip, out = self._preconditioning(sigma)
@@ -145,15 +167,21 @@ class Reading:
     def shown(self, shown: Tensor, output: Tensor, time: float) -> Prediction:
         """The same, for the input that the network is shown; half precision is read in float32.
 
-        shown, output: the same shape, but for further channels that either has at its end: conditioning
-        images that are shown as well, a variance that is predicted as well.
+        shown: the input, which may have further channels at its end: conditioning images that are shown as well.
+        output: of the network, which may have further channels at its end: a variance that is predicted as well.
+        time: of the state.
         """
         shown, output = common(shown, output)
         x = self.state(shown, time)
         return self.at(x, output.to(x.dtype), *self._levels(time))
 
     def output(self, data: Tensor, shown: Tensor, time: float) -> Tensor:
-        """What the network would have answered to the input `shown`, to mean this data. Inverse of `shown`."""
+        """What the network would have answered to mean some data. Inverse of `shown`.
+
+        data: the data that it sees, shaped like the state.
+        shown: the input.
+        time: of the state.
+        """
         alpha, sigma = self._levels(time)
         shown, _ = common(shown, data)
         x = self.state(shown, time)
@@ -167,7 +195,7 @@ class Reading:
         return float(self.process.alpha(time)), float(self.process.sigma(time))
 
     def state(self, shown: Tensor, time: float) -> Tensor:
-        """The state that the network is shown as `shown`; half precision in float32."""
+        """The state at `time` that the network is shown as `shown`; half precision in float32."""
         x = shown.float() if shown.dtype in (torch.float16, torch.bfloat16) else shown
         if self.sigma_data is None:
             return x
@@ -184,6 +212,9 @@ class Reading:
 def reading_of(process: Process, config: Mapping[str, Any]) -> Reading:
     """How the network is read whose scheduler has this diffusers config.
 
+    process: of that config.
+    config: its `prediction_type` and `sigma_data` are read.
+
     Raises HastenError for a prediction_type that is not known.
     """
     if isinstance(process, RectifiedFlow):
@@ -191,7 +222,7 @@ def reading_of(process: Process, config: Mapping[str, Any]) -> Reading:
     kind = config.get("prediction_type", "epsilon")
     exploding = isinstance(process, VarianceExploding)
     one_of("prediction_type", kind, ("epsilon", "v_prediction") if exploding else KINDS)
-    return Reading(process, kind, float(config.get("sigma_data", 0.5)) if exploding else None)
+    return Reading(process, kind, float(config.get("sigma_data", SIGMA_DATA)) if exploding else None)
 
 
 def common(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
@@ -206,6 +237,9 @@ def thresholded(data: Tensor, quantile: float) -> Tensor:
     """Every row clipped to [-s, s] and divided by s, where s is its quantile of absolute values, at least 1.
 
     The quantile is interpolated as torch.quantile does, which refuses large tensors and half precision.
+
+    data: (rows, ...).
+    quantile: 0 to 1.
     """
     ordered = data.flatten(1).abs().float().sort(1).values
     at = quantile * (ordered.shape[1] - 1)
@@ -224,6 +258,7 @@ class Pair(Tensor):
 
     @classmethod
     def of(cls, first: Tensor, second: Tensor) -> Pair:
+        """The pair of two states of the same shape."""
         return torch.stack([first, second]).as_subclass(cls)
 
     @classmethod

@@ -15,11 +15,15 @@ class Process(ABC):
     """A Gaussian path from data (t = 0) to noise (t = t_max).
 
     All methods take a number or an array of times in [0, t_max] and return float64 of the same shape.
+
+    t_max: the time of pure noise, where sampling starts.
+    t_min: the smallest time a network was trained on.
+    discrete: whether the network was trained on whole-numbered times only.
     """
 
     t_max: float
-    t_min: float  # the smallest time a network was trained on
-    discrete = False  # whether the network was trained on whole-numbered times only
+    t_min: float
+    discrete = False
 
     @abstractmethod
     def alpha(self, t: ArrayLike) -> Array:

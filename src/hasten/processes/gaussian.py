@@ -12,15 +12,21 @@ from numpy.typing import ArrayLike
 from hasten.core.errors import HastenError, one_of, unknown
 from hasten.processes.base import Array, Process
 
+COSINE_OFFSET = 0.008  # the paper's s
+CONTINUOUS_T_MIN = 1e-3  # the smallest time of a process over [0, 1] that says nothing else
+
 
 @dataclass(frozen=True, eq=False)
 class VariancePreserving(Process):
     """alpha^2 + sigma^2 = 1, from a table of cumulative alphas made continuous.
 
-    alphas_cumprod: decreasing table of alpha^2 at training steps 0 .. N-1, values in [0, 1). Table index n
-    sits at time n + 1, and log alpha is interpolated linearly in between; a table that ends in exactly 0
-    (zero terminal SNR) is interpolated linearly in alpha on its last interval instead, where log alpha
-    has no end. Without arguments this is Stable Diffusion's scaled-linear table of 1,000 steps.
+    Table index n sits at time n + 1, and log alpha is interpolated linearly in between; a table that ends in exactly
+    0 (zero terminal SNR) is interpolated linearly in alpha on its last interval instead, where log alpha has no end.
+    Without arguments this is Stable Diffusion's scaled-linear table of 1,000 steps.
+
+    alphas_cumprod: decreasing table of alpha^2 at training steps 0 .. N-1, values in [0, 1).
+
+    Raises HastenError for a table that does not fall steadily within [0, 1).
     """
 
     alphas_cumprod: Array = field(default_factory=lambda: np.cumprod(1 - table_betas("scaled_linear")))
@@ -47,7 +53,11 @@ class VariancePreserving(Process):
         cls, schedule: str = "scaled_linear", beta_start: float = 0.00085, beta_end: float = 0.012,
         steps: int = 1000, zero_terminal_snr: bool = False,
     ) -> VariancePreserving:  # fmt: skip
-        """The named table of `steps` betas (linear, scaled_linear, squaredcos_cap_v2, sigmoid)."""
+        """The process of a named table of betas.
+
+        schedule, beta_start, beta_end, steps: see `table_betas`.
+        zero_terminal_snr: whether the table is changed to end in 0, see `zero_terminal`.
+        """
         alphas_cumprod = np.cumprod(1 - table_betas(schedule, beta_start, beta_end, steps))
         return cls(zero_terminal(alphas_cumprod) if zero_terminal_snr else alphas_cumprod)
 
@@ -85,7 +95,9 @@ class VariancePreserving(Process):
 class VarianceExploding(Process):
     """alpha = 1 and sigma = t, the process of EDM; the network is shown log(sigma) / 4.
 
-    sigma_min, sigma_max: the range the network was trained on. Source: Karras et al. 2022, table 1.
+    sigma_min, sigma_max: the range the network was trained on.
+
+    Source: Karras et al. 2022, table 1.
     """
 
     sigma_min: float = 0.002
@@ -121,8 +133,10 @@ class VarianceExploding(Process):
 class RectifiedFlow(Process):
     """alpha = 1 - sigma, with sigma(t) = shift t / (1 + (shift - 1) t) for t in [0, 1].
 
-    shift > 1 spends more of a uniform grid on high noise (SD3 uses 3, Flux exp(mu)). The network is shown
-    `scale * sigma`. Source: Esser et al. 2024, eq. (23).
+    shift: above 0; more than 1 spends more of a uniform grid on high noise (SD3 uses 3, Flux exp(mu)).
+    scale: the network is shown scale * sigma.
+
+    Source: Esser et al. 2024, eq. (23).
     """
 
     shift: float = 1.0
@@ -162,13 +176,18 @@ class RectifiedFlow(Process):
 class Cosine(Process):
     """alpha = cos((t + s) / (1 + s) pi / 2) / cos(s / (1 + s) pi / 2), variance preserving, t in [0, 1].
 
-    At t = 1 alpha is 0. The network is shown `scale * t`. Source: Nichol & Dhariwal 2021, eq. (17).
+    At t = 1 alpha is 0.
+
+    s: keeps noise from vanishing too fast near data, above 0.
+    scale: the network is shown scale * t.
+
+    Source: Nichol & Dhariwal 2021, eq. (17).
     """
 
-    s: float = 0.008
+    s: float = COSINE_OFFSET
     scale: float = 1000.0
     t_max = 1.0
-    t_min = 1e-3
+    t_min = CONTINUOUS_T_MIN
 
     def _angle(self, t: ArrayLike) -> Array:
         return (np.asarray(t, float) + self.s) / (1 + self.s) * np.pi / 2
@@ -195,7 +214,14 @@ class Cosine(Process):
 
 
 def table_betas(schedule: str, beta_start: float = 0.00085, beta_end: float = 0.012, steps: int = 1000) -> Array:
-    """The betas of a discrete training table, as diffusers names them."""
+    """The betas of a discrete training table, as diffusers names them.
+
+    schedule: "linear", "scaled_linear", "squaredcos_cap_v2" or "sigmoid".
+    beta_start, beta_end: of all but "squaredcos_cap_v2".
+    steps: how many betas.
+
+    Raises HastenError for an unknown schedule.
+    """
     tables = {
         "linear": lambda: np.linspace(beta_start, beta_end, steps),
         "scaled_linear": lambda: np.linspace(beta_start**0.5, beta_end**0.5, steps) ** 2,
@@ -210,6 +236,8 @@ def table_betas(schedule: str, beta_start: float = 0.00085, beta_end: float = 0.
 def zero_terminal(alphas_cumprod: ArrayLike) -> Array:
     """Shift and scale sqrt(alphas_cumprod) so that it ends in 0 and starts as before.
 
+    alphas_cumprod: decreasing table of alpha^2.
+
     Source: Lin et al. 2023, algorithm 1.
     """
     root = np.sqrt(np.asarray(alphas_cumprod, float))
@@ -219,8 +247,9 @@ def zero_terminal(alphas_cumprod: ArrayLike) -> Array:
 def from_config(config: Mapping[str, Any]) -> Process:
     """The process that a diffusers scheduler config describes.
 
-    Reads the betas (named table or `trained_betas`, with `rescale_betas_zero_snr`), flow matching with its
-    `shift` (`flow_shift`), or an EDM scheduler's sigma range.
+    config: its betas (named table or `trained_betas`, with `rescale_betas_zero_snr`), flow matching with its
+        `shift` (`flow_shift`), or an EDM scheduler's sigma range are read.
+
     Raises HastenError for an unknown beta_schedule.
     """
     has_betas = "beta_start" in config or config.get("trained_betas") is not None
@@ -258,7 +287,8 @@ def dynamic_process(config: Mapping[str, Any], process: Process, mu: float | Non
 
 
 def _squared_cosine_betas(steps: int, cap: float = 0.999) -> Array:
-    bar = np.cos((np.arange(steps + 1) / steps + 0.008) / 1.008 * np.pi / 2) ** 2
+    """Of the cosine of `Cosine`, with betas of at most `cap`."""
+    bar = np.cos((np.arange(steps + 1) / steps + COSINE_OFFSET) / (1 + COSINE_OFFSET) * np.pi / 2) ** 2
     return np.minimum(1 - bar[1:] / bar[:-1], cap)
 
 

@@ -9,20 +9,27 @@ from numpy.typing import ArrayLike
 
 from hasten.core.errors import HastenError, one_of, positive_int
 from hasten.processes.base import Array, Process
+from hasten.processes.gaussian import COSINE_OFFSET
 
 SPEEDS = ("cosine", "linear", "constant")
+SLOWEST, FASTEST = 1e-4, 2e-2  # theta at both ends of a "linear" speed
 
 
 @dataclass(frozen=True)
 class MeanReverting(Process):
     """y = x - mu of dx = theta (mu - x) dt + stationary sqrt(2 theta) dW: a plain process around the mean.
 
-    sigma = stationary sqrt(1 - alpha^2), and alpha falls to `final` at the last of `steps` training steps.
-    speed: how theta varies, "cosine", "linear" or "constant". As in VariancePreserving, table index n is at
-    time n + 1, log alpha is linear in between (the official code interpolates alpha, sigma and lam each on its
-    own), and time 0 is clean data. The network is shown the index; it is trained on 1 .. steps.
-    stationary: in units of the images; the paper's 50/255 is for images in [0, 1]. `denoisers.AroundMean` wraps a
-    network for it, and says which solvers are the paper's.
+    sigma = stationary sqrt(1 - alpha^2). As in VariancePreserving, table index n is at time n + 1, log alpha is
+    linear in between (the official code interpolates alpha, sigma and lam each on its own), and time 0 is clean data.
+    The network is shown the index; it is trained on 1 .. steps. `denoisers.AroundMean` wraps a network for it, and
+    says which solvers are the paper's.
+
+    stationary: the standard deviation of the noise in the end, in units of the images, above 0; the paper's 50/255 is
+        for images in [0, 1].
+    final: alpha at the last training step, between 0 and 1.
+    speed: how theta varies, "cosine", "linear" or "constant".
+    steps: training steps, at least 1.
+
     Source: Luo et al. 2023, arXiv 2301.11699, section 3; Li et al. 2025, arXiv 2502.07856.
     """
 
@@ -75,8 +82,9 @@ class MeanReverting(Process):
 def _speeds(speed: str, steps: int) -> Array:
     """theta at indices 0 .. steps, but for a factor."""
     if speed == "cosine":
-        bar = np.cos((np.arange(1, steps + 2) / (steps + 2) + 0.008) / 1.008 * np.pi / 2) ** 2
-        return 1 - bar / np.cos(0.008 / 1.008 * np.pi / 2) ** 2
+        whole = 1 + COSINE_OFFSET
+        bar = np.cos((np.arange(1, steps + 2) / (steps + 2) + COSINE_OFFSET) / whole * np.pi / 2) ** 2
+        return 1 - bar / np.cos(COSINE_OFFSET / whole * np.pi / 2) ** 2
     if speed == "linear":
-        return np.linspace(1e-4, 2e-2, steps + 1)
+        return np.linspace(SLOWEST, FASTEST, steps + 1)
     return np.ones(steps + 1)

@@ -9,6 +9,7 @@ from numpy.typing import ArrayLike
 
 from hasten.core.errors import one_of
 from hasten.processes.base import Array, Process
+from hasten.processes.gaussian import CONTINUOUS_T_MIN
 
 PATHS = ("linear", "trig", "vp")
 
@@ -17,14 +18,17 @@ PATHS = ("linear", "trig", "vp")
 class OneSided(Process):
     """alpha and sigma over t in [0, 1]: 1 - t and t; cos and sin of a quarter turn; 1 - t and sqrt(1 - alpha^2).
 
-    path: "linear" (rectified flow), "trig" or "vp". The network is shown t. The paper's time runs the other
-    way, its velocity b is minus the slope of the state in t here.
+    The network is shown t. The paper's time runs the other way, its velocity b is minus the slope of the state in t
+    here.
+
+    path: "linear" (rectified flow), "trig" or "vp".
+
     Source: Albergo et al. 2023, arXiv 2303.08797, on one-sided interpolants.
     """
 
     path: str = "linear"
     t_max = 1.0
-    t_min = 1e-3
+    t_min = CONTINUOUS_T_MIN
 
     def __post_init__(self) -> None:
         one_of("path", self.path, PATHS)
