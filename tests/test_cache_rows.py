@@ -20,6 +20,7 @@ from hasten.core.errors import HastenError, UnsupportedModel
 from hasten.processes import VariancePreserving
 from hasten.runtime.anatomy import blocks_of, network_of
 from hasten.runtime.run import Run
+from hasten.runtime.samples import Samples
 
 RATIOS = tuple(FLUX_MAG_RATIOS.tolist())
 STEPS = 14
@@ -326,6 +327,24 @@ def test_fits_take_prompts_are_json_and_leave_the_pipeline():
     pipe.__class__ = Pipe
     MagCache().fit(pipe, ["a", "b"], steps=3, **two)
     assert asked == [["a", "b"]]
+
+
+def test_samples_are_drawn_with_their_own_seeds():
+    pipe, asked = make("sd3"), []
+
+    class Pipe(type(pipe)):
+        def __call__(self, **kwargs):
+            asked.append(kwargs.pop("prompt"))
+            return super().__call__(**kwargs)
+
+    pipe.__class__ = Pipe
+    for cache in (TeaCache(), MagCache()):
+        given = {"steps": 7} | arguments(pipe, 2)
+        generators = [torch.Generator().manual_seed(seed) for seed in (5, 6)]
+        by_samples = cache.fit(pipe, Samples(("a", "b"), (5, 6)), **given)
+        assert by_samples == cache.fit(pipe, ["a", "b"], **given | {"generator": generators})
+        assert by_samples != cache.fit(pipe, ["a", "b"], **given)
+    assert asked == [["a", "b"]] * 6
 
 
 def test_a_fit_that_cannot_be_made_is_refused_in_one_line():

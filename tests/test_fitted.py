@@ -1,6 +1,8 @@
 """What is fitted to a model: exact special cases unfitted, and measured gains on noises the fit never saw."""
 
 import json
+import subprocess
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -11,10 +13,10 @@ from test_processes import PROCESSES
 from hasten import Recipe, sample
 from hasten.core.errors import HastenError
 from hasten.denoisers import GaussianMixture
-from hasten.fit import Aim, Probe, Trajectory, converged, integrate, solve
+from hasten.fit import Aim, Probe, Trajectory, converged, integrate, learning, learns, solve
 from hasten.fit.dc_solver import after, fit_cascade, step_of
 from hasten.fit.usf import breed, known, predicted
-from hasten.grids import GRIDS, FittedGrid, resolve, schedule
+from hasten.grids import GRIDS, FittedGrid, Karras, resolve, schedule
 from hasten.measure import bootstrap, drift
 from hasten.predictions import Prediction
 from hasten.processes import RectifiedFlow, VariancePreserving
@@ -30,8 +32,10 @@ from hasten.solvers import (
     HeavyBall,
     UniPC,
 )
+from hasten.solvers import all as all_solvers
 from hasten.solvers.exponential import Frame, inner_nodes
 from hasten.solvers.usf import Decision, uniform
+from hasten.starts import GaussianTeleport, StudentT
 
 VP, LINEAR, FLOW = VariancePreserving(), VariancePreserving.from_betas("linear", 1e-4, 0.02), RectifiedFlow()
 SPAN = (-3.0, 2.0)
@@ -54,6 +58,52 @@ def rms(a, b):
 
 def close(a, b, tolerance=1e-12):
     assert (a - b).abs().max().item() <= tolerance * b.abs().max().item()
+
+
+# where fits are
+
+
+def test_nothing_that_is_fitted_is_loaded_before_somebody_fits():
+    """Solvers, grids and starts walk, place and begin without `hasten.fit`; the first call of `fit` loads it."""
+    code = """
+import sys, torch, hasten
+import hasten.solvers, hasten.grids, hasten.starts
+from hasten.denoisers import GaussianMixture
+from hasten.processes import RectifiedFlow
+model, x = GaussianMixture([[0.5, -0.3], [1.0, 1.0]], 0.3, None, RectifiedFlow()), torch.randn(12, 2).double()
+for solver in hasten.solvers.all():
+    assert isinstance(solver().needs_fit, bool)
+    hasten.sample(model, x, solver(), 4, hasten.grids.FittedGrid())
+print([name for name in sys.modules if name.startswith("hasten.fit")])
+hasten.solvers.BNS().fit(model, x, 3)
+print("hasten.fit.bns" in sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split("\n")[:2] == ["[]", "True"]
+
+
+def test_what_has_nothing_to_fit_says_so_and_what_has_says_when_it_needs_it():
+    for method in (DDIM(), Karras(), StudentT()):
+        assert not method.needs_fit
+        with pytest.raises(HastenError, match=f"{method.name}: has nothing that could be fitted"):
+            method.fit(mixture(), noise(8, 0))
+    for method in (BNS(), USF(), DCSolver(), DPMSolverV3(), FittedGrid(), GaussianTeleport()):
+        assert method.needs_fit
+    for method in (DCSolver(ratios=(1.0, 1.0)), USF(uniform(3)), FittedGrid((900.0, 100.0))):
+        assert not method.needs_fit
+    assert not GaussianTeleport().fit(noise(9, 0)).needs_fit
+
+
+def test_bns_alone_learns_while_it_runs_and_only_until_it_is_fitted():
+    model, x = mixture(), noise(16, 0)
+    trajectory, times = converged(model, x), schedule("karras", LINEAR, 4)
+    assert not any(learns(solver()) for solver in all_solvers() if solver is not BNS)
+    assert learning(DDIM(), trajectory) is None
+    learner = learning(BNS(order=2), trajectory)
+    solve(learner, model, times, x)
+    (fitted,) = learner.fitted
+    assert fitted == BNS(order=2).fit(model, x, 4, "karras", trajectory)
+    assert not learns(fitted) and learning(fitted, trajectory) is None
 
 
 # what fits share

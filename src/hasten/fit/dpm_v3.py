@@ -12,7 +12,7 @@ from hasten.core.fitters import fitters
 from hasten.denoisers import DenoiserLike
 from hasten.fit.probe import Probe
 from hasten.fit.runs import shown
-from hasten.grids.rules import start
+from hasten.grids import start
 from hasten.solvers import DPMSolverV3
 from hasten.solvers.statistics import Statistics
 

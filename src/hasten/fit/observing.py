@@ -88,19 +88,19 @@ class _Watch(Acceleration):
 
 
 class _Watcher:
-    """What an indicator tells, in place of a memory. Later queries of a step are not looked at."""
+    """What changed from step to step, where an indicator looks. Later queries of a step are not looked at."""
 
     def __init__(self, run: Run, measure: Measure) -> None:
         self.run, self.measure = run, measure
         self.changes: Changes = {}
         self._before: dict[tuple[int, int, int], tuple[int, Tensor]] = {}
 
-    def decide(self, seen: Tensor) -> None:
-        for i, row in enumerate(self.run.rows(len(seen)) or ()):
+    def decide(self, indicator: Tensor) -> None:
+        for i, row in enumerate(self.run.rows(len(indicator)) or ()):
             history, step = (row.part.number, row.part.call, row.place), row.part.step
             old = self._before.get(history)
             if row.part.stage == 0 and (old is None or old[0] < step):
-                now = seen[i : i + 1].clone()
+                now = indicator[i : i + 1].clone()
                 if old is not None and old[0] == step - 1:
                     self.changes[At(step, history)] = float(self.measure(now, old[1]))
                 self._before[history] = step, now

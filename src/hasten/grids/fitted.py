@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from hasten.core.errors import HastenError, one_of
-from hasten.grids.rules import GRIDS, Grid, LogSNR, start
+from hasten.grids.base import GRIDS, Grid, start
+from hasten.grids.rules import LogSNR
 from hasten.processes import Array, Process
 
 
