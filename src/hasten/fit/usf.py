@@ -28,6 +28,7 @@ CORRECTED, SINGLESTEP = 0.5, 0.2  # how often a mutation draws a corrector, and 
 MUTATIONS = (0.5, 0.1)  # the probability with which a decision is drawn anew, in the first round and after the last
 WIDTH = 2.0  # of the kernel that compares lists: how fast likeness falls with the square of their mean distance
 SMOOTHING = 0.01  # of the regression on ranks
+NO_SPREAD = 1e-9  # added to standard deviations, by which is divided
 
 Scores = Mapping[Decisions, float]
 
@@ -168,7 +169,7 @@ def ranked(features: Array, scores: Sequence[float]) -> Array:
     features: (rows, numbers).
     scores: one for each of the first rows.
     """
-    features = (features - features.mean(0)) / (features.std(0) + 1e-9)
+    features = (features - features.mean(0)) / (features.std(0) + NO_SPREAD)
     features = features[:, features.any(0)]  # entries that differ at all
     tried, asked = features[: len(scores)], features[len(scores) :]
 
