@@ -42,6 +42,8 @@ from torch import Tensor
 import hasten
 from hasten import grids, solvers, starts
 from hasten.denoisers import Denoiser, GaussianMixture
+from hasten.fit.dc_solver import fit_cascade
+from hasten.fit.teleport import fit_model
 from hasten.processes import Cosine, RectifiedFlow, VarianceExploding, VariancePreserving
 
 torch.set_num_threads(1)
@@ -248,7 +250,7 @@ FITS: dict[str, Callable[[GaussianMixture, Tensor], Any]] = {
         d, d.sample(32, torch.Generator().manual_seed(1)), points=12, elementwise=False
     ),
     "dc-solver": lambda d, x: solvers.DCSolver().fit(d, x[:8], steps=STEPS, grid="karras", substeps=4),
-    "dc-cascade": lambda d, x: solvers.DCSolver().fit_cascade({1.0: d}, x[:4], (4, 5, 6), grid="karras"),
+    "dc-cascade": lambda d, x: fit_cascade(solvers.DCSolver(), {1.0: d}, x[:4], (4, 5, 6), grid="karras"),
     "usf": lambda d, x: solvers.USF().fit(d, x[:16], steps=4, grid="karras", evaluations=6, rounds=1),
     "bns": lambda d, x: solvers.BNS().fit(d, x, steps=STEPS, grid="karras"),
     "fitted-grid": lambda d, x: grids.FittedGrid().fit(d, solvers.DPMSolverPP(), x, steps=STEPS, evaluations=16),
@@ -297,7 +299,7 @@ def _one_more_step_spread() -> Found:
 
 
 def _fitted_to_a_model() -> Found:
-    done = starts.GaussianTeleport().fit_model(mixture(PROCESSES["vp"]), (3,), count=50, steps=8)
+    done = fit_model(starts.GaussianTeleport(), mixture(PROCESSES["vp"]), (3,), count=50, steps=8)
     return {"mean": done.mean, "variances": done.variances}
 
 
