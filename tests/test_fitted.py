@@ -640,7 +640,7 @@ def test_impossible_settings_are_refused_by_field(make, message):
 # weights fitted along the trajectory
 
 
-def test_a_course_is_right_at_any_time_and_of_fourth_order():
+def test_a_trajectory_is_right_at_any_time_and_of_fourth_order():
     one, x, errors = GaussianMixture([[0.5, -0.3]], 0.5, None, FLOW), noise(20, 0), []
     middles = [float(FLOW.time(lam)) for lam in np.linspace(-3.9, 3.9, 31)]
     for count in (40, 80):
