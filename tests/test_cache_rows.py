@@ -331,6 +331,7 @@ def test_fits_take_prompts_are_json_and_leave_the_pipeline():
 
 def test_samples_are_drawn_with_their_own_seeds():
     pipe, asked = make("sd3"), []
+    given = {"steps": 7} | arguments(pipe, 2)
 
     class Pipe(type(pipe)):
         def __call__(self, **kwargs):
@@ -339,7 +340,6 @@ def test_samples_are_drawn_with_their_own_seeds():
 
     pipe.__class__ = Pipe
     for cache in (TeaCache(), MagCache()):
-        given = {"steps": 7} | arguments(pipe, 2)
         generators = [torch.Generator().manual_seed(seed) for seed in (5, 6)]
         by_samples = cache.fit(pipe, Samples(("a", "b"), (5, 6)), **given)
         assert by_samples == cache.fit(pipe, ["a", "b"], **given | {"generator": generators})
