@@ -14,7 +14,7 @@ from hasten.solvers.dpm_solver import DPMSolverPP
 from hasten.solvers.table import Tabular, Update, program
 
 BASE = DPMSolverPP(order=2)  # what it is unfitted
-SAME_TIMES = {"rtol": 1e-6, "atol": 1e-9}  # up to which two runs have the same times
+RELATIVE, ABSOLUTE = 1e-6, 1e-9  # differences up to which times are the same
 
 
 @SOLVERS.add
@@ -57,7 +57,7 @@ class BNS(Tabular):
         if not self.weights:
             return value, updates
         first = len(self.at) - len(times)
-        if first < 0 or not np.allclose(times, self.at[first:], **SAME_TIMES):
+        if first < 0 or not np.allclose(times, self.at[first:], rtol=RELATIVE, atol=ABSOLUTE):
             raise HastenError(f"weights: fitted for {len(self.at) - 1} steps at other times; fit again for these")
         fitted = np.reshape(self.weights, (-1, 1 + self.order))[first:]
         return value, [
