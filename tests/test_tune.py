@@ -288,7 +288,7 @@ def test_a_part_of_a_cache_is_chosen_with_its_own_settings() -> None:
 def test_the_space_avoids_what_is_known_to_go_wrong() -> None:
     """Heun, singlestep DPM-Solver and PNDM blow up at few evaluations under guidance, and say so."""
     choices = [SOLVERS.build(solver) for solver in Space.of(problem()).solvers.values()]
-    assert choices and not any(solver.margin or solver.stochastic or solver.adaptive for solver in choices)
+    assert choices and not any(solver.warning or solver.stochastic or solver.adaptive for solver in choices)
     assert not {"heun", "dpm", "pndm", "edm"} & {solver.name for solver in choices}
 
 
