@@ -10,7 +10,7 @@ import pytest
 
 import hasten
 from hasten.evaluate import references as reference
-from hasten.search import tuning
+from hasten.search import confirming
 
 LETTERS = list("abcdefghij")
 STEPS = 8  # of the default
@@ -20,8 +20,8 @@ def hurry(patch: pytest.MonkeyPatch) -> None:
     """Fewer steps of the reference and fewer rounds of timing."""
     patch.setattr(reference, "FIRST", 8)
     patch.setattr(reference, "LAST", 16)
-    patch.setattr(tuning, "REPEATS", 2)
-    patch.setattr(tuning, "PARTS_REPEATS", 1)
+    patch.setattr(confirming, "REPEATS", 2)
+    patch.setattr(confirming, "PARTS_REPEATS", 1)
 
 
 def tuned(out: Path | None, pipe: Any = None, **choices: Any) -> Any:

@@ -22,21 +22,25 @@ import torch
 from small import LETTERS, STEPS, hurry, tuned
 
 import hasten
+from hasten.compilers import TorchCompile
 from hasten.core.errors import HastenError
 from hasten.core.registry import Span
 from hasten.evaluate import references as reference
 from hasten.evaluate.budget import Budget, Score
 from hasten.evaluate.problem import Cost, Problem
-from hasten.evaluate.references import Yardstick
-from hasten.evaluate.results import Confirmed, Finalist
+from hasten.evaluate.references import References
+from hasten.evaluate.results import Candidate, Confirmed, Trial, front, plain_front
 from hasten.evaluate.samples import Samples, choose, known_prompts, read_prompts
+from hasten.evaluate.scores import MARGIN, compared
+from hasten.evaluate.scores import margin as margin_of
 from hasten.measure import Estimate, count_calls
+from hasten.quantize import BFloat16
 from hasten.recipe import Recipe
-from hasten.search import judge
+from hasten.search.finalists import finalists
 from hasten.search.judge import Judge, Verdict
 from hasten.search.near import near
 from hasten.search.space import Space
-from hasten.search.study import Search, Trial, finalists, front, objectives, plain_front
+from hasten.search.study import Search, objectives
 from hasten.solvers import BNS, SOLVERS
 
 torch.set_num_threads(1)  # the networks are tiny
@@ -156,7 +160,7 @@ def test_models_of_the_zoo_bring_their_captions() -> None:
         assert found == {"search": zoo.captions("digits", "search"), "confirm": zoo.captions("digits", "confirm")}
 
 
-# The problem and its yardstick
+# The problem and its references
 
 
 def problem(pipe: Any = None, **sizes: int) -> Problem:
@@ -204,26 +208,26 @@ def test_the_reference_has_converged_or_says_that_it_has_not(monkeypatch: pytest
     assert torch.allclose(made.images, expected, atol=1e-6)
 
     monkeypatch.setattr(reference, "TOLERANCE", 0.0)
-    yardstick = Yardstick(task)
-    yardstick.reference("search")
-    assert yardstick.convergence.unsettled == 3 and yardstick.convergence.steps == (32, 32, 32)
+    references = References(task)
+    references.reference("search")
+    assert references.convergence.unsettled == 3 and references.convergence.steps == (32, 32, 32)
     from hasten.evaluate.facts import notes
 
-    assert any("3 of 3 references have not converged" in note for note in notes(task, yardstick))
+    assert any("3 of 3 references have not converged" in note for note in notes(task, references))
 
 
-def test_the_yardstick_is_kept_and_not_used_for_something_else(tmp_path: Path) -> None:
-    task, file = problem(), tmp_path / "yardstick.safetensors"
-    first = Yardstick(task, file)
+def test_references_are_kept_and_not_used_for_something_else(tmp_path: Path) -> None:
+    task, file = problem(), tmp_path / "references.safetensors"
+    first = References(task, file)
     made = first.default("search"), first.reference("search")
-    again = Yardstick(task, file)
+    again = References(task, file)
     task.draw = lambda *_: pytest.fail("drawn again")  # type: ignore[method-assign]
     for old, new in zip(made, (again.default("search"), again.reference("search"))):
         assert torch.equal(old.images, new.images) and torch.equal(old.latents, new.latents)
     with torch.no_grad():
         next(task.pipe.unet.parameters()).mul_(1.5)
     with pytest.raises(HastenError, match="another model"):
-        Yardstick(task, file)
+        References(task, file)
 
 
 def test_only_text_to_image_pipelines_are_taken() -> None:
@@ -269,7 +273,7 @@ def test_a_unet_with_guidance_may_have_everything_and_a_dit_other_caches() -> No
     assert {"interval.low", "interval.high", "deepcache.interval", "deepcache.branch"} <= trial.asked
     dit = Space.of(SimpleNamespace(pipe=pipelines.make("pixart"), guided=False))  # type: ignore[arg-type]
     assert not dit.methods["guidance"] and "deepcache" not in dit.methods["cache"]
-    assert "taylorseer" in dit.methods["cache"] and "channels-last" in dit.runs
+    assert "taylorseer" in dit.methods["cache"] and "channels-last" in dit.executions
     trial = Fixed()
     assert not dit.suggest(trial).accelerations and "guidance" not in trial.asked
     assert all(s["guidance"] == "none" for s in dit.starts())
@@ -354,10 +358,10 @@ def test_a_default_that_drifts_unevenly_makes_a_search_careful() -> None:
     alike = np.linspace(0.9, 1.1, 16)
     uneven = np.array([0.01] * 7 + [0.5, 0.6] + [1.0] * 7)
     margin = {
-        name: judge.margin(SimpleNamespace(samples={"latent_rmse": x}))  # type: ignore[arg-type]
+        name: margin_of(SimpleNamespace(samples={"latent_rmse": x}))  # type: ignore[arg-type]
         for name, x in (("alike", alike), ("uneven", uneven), ("exact", np.zeros(16)))
     }
-    assert judge.MARGIN <= margin["alike"] < 0.2 and margin["exact"] == pytest.approx(judge.MARGIN)
+    assert MARGIN <= margin["alike"] < 0.2 and margin["exact"] == pytest.approx(MARGIN)
     assert margin["uneven"] > 0.9
 
 
@@ -374,20 +378,29 @@ class Imagined:
     def fitted(self, recipe: Recipe) -> Recipe:
         return recipe
 
-    def __call__(self, recipe: Recipe) -> Verdict:
+    def draw(self, recipe: Recipe) -> Recipe:
         self.asked.append(json.dumps(recipe.to_dict()))
         if len(self.asked) == self.stop:
             raise KeyboardInterrupt
         if len(self.asked) == self.fail:
             raise RuntimeError("out of luck")
+        return recipe
+
+    def score(self, recipe: Recipe) -> Score:
         steps = recipe.steps or 1
-        return Verdict(score(drift=10 / steps, speed=50 / steps), steps, complete=steps > 3)
+        return score(drift=10 / steps, speed=50 / steps)
 
-    def again(self, recipe: Recipe, known: Score) -> Verdict:
-        return Verdict(replace(known, speed=2 * known.speed), recipe.steps or 1)
+    def complete(self, recipe: Recipe) -> bool:
+        return (recipe.steps or 1) > 3
+
+    def time(self, recipe: Recipe, known: Score, complete: bool) -> Verdict:
+        times = 1 if recipe.compile is None else 2
+        return Verdict(replace(known, speed=times * known.speed), recipe.steps or 1, complete)
 
 
-def search(folder: Path | None = None, resume: bool = False, seed: int = 0, budget: str = "1x") -> Search:
+def search(
+    folder: Path | None = None, resume: bool = False, seed: int = 0, budget: str = "1x", shared: bool = False
+) -> Search:
     solvers = {
         f"{name} order={order}": {"name": name, "order": order} for name in ("dpm++", "unipc") for order in (2, 3)
     }
@@ -396,7 +409,8 @@ def search(folder: Path | None = None, resume: bool = False, seed: int = 0, budg
         "guidance": {"interval": {"low": Span(0.02, 1.0), "high": Span(2.0, 9.0)}},
         "cache": {"deepcache": {"interval": Span(2, 5)}},
     }
-    return Search(Space(solvers, methods), Budget.of(budget), seed, folder, resume)
+    executions = {"compiled": {"compile": TorchCompile()}, "bfloat16": {"quantize": BFloat16()}}
+    return Search(Space(solvers, methods, executions), Budget.of(budget), seed, folder, resume, shared)
 
 
 FOREVER = float("inf")
@@ -444,11 +458,14 @@ def test_a_search_looks_near_the_best_it_has() -> None:
     """Every other proposal, once there is nothing left to begin with: so it finds the peak of a narrow hill."""
 
     class Hill(Imagined):
-        def __call__(self, recipe: Recipe) -> Verdict:
+        def score(self, recipe: Recipe) -> Score:
             told = recipe.to_dict()
             off = abs(told["grid"].get("rho", 1.0) - 7.3) if told.get("grid") else 10.0
             steps = recipe.steps or 1
-            return Verdict(score(drift=off / 2 + 3 / steps, speed=50 / steps), steps)
+            return score(drift=off / 2 + 3 / steps, speed=50 / steps)
+
+        def complete(self, recipe: Recipe) -> bool:
+            return True
 
     one = search()
     one.run(Hill(), FOREVER, most=60)  # type: ignore[arg-type]
@@ -467,16 +484,18 @@ def test_an_acceleration_has_to_earn_its_place() -> None:
     """The best are tried without each of what they have; of those about as fast the simpler goes on."""
 
     class Idle(Imagined):  # no acceleration changes a thing
-        def __call__(self, recipe: Recipe) -> Verdict:
-            steps = recipe.steps or 1
-            return Verdict(score(drift=0.1, speed=50 / steps + 0.01 * len(recipe.accelerations)), steps)
+        def score(self, recipe: Recipe) -> Score:
+            return score(drift=0.1, speed=50 / (recipe.steps or 1) + 0.01 * len(recipe.accelerations))
+
+        def complete(self, recipe: Recipe) -> bool:
+            return True
 
     one, judge = search(), Idle()
     both = {"guidance": "interval", "interval.low": 0.1, "interval.high": 5.0, "cache": "deepcache"}
     plain = {"solver": "unipc order=2", "calls": 7, "grid": "logsnr"}
     one.study.enqueue_trial(plain | both | {"deepcache.interval": 2})
-    while not one.trials or not one.trials[-1].recipe.accelerations:  # the recipes to begin with come first
-        one.run(judge, FOREVER, most=one.tried + 1)  # type: ignore[arg-type]
+    while not one.trials or not one.trials[-1].way.accelerations:  # the recipes to begin with come first
+        one.run(judge, FOREVER, most=one.proposals + 1)  # type: ignore[arg-type]
     busy = one.trials[-1]
     assert one.simplify([busy], judge, FOREVER)  # type: ignore[arg-type]
     fewer = one.trials[-2:]
@@ -491,12 +510,14 @@ def test_an_acceleration_has_to_earn_its_place() -> None:
 
 def test_a_search_ends_with_the_best_simplified(monkeypatch: pytest.MonkeyPatch) -> None:
     from hasten.core.console import Display
-    from hasten.search.tuning import _Job
+    from hasten.search.planning import Plan
+    from hasten.search.tuning import Tuning
 
-    job, asked = _Job.__new__(_Job), Imagined()
-    monkeypatch.setattr(_Job, "_confirming", lambda *_: 0.0)
-    job.search, job.budget, job.most, job.count = search(budget="9x"), Budget.of("9x"), None, 1
-    job.space, job.display, job.started, job.seconds = job.search.space, Display(False), time.monotonic(), 60.0
+    asked: Any = Imagined()
+    asked.clock, asked.speed = SimpleNamespace(seconds=0.0), lambda way: 1.0
+    monkeypatch.setattr(Plan, "_confirming", lambda *_: 0.0)
+    plan = Plan(None, None, 60.0, 1, executes=True)  # type: ignore[arg-type]
+    job = Tuning(None, None, plan, search(budget="9x"), None, None, None, Display(False))  # type: ignore[arg-type]
     start = {"solver": "unipc order=2", "calls": 4, "grid": "logsnr", "guidance": "none"}
     for _ in job.search.study.trials:  # nothing else to begin with
         job.search.study.tell(job.search.study.ask(), [9.0, 9.0])
@@ -513,17 +534,17 @@ def test_resuming_neither_repeats_nor_loses_a_trial(tmp_path: Path) -> None:
     hanging = first.study.ask()  # as if the process had been killed here
     first.space.suggest(hanging)
     second, more = search(tmp_path, resume=True), Imagined()
-    assert second.trials == before and second.tried == 5
+    assert second.trials == before and second.proposals == 5
     second.run(more, FOREVER, most=9)  # type: ignore[arg-type]
-    assert second.trials[: len(before)] == before and second.tried == 9
+    assert second.trials[: len(before)] == before and second.proposals == 9
     assert not set(asked.asked) & set(more.asked)
     params = [t.params for t in second.study.trials if "recipe" in t.user_attrs]
     assert hanging.params in params, "what was running is tried after all"
     one_run = search(seed=0)
     one_run.run(Imagined(), FOREVER, most=8)  # type: ignore[arg-type]
     starts = len(one_run.space.starts())
-    tried = [t.recipe.to_dict() for t in second.trials]
-    assert all(t.recipe.to_dict() in tried for t in one_run.trials[:starts])
+    tried = [t.way.to_dict() for t in second.trials]
+    assert all(t.way.to_dict() in tried for t in one_run.trials[:starts])
 
 
 def test_a_folder_is_not_searched_twice_by_accident(tmp_path: Path) -> None:
@@ -539,7 +560,7 @@ def test_a_folder_is_not_searched_twice_by_accident(tmp_path: Path) -> None:
 def test_an_interrupt_keeps_what_is_finished_and_puts_the_rest_back(tmp_path: Path) -> None:
     one = search(tmp_path)
     assert not one.run(Imagined(stop=4), FOREVER, most=9)  # type: ignore[arg-type]
-    assert len(one.trials) == one.tried == 3
+    assert len(one.trials) == one.proposals == 3
     interrupted = one.study.trials[3].params
     again, asked = search(tmp_path, resume=True), Imagined()
     assert again.run(asked, FOREVER, most=8)  # type: ignore[arg-type]
@@ -549,7 +570,7 @@ def test_an_interrupt_keeps_what_is_finished_and_puts_the_rest_back(tmp_path: Pa
 def test_one_recipe_that_fails_does_not_end_the_search() -> None:
     one = search()
     assert one.run(Imagined(fail=2), FOREVER, most=4)  # type: ignore[arg-type]
-    assert one.tried == 4 and len(one.trials) == 3
+    assert one.proposals == 4 and len(one.trials) == 3
     assert any("out of luck" in t.user_attrs.get("error", "") for t in one.study.trials)
 
     class Never(Imagined):
@@ -567,7 +588,7 @@ def test_a_recipe_that_comes_again_is_not_measured_again() -> None:
             {"solver": "unipc order=2", "calls": 7, "grid": "logsnr", "guidance": "none", "cache": "none"}
         )
     one.run(asked, FOREVER, most=len(one.space.starts()) + 2)  # type: ignore[arg-type]
-    assert len(asked.asked) == len(set(asked.asked)) == one.tried - 1
+    assert len(asked.asked) == len(set(asked.asked)) == one.proposals - 1
 
 
 def test_a_recipe_that_is_hopeless_on_the_first_batch_is_in_no_front() -> None:
@@ -575,7 +596,7 @@ def test_a_recipe_that_is_hopeless_on_the_first_batch_is_in_no_front() -> None:
     for calls in (3, 9):
         one.study.enqueue_trial({"solver": "unipc order=2", "calls": calls, "grid": "logsnr"})
     one.run(Imagined(), FOREVER, most=len(one.space.starts()) + 2)  # type: ignore[arg-type]
-    assert 3 not in {trial.recipe.steps for trial in one.trials} and 9 in {trial.recipe.steps for trial in one.trials}
+    assert 3 not in {trial.way.steps for trial in one.trials} and 9 in {trial.way.steps for trial in one.trials}
 
 
 def test_what_is_compiled_is_timed_again_and_not_drawn() -> None:
@@ -584,14 +605,16 @@ def test_what_is_compiled_is_timed_again_and_not_drawn() -> None:
     before, drawn = one.trials, len(asked.asked)
     assert one.refine(before[:2], ["compiled", "bfloat16"], asked, FOREVER)  # type: ignore[arg-type]
     more = one.trials[len(before) :]
-    changed = [(t.recipe.compile is not None, t.recipe.quantize is not None) for t in more]
+    changed = [(t.way.compile is not None, t.way.quantize is not None) for t in more]
     assert changed == [(True, False), (False, True)] * 2
     for plain, compiled in zip(before, more[::2]):
         assert compiled.score == replace(plain.score, speed=2 * plain.score.speed)
-        assert compiled.recipe.model_copy(update={"compile": None}) == plain.recipe
+        assert compiled.way.model_copy(update={"compile": None}) == plain.way
     assert len(asked.asked) == drawn + 2, "casts change pictures"
-    tried = one.tried
-    assert one.refine(before[2:], ["compiled"], asked, time.monotonic()) and one.tried == tried, "there is no time left"  # type: ignore[arg-type]
+    tried = one.proposals
+    assert one.refine(before[2:], ["compiled"], asked, time.monotonic()) and one.proposals == tried, (
+        "there is no time left"
+    )  # type: ignore[arg-type]
 
 
 def test_a_judge_looks_at_all_samples_only_where_there_is_hope(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -604,18 +627,23 @@ def test_a_judge_looks_at_all_samples_only_where_there_is_hope(monkeypatch: pyte
         drawn.append(len(samples))
         return original(self, recipe, samples, *rest)
 
-    found = Judge(task, Yardstick(task), Budget.of("0.5x"))
+    found = Judge(task, References(task), Budget.of("0.5x"))
     monkeypatch.setattr(Problem, "draw", draw)
-    good = found(Recipe(solver="unipc", steps=12, grid="logsnr"))
+
+    def verdict(recipe: Recipe) -> Verdict:
+        pictures = found.draw(recipe)
+        return found.time(recipe, found.score(pictures), found.complete(pictures))
+
+    good = verdict(Recipe(solver="unipc", steps=12, grid="logsnr"))
     assert good.complete and drawn == [2, 4]
     made = original(task, Recipe(solver="unipc", steps=12, grid="logsnr"), task.samples["search"])
-    whole = judge.compared(made, found.reference)
-    default = judge.compared(original(task, None, task.samples["search"]), found.reference)
+    whole = compared(made, found.reference)
+    default = compared(original(task, None, task.samples["search"]), found.reference)
     ours, theirs = (float(np.median(x.samples["latent_rmse"])) for x in (whole, default))
     assert good.score.drift == pytest.approx(ours / theirs, rel=1e-5)
     assert good.score.medians["latent_rmse"] == pytest.approx(float(np.median(whole.samples["latent_rmse"])), rel=1e-5)
     drawn.clear()
-    bad = found(Recipe(steps=1))
+    bad = verdict(Recipe(steps=1))
     assert not bad.complete and drawn == [2] and bad.score.speed > 0
 
 
@@ -632,7 +660,7 @@ def test_tune_finds_confirms_and_writes(done: Any) -> None:
     assert [f["name"] for f in written["front"]] == [f.name for f in result.front]
     for finalist, kept in zip(result.front, written["front"]):
         found = finalist.confirmed
-        assert Recipe(**kept["recipe"]).to_dict() == finalist.recipe.to_dict()
+        assert Recipe(**kept["recipe"]).to_dict() == finalist.way.to_dict()
         assert found.drift.n == 4 and found.drift.low <= found.drift.value <= found.drift.high
         assert kept["confirmed"]["speed"]["value"] == found.speed.value
         assert found.within == Budget.of("2x").within(found.score, result.baseline.numbers.score)
@@ -646,7 +674,7 @@ def test_the_confirmed_drift_can_be_measured_again_by_hand(done: Any) -> None:
     samples = result.samples
     assert samples == task.samples["confirm"]
     base, finalist = result.baseline, result.front[0]
-    with hasten.accelerate(done.pipe, finalist.recipe) as fast:
+    with hasten.accelerate(done.pipe, finalist.way) as fast:
         images = fast(list(samples.prompts), seed=list(samples.seeds), output_type="pt").images
         latents = fast(list(samples.prompts), seed=list(samples.seeds), output_type="latent").images
     assert torch.allclose(images, finalist.pictures.images, atol=1e-4)
@@ -672,9 +700,9 @@ def test_tuning_leaves_the_pipeline_alone(done: Any) -> None:
 def test_a_finished_tuning_is_resumed_without_new_work(
     done: Any, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(judge.Judge, "__call__", lambda *_: pytest.fail("searched again"))
+    monkeypatch.setattr(Judge, "draw", lambda *_: pytest.fail("searched again"))
     again = tuned(folder, resume=True)
-    assert [t.recipe.to_dict() for t in again.trials] == [t.recipe.to_dict() for t in done.result.trials]
+    assert [t.way.to_dict() for t in again.trials] == [t.way.to_dict() for t in done.result.trials]
 
 
 def test_what_is_finished_survives_an_interrupt_of_the_confirmation(
@@ -683,7 +711,7 @@ def test_what_is_finished_survives_an_interrupt_of_the_confirmation(
     def interrupted(*_: Any, **__: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("hasten.evaluate.confirmation.redraw", interrupted)
+    monkeypatch.setattr("hasten.search.confirming.redraw", interrupted)
     for name in ("front.json", "recipe.json", "report.html"):
         (folder / name).unlink()
     with pytest.raises(KeyboardInterrupt):
@@ -698,7 +726,7 @@ def test_where_nothing_keeps_the_budget_nothing_is_claimed(done: Any, tmp_path: 
     measured = [replace(f, confirmed=replace(f.confirmed, within=False)) for f in done.result.front]
     result = replace(done.result, budget=budget, front=measured)
     result.save(tmp_path)
-    assert result.best is None and result.recipe.to_dict() == result.chosen.recipe.to_dict()
+    assert result.best is None and result.recipe.to_dict() == result.chosen.way.to_dict()
     nearest = min(result.front, key=lambda f: f.confirmed.drift.value)
     assert result.chosen is nearest
     assert "No recipe is sure to keep the budget" in result.report
@@ -794,7 +822,7 @@ def test_a_budget_is_kept_at_the_worse_end_of_what_was_measured(budget: str, kep
         flips = Estimate(*changed.get("flips", (0.0, 0.0, 0.1)), 32)
         metrics = {name: {"median": found[name]} for name in ("psnr", "rmse")}
         numbers = Confirmed(found["drift"], found["drift"], flips, found["speed"], metrics, Cost(1, 1), within=True)
-        return Budget.of(budget).within(numbers.doubt, default)
+        return Budget.of(budget).within(numbers.pessimistic, default)
 
     assert within(kept) and not within(missed)
 
@@ -804,18 +832,21 @@ def test_a_gap_between_fast_and_sure_is_filled_with_more_steps(monkeypatch: pyte
     from hasten.evaluate import confirmation as confirm
 
     def doubtful(steps: int, *_: Any) -> Any:
-        return SimpleNamespace(score=score(drift=(8 / steps) ** 2), doubt=score(drift=(needed / steps) ** 2))
+        return SimpleNamespace(score=score(drift=(8 / steps) ** 2), pessimistic=score(drift=(needed / steps) ** 2))
 
-    monkeypatch.setattr(confirm, "redraw", lambda _, __, some, ___: {f.name: (f, f.recipe.steps) for f in some})
+    def drawn(candidate: Any) -> Any:
+        return SimpleNamespace(candidate=candidate, drift=candidate.way.steps)
+
+    monkeypatch.setattr(confirm, "redraw", lambda _, __, some, ___: {one.name: drawn(one) for one in some})
     monkeypatch.setattr(confirm, "prospect", doubtful)
-    finalists = [Finalist(str(n), Recipe(solver="ddim", steps=n), score(speed=50 / n)) for n in (5, 10, 20)]
-    drawn: Any = {f.name: (f, f.recipe.steps) for f in finalists}
+    candidates = [Candidate(str(n), Recipe(solver="ddim", steps=n), score(speed=50 / n)) for n in (5, 10, 20)]
+    before = {one.name: drawn(one) for one in candidates}
     base: Any = SimpleNamespace(numbers=SimpleNamespace(score=score()))
 
     def looked(budget: str = "1x") -> list[int]:
-        slower = lambda f, steps: Finalist(f"{f.name} {steps}", Recipe(solver="ddim", steps=steps))  # noqa: E731
-        more = confirm.steadied(None, base, None, drawn, Budget.of(budget), slower)  # type: ignore[arg-type]
-        return [f.recipe.steps or 0 for f, _ in more.values()]
+        slower = lambda one, steps: Candidate(f"{one.name} {steps}", Recipe(solver="ddim", steps=steps))  # noqa: E731
+        more = confirm.with_more_steps(None, base, None, before, Budget.of(budget), slower)  # type: ignore[arg-type]
+        return [one.candidate.way.steps or 0 for one in more.values()]
 
     needed = 11.5
     assert looked() == [12]

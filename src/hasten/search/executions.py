@@ -16,7 +16,7 @@ from hasten.quantize import QUANTIZERS
 from hasten.recipe import Recipe
 from hasten.runtime.acceleration import Acceleration
 
-REGISTRIES: tuple[Registry[Any], ...] = (COMPILERS, QUANTIZERS, PRUNERS)  # in the order in which their methods are tried
+REGISTRIES: tuple[Registry[Any], ...] = (COMPILERS, QUANTIZERS, PRUNERS)  # in the order of trying them
 QUANTIZE, COMPILE = QUANTIZERS.field, COMPILERS.field
 
 Execution = Mapping[str, Acceleration]
