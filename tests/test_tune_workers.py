@@ -32,7 +32,7 @@ SLOWLY = """
 import json, sys, time
 sys.path.insert(0, {tests!r})
 from pathlib import Path
-from test_tune import Imagined, search
+from imagined import Imagined, search
 
 class Slow(Imagined):
     def draw(self, recipe):
@@ -66,7 +66,7 @@ def test_a_search_killed_at_any_moment_loses_and_repeats_nothing(tmp_path: Path)
         after = finished(tmp_path)
         assert len(after) >= many and {n: after[n] for n in before} == before
         before = after
-    from test_tune import Imagined, search
+    from imagined import Imagined, search
 
     asked = Imagined()
     last = search(tmp_path, resume=True)
