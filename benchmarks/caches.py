@@ -31,12 +31,12 @@ from rich.progress import track
 import hasten
 from hasten.core.errors import HastenError
 from hasten.evaluate.problem import Pictures, Problem, Runner
-from hasten.evaluate.references import Yardstick
+from hasten.evaluate.references import References
 from hasten.evaluate.samples import choose, known_prompts, to_fit
+from hasten.evaluate.scores import compared
 from hasten.measure import count_calls, macs, timed_ratio
 from hasten.recipe import Recipe
 from hasten.search.fitter import SPLIT, Fitter
-from hasten.search.judge import compared
 
 METRICS = ("psnr", "ssim", "effnet", "latent_rmse")
 SPEEDS = (1.5, 2.0, 3.0)  # at which sides are compared
@@ -122,8 +122,8 @@ def measured(
     problem: Problem, field: list[Contender], missing: dict[str, str], rounds: int, about: str
 ) -> dict[str, Any]:
     """The rows. Who fails (it diverges) joins those that are missing, with the reason."""
-    yardstick = Yardstick(problem)
-    default, reference = yardstick.default("confirm"), yardstick.reference("confirm")
+    references = References(problem)
+    default, reference = references.default("confirm"), references.reference("confirm")
     whole = problem.cost(None)
     kept = []
     for one in track(field, f"{about}: pictures"):
@@ -147,7 +147,7 @@ def measured(
             **{f"to {name}": figures(mark) for name, mark in marks.items()},
         })  # fmt: skip
     return {
-        "images": len(default.images), "steps": problem.steps, "unsettled": yardstick.convergence.unsettled,
+        "images": len(default.images), "steps": problem.steps, "unsettled": references.convergence.unsettled,
         "default to reference": figures(compared(default, reference)),
         "rows": sorted(rows, key=lambda row: row["speed"][0]), "at speed": at_speeds(rows),
     }  # fmt: skip
@@ -233,8 +233,8 @@ def pictures(problem: Problem, field: list[Contender], rows: list[dict[str, Any]
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
-    yardstick = Yardstick(problem)
-    columns = {"default": yardstick.default("confirm").images}
+    references = References(problem)
+    columns = {"default": references.default("confirm").images}
     by_label = {one.label: one.pictures for one in field if one.pictures is not None}
     for group in ("paper", "composed", "peer", "steps", "both"):
         fast = [row for row in rows if row["group"] == group and row["speed"][0] >= 2]
@@ -242,7 +242,7 @@ def pictures(problem: Problem, field: list[Contender], rows: list[dict[str, Any]
             best = max(fast, key=lambda row: row["to default"]["psnr"][0])
             title = f"{best['label']}\n{best['speed'][0]:.1f}x, {best['to default']['psnr'][0]:.1f} dB"
             columns[title] = by_label[best["label"]].images
-    count = min(count, len(yardstick.default("confirm").images))
+    count = min(count, len(references.default("confirm").images))
     figure, axes = plt.subplots(count, len(columns), figsize=(2.3 * len(columns), 2.1 * count), squeeze=False)
     for column, (title, images) in enumerate(columns.items()):
         for row in range(count):

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import hasten
 from hasten.evaluate.problem import Problem
-from hasten.evaluate.references import Yardstick
+from hasten.evaluate.references import References
 from hasten.evaluate.samples import choose, known_prompts
 from hasten.recipe import Recipe
 
@@ -39,11 +39,11 @@ def main() -> None:
     pipe = hasten.load(given.model)
     samples = choose(known_prompts(pipe), {"confirm": given.columns}, SEED)
     problem = Problem(pipe, samples, batch=given.columns)
-    yardstick = Yardstick(problem)
+    references = References(problem)
     rows = {
-        f"default\n{problem.steps} steps": yardstick.default("confirm"),
+        f"default\n{problem.steps} steps": references.default("confirm"),
         f"tuned\n{speed:.1f}x faster": problem.draw(Recipe.of(folder), samples["confirm"]),
-        "converged": yardstick.reference("confirm"),
+        "converged": references.reference("confirm"),
     }
     figure, axes = plt.subplots(len(rows), given.columns, figsize=(1.36 * given.columns + 1, 1.4 * len(rows) + 0.2))
     for line, (title, pictures) in zip(axes, rows.items()):

@@ -15,13 +15,13 @@ import tiny
 import torch
 
 import hasten
-from hasten.bench import benching, final, peers
-from hasten.bench import ladders as families
+from hasten.bench import benching, final, ladders, peers
 from hasten.bench.contest import Contest
 from hasten.bench.ladders import Ladder
-from hasten.bench.race import Hopeless, Race, Racer
+from hasten.bench.outcome import side
+from hasten.bench.race import Race, Racer
 from hasten.bench.remote import PeerError, Remote
-from hasten.bench.result import side
+from hasten.bench.scout import Hopeless
 from hasten.bench.setting import Setting
 from hasten.bench.worker import scheduler_of
 from hasten.cli import main
@@ -42,8 +42,8 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reference, "FIRST", 8)
     monkeypatch.setattr(reference, "LAST", 16)
     monkeypatch.setattr(benching, "REPEATS", 2)
-    monkeypatch.setattr(families, "_TIMES", {name: families._TIMES[name] for name in ("karras",)})
-    monkeypatch.setattr(families, "_DIFFUSION", (families._MULTISTEP[0], ("HeunDiscreteScheduler", {})))
+    monkeypatch.setattr(ladders, "_TIMES", {name: ladders._TIMES[name] for name in ("karras",)})
+    monkeypatch.setattr(ladders, "_DIFFUSION", (ladders._MULTISTEP[0], ("HeunDiscreteScheduler", {})))
 
 
 def contest(kind: str = "sd", **call: Any) -> Contest:
@@ -61,17 +61,17 @@ def bench(against: Any = "diffusers", recipes: Any = (), out: Path | None = None
 
 
 @pytest.mark.parametrize("kind", ["sd", "sd3", "flux"])
-def test_every_scheduler_of_a_family_can_be_made(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_scheduler_of_every_ladder_can_be_made(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.undo()
     problem = contest(kind)
-    found = families.schedulers(problem, "diffusers")
-    assert len(found) > 40
-    for family in found:
-        made = scheduler_of(problem.pipe.scheduler, family.scheduler)
-        assert type(made).__name__ == family.scheduler[0]  # type: ignore[index]
-        for key, value in family.scheduler[1].items():  # type: ignore[index]
-            assert made.config.get(key) == value, (family, key)
-    settings = [family.at(6) for family in found]
+    some = ladders.schedulers(problem, "diffusers")
+    assert len(some) > 40
+    for ladder in some:
+        made = scheduler_of(problem.pipe.scheduler, ladder.scheduler)
+        assert type(made).__name__ == ladder.scheduler[0]  # type: ignore[index]
+        for key, value in ladder.scheduler[1].items():  # type: ignore[index]
+            assert made.config.get(key) == value, (ladder, key)
+    settings = [ladder.at(6) for ladder in some]
     assert len({str(s) for s in settings}) == len({s.to_json() for s in settings}) == len(settings), "told apart"
 
 
@@ -112,7 +112,7 @@ def test_the_package_deepcache_leaves_the_pipeline_as_it_was() -> None:
     with problem.running(setting) as run, problem.running(plain) as other:  # beside one another, as they are timed
         cached, full = (each(problem.samples["search"]).latents for each in (run, other))
     assert not torch.equal(cached, full)
-    assert torch.equal(full, problem.draw(plain, problem.samples["search"]).latents)  # type: ignore[arg-type]
+    assert torch.equal(full, problem.draw(plain, problem.samples["search"]).latents)
     assert tiny.fingerprint(problem.pipe) == before
 
 
@@ -137,16 +137,16 @@ def racer(drift: Any, ladder: Any = tuple(range(1, 51))) -> tuple[Racer, list[Se
     return Racer(fake, Budget.of("1x"), ladder), seen
 
 
-def test_a_race_finds_the_fewest_steps_of_all_families_with_few_looks() -> None:
+def test_a_race_finds_the_fewest_steps_of_all_ladders_with_few_looks() -> None:
     needed = {f"s{i}": 9 + (37 * i) % 30 for i in range(30)}  # steps that each scheduler takes to keep the budget
     run, seen = racer(lambda setting: (needed[setting.scheduler[0]] / setting.steps) ** 2)
     race, some = Race(), [Ladder("diffusers", (name, {})) for name in needed]
     run.run(run.ranked(some, race, float("inf")), race, float("inf"))
     best = run.within(race)[0]
-    assert best.recipe.steps == min(needed.values())
+    assert best.way.steps == min(needed.values())
     assert len(seen) < 15, "not 30 times log2(50)"
     assert race.hopeless >= 15 and not race.refused
-    assert {t.recipe.steps for t in race.trials} >= {best.recipe.steps + 1, best.recipe.steps + 2}, "its neighbours"
+    assert {t.way.steps for t in race.trials} >= {best.way.steps + 1, best.way.steps + 2}, "its neighbours"
 
 
 def test_a_race_goes_on_after_settings_that_cannot_run_and_ends_in_time() -> None:
@@ -159,9 +159,9 @@ def test_a_race_goes_on_after_settings_that_cannot_run_and_ends_in_time() -> Non
     race, some = Race(), [Ladder("diffusers", (name, {})) for name in ("broken", "good", "late")]
     run.run(some, race, until=0.0)
     assert list(race.refused.values()) == ["does not suit this pipeline"] and race.left == 1
-    assert run.within(race)[0].recipe.steps == 5
+    assert run.within(race)[0].way.steps == 5
     front = run.front(race)
-    assert [t.recipe.steps for t in front] == sorted(t.recipe.steps for t in front) and len(front) > 1
+    assert [t.way.steps for t in front] == sorted(t.way.steps for t in front) and len(front) > 1
 
 
 def test_the_final_goes_between_what_the_race_tried(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -169,11 +169,11 @@ def test_the_final_goes_between_what_the_race_tried(monkeypatch: pytest.MonkeyPa
     looked: list[int] = []
 
     def redraw(_: Any, __: Any, finalists: list[Any], ___: Any) -> dict[str, Any]:
-        looked.append(finalists[0].recipe.steps)
-        return {finalists[0].name: (finalists[0], finalists[0].recipe.steps)}
+        looked.append(finalists[0].way.steps)
+        return {finalists[0].name: SimpleNamespace(candidate=finalists[0], drift=finalists[0].way.steps)}
 
     monkeypatch.setattr(final, "redraw", redraw)
-    worse = lambda steps, *_: SimpleNamespace(doubt=Score((needed / steps) ** 2, 0.0, 1.0, {}))  # noqa: E731
+    worse = lambda steps, *_: SimpleNamespace(pessimistic=Score((needed / steps) ** 2, 0.0, 1.0, {}))  # noqa: E731
     monkeypatch.setattr(final, "prospect", worse)
     run, _ = racer(lambda setting: 1.0)
     race = Race()
@@ -185,7 +185,7 @@ def test_the_final_goes_between_what_the_race_tried(monkeypatch: pytest.MonkeyPa
     for needed, best in ((11, 11), (9, 9), (6, 6), (20, 20), (31, 31)):
         looked.clear()
         drawn = final.Final(run, base, None, 8, lambda _: None)("diffusers", race)  # type: ignore[arg-type]
-        assert min(f.recipe.steps for f, steps in drawn.values() if steps >= needed) == best  # type: ignore[operator]
+        assert min(one.drift for one in drawn.values() if one.drift >= needed) == best  # type: ignore[operator,type-var]
         assert len(looked) == len(set(looked)) <= 8
 
 
@@ -202,10 +202,10 @@ def test_a_worker_draws_what_hasten_draws() -> None:
         assert remote.versions["torch"] == torch.__version__
         assert remote.differs(problem, samples, problem.draw(None, samples)) == 0
         for way in (setting, Setting("deepcache", DPM, 5)):
-            here, there = problem.draw(way, samples), remote.draw(way, samples, problem.batch)  # type: ignore[arg-type]
+            here, there = problem.draw(way, samples), remote.draw(way, samples, problem.batch)
             assert torch.equal(here.latents, there.latents) and torch.equal(here.images, there.images)
         problem.remotes = {"deepcache": remote}
-        assert torch.equal(problem.draw(setting, samples).images, remote.draw(setting, samples, 3).images)  # type: ignore[arg-type]
+        assert torch.equal(problem.draw(setting, samples).images, remote.draw(setting, samples, 3).images)
         assert len(remote.ratios(setting, problem.single, 3, steps=8)) == 3
         there = problem.cost(setting)
         problem.remotes = {}
@@ -246,7 +246,7 @@ def test_an_environment_that_does_not_work_says_why(tmp_path: Path) -> None:
 
 @packages
 def test_peers_beside_recipes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    gone = peers.Peer("pruna", "no_such_package", methods=families.smashes, here=False)
+    gone = peers.Peer("pruna", "no_such_package", methods=ladders.smashes, here=False)
     monkeypatch.setitem(peers.PEERS, "pruna", gone)
     result = bench("diffusers,cache-dit,pruna", {"mine": Recipe(solver="unipc", steps=4)}, tmp_path)
     assert {side(f) for f in result.front} == {"diffusers", "hasten"}
@@ -298,5 +298,5 @@ def main_ends(code: int, *arguments: str) -> None:
 
 
 def test_the_worker_imports_nothing_of_hasten() -> None:
-    source = (Path(families.__file__).parent / "worker.py").read_text()
+    source = (Path(ladders.__file__).parent / "worker.py").read_text()
     assert "import hasten" not in source and "from hasten" not in source

@@ -19,7 +19,7 @@ import hasten
 from hasten.cli import main
 from hasten.evaluate.budget import Budget
 from hasten.recipe import Recipe
-from hasten.search import tuning
+from hasten.search import comparing, tuning
 
 torch.set_num_threads(1)  # the networks are tiny
 
@@ -191,7 +191,7 @@ def test_tune_and_compare_from_the_command_line(
 ) -> None:
     hurry(monkeypatch)
     fewer = {"call": {"num_inference_steps": 6}}
-    for function, more in ((tuning.tune, {"samples": (2, 2), "finalists": 1}), (tuning.compare, {})):
+    for function, more in ((tuning.tune, {"samples": (2, 2), "finalists": 1}), (comparing.compare, {})):
         monkeypatch.setattr(function, "__kwdefaults__", function.__kwdefaults__ | fewer | more)
     (here / "prompts.txt").write_text("a\nb\nc\nd\n")
     typed = ("tune", model, "--budget", "100x", "--minutes", "0.01", "--prompts", "prompts.txt", "--trials", 1)
@@ -209,10 +209,10 @@ def test_tune_and_compare_from_the_command_line(
 def test_tune_says_so_when_no_recipe_keeps_the_budget(
     here: Path, model: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from hasten.evaluate.results import TuneResult
+    from hasten.search.result import TuneResult
 
     monkeypatch.setattr("hasten.cli._show", lambda *_: None)
-    result = TuneResult([], None, Budget.of("1x"))
+    result = TuneResult([], None, Budget.of("1x"), None)  # type: ignore[arg-type]
     monkeypatch.setattr(hasten, "tune", lambda *_, **__: result)
     assert "no recipe is sure to keep 1x" in complaint(capsys, "tune", model)
 

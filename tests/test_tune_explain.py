@@ -15,12 +15,13 @@ from small import LETTERS, STEPS, hurry
 
 from hasten.core.errors import HastenError
 from hasten.evaluate import ablation as room
-from hasten.evaluate.ablation import Ablation, Contribution, Ingredient, ablate, ingredients
+from hasten.evaluate.ablation import ablate, ingredients
 from hasten.evaluate.breakdown import REST, Stopwatch, break_down, watched
 from hasten.evaluate.budget import Score
 from hasten.evaluate.confirmation import SPLIT, baseline
+from hasten.evaluate.contributions import Ablation, Contribution, Ingredient
 from hasten.evaluate.problem import Pictures, Problem
-from hasten.evaluate.references import Yardstick
+from hasten.evaluate.references import References
 from hasten.evaluate.results import Finalist
 from hasten.evaluate.samples import choose
 from hasten.measure import Estimate
@@ -70,7 +71,7 @@ def ground() -> Any:
     with pytest.MonkeyPatch.context() as patch:
         hurry(patch)
         made = problem()
-        return made, *baseline(made, Yardstick(made))
+        return made, *baseline(made, References(made))
 
 
 def measured(ground: Any, recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> Ablation:
@@ -84,7 +85,7 @@ def measured(ground: Any, recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> Ab
     made, base, default = ground
     monkeypatch.setattr(room, "_timed", timed)
     numbers = replace(base.numbers, cost=made.cost(recipe))
-    return ablate(made, base, default, Finalist("A", recipe, confirmed=numbers))
+    return ablate(made, base, default, Finalist("A", recipe, confirmed=numbers, pictures=base.pictures))
 
 
 def test_contributions_make_up_the_whole(ground: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -231,7 +232,7 @@ def test_fitted_numbers_are_cut_short_for_the_page(done: Any, tmp_path: Any) -> 
     short = shortened(recipe.to_dict())
     assert short["solver"]["statistics"] == "12 fitted numbers" and short["steps"] == 5
     assert shortened({"at": [0.5] * 20}) == {"at": "0.5, 0.5, … 0.5 (20 numbers)"}
-    front = [replace(f, recipe=recipe) for f in done.result.front]
+    front = [replace(f, way=recipe) for f in done.result.front]
     replace(done.result, front=front).save(tmp_path)
     kept = json.loads((tmp_path / "front.json").read_text())["front"][0]["recipe"]["solver"]
     assert kept["statistics"] == {"tensor": [3, 4]}
@@ -244,7 +245,7 @@ def test_search_and_confirmation_agree_where_their_intervals_overlap() -> None:
         value, *interval = searched
         seen = Score(value, 0.0, 2.0, {}, interval=interval)
         drift = Estimate(*confirmed, n=32)
-        return Finalist("A", Recipe(), seen, SimpleNamespace(drift=drift))  # type: ignore[arg-type]
+        return Finalist("A", Recipe(), seen, confirmed=SimpleNamespace(drift=drift), pictures=None)  # type: ignore[arg-type]
 
     front = [finalist((0.1, 0.05, 0.4), (0.4, 0.4, 0.9)), finalist((0.1, 0.05, 0.3), (0.4, 0.31, 0.9))]
     told = flattery(SimpleNamespace(front=front))  # type: ignore[arg-type]

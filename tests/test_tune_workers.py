@@ -20,7 +20,7 @@ import hasten
 from hasten.core.errors import HastenError
 from hasten.evaluate.budget import Budget
 from hasten.evaluate.problem import Problem
-from hasten.evaluate.references import YARDSTICK, Yardstick
+from hasten.evaluate.references import REFERENCES_FILE, References
 from hasten.evaluate.samples import choose, to_fit
 from hasten.search.space import Space
 from hasten.search.study import Search
@@ -32,12 +32,12 @@ SLOWLY = """
 import json, sys, time
 sys.path.insert(0, {tests!r})
 from pathlib import Path
-from test_tune import Imagined, search
+from imagined import Imagined, search
 
 class Slow(Imagined):
-    def __call__(self, recipe):
+    def draw(self, recipe):
         time.sleep(0.05)
-        return super().__call__(recipe)
+        return super().draw(recipe)
 
 search(Path({folder!r}), resume={resume}).run(Slow(), float("inf"), most=500)
 """
@@ -66,7 +66,7 @@ def test_a_search_killed_at_any_moment_loses_and_repeats_nothing(tmp_path: Path)
         after = finished(tmp_path)
         assert len(after) >= many and {n: after[n] for n in before} == before
         before = after
-    from test_tune import Imagined, search
+    from imagined import Imagined, search
 
     asked = Imagined()
     last = search(tmp_path, resume=True)
@@ -103,17 +103,17 @@ def test_a_helper_joins_a_search_and_stops_when_told(
     samples = choose(LETTERS, {"search": 2, "confirm": 2})
     samples["fit"] = to_fit(samples["search"], 2)
     problem = Problem(loaded(model), samples, batch=2)
-    yardstick = Yardstick(problem, tmp_path / YARDSTICK)
-    yardstick.default("search"), yardstick.reference("search")
+    references = References(problem, tmp_path / REFERENCES_FILE)
+    references.default("search"), references.reference("search")
     search = Search(Space.of(problem), Budget.of("9x"), 0, tmp_path)
     waiting = search.study.ask()  # the main process is at this one
     search.space.suggest(waiting)
     task = Task(str(model), samples, 2, problem.call, "9x", 0, tmp_path, time.time() + 600, 3, 1)
     work(task)
-    assert search.tried == 2 and search.begun == 3, "two by the helper, one still being tried"
+    assert search.proposals == 2 and search.begun == 3, "two by the helper, one still being tried"
     assert waiting.number not in finished(tmp_path)
     work(Task(str(model), samples, 2, problem.call, "9x", 0, tmp_path, time.time() - 1, None, 1))
-    assert search.tried in (2, 3), "out of time: no more than what a search tries at least"
+    assert search.proposals in (2, 3), "out of time: no more than what a search tries at least"
 
 
 def test_workers_search_one_study(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -68,6 +68,7 @@ class TorchCompile(Compiler):
         "PyTorch 2: Faster Machine Learning Through Dynamic Python Bytecode Transformation and Graph Compilation",
         2024, doi="10.1145/3620665.3640366",
     )  # fmt: skip
+    label = "compiled"
     search_space: ClassVar[Mapping[str, Any]] = {"channels_last": (False, True)}
     prepares = True
 

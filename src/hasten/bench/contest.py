@@ -1,4 +1,4 @@
-"""A tuning problem in which peers take part: runs are made by settings, here or in another Python."""
+"""A problem in which peers take part: runs are made by recipes or by settings of peers, here or in another Python."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 from hasten.bench.remote import Remote
 from hasten.bench.setting import Setting
 from hasten.bench.worker import deepcached, scheduler_of
-from hasten.evaluate.problem import Cost, Pictures, Problem, Runner
+from hasten.evaluate.problem import Cost, Pictures, Problem, Runner, Way
 from hasten.evaluate.samples import Samples
 from hasten.measure import Estimate, bootstrap
 from hasten.recipe import Recipe, accelerate
@@ -20,34 +20,39 @@ from hasten.runtime.view import view
 class Contest(Problem):
     """A Problem whose ways to run are recipes, settings of peers, or None for the default.
 
-    remotes: peers that run elsewhere, by name.
+    `remotes` holds the processes of the peers that run elsewhere, by name.
     """
 
     remotes: Mapping[str, Remote] = {}
 
     @contextmanager
-    def running(self, recipe: Any) -> Iterator[Any]:
-        """A Runner by a recipe or a setting; None is the pipeline as shipped."""
-        if not isinstance(recipe, Setting):
-            with super().running(recipe) as run:
+    def running(self, way: Way | None) -> Iterator[Any]:
+        """A Runner of one way, set up once; None is the pipeline as shipped."""
+        if not isinstance(way, Setting):
+            with super().running(way) as run:
                 yield run
-        elif recipe.peer in self.remotes:
-            yield self._elsewhere(self.remotes[recipe.peer], recipe)
+        elif way.peer in self.remotes:
+            yield self._elsewhere(self.remotes[way.peer], way)
         else:
-            with self._here(recipe) as run:
+            with self._here(way) as run:
                 yield run
 
-    def cost(self, recipe: Any) -> Cost:
-        """What one image costs, without a clock."""
-        remote = self.remote(recipe)
-        return super().cost(recipe) if remote is None else remote.cost(recipe, self.single)
+    def cost(self, way: Way | None) -> Cost:
+        """What one image costs, counted and not timed."""
+        if isinstance(way, Setting) and way.peer in self.remotes:
+            return self.remotes[way.peer].cost(way, self.single)
+        return super().cost(way)
 
-    def remote(self, way: Any) -> Remote | None:
-        """The process that runs a way, if it runs elsewhere."""
+    def remote(self, way: Way) -> Remote | None:
+        """The process that runs a way; None if that is this one."""
         return self.remotes.get(way.peer) if isinstance(way, Setting) else None
 
     def speed_up(self, setting: Setting, repeats: int) -> Estimate:
-        """How many times faster than the default a setting is, in the process of its peer."""
+        """How many times faster than the default a setting is, in the process of its peer.
+
+        setting: of a peer that runs elsewhere.
+        repeats: rounds of timing, at least 1.
+        """
         ratios = self.remotes[setting.peer].ratios(setting, self.single, repeats, self.steps)
         return bootstrap(ratios).named("speed-up", "x")
 

@@ -1,4 +1,4 @@
-"""What each peer is tried with: families of settings that differ in their number of steps alone."""
+"""What each peer is tried with: ladders of settings, which differ in their number of steps alone."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Any
 
 from hasten.bench.setting import Setting
 from hasten.bench.worker import SKRAMPLE
+from hasten.caches import DiffusersMagCache
 from hasten.evaluate.problem import Problem
 from hasten.processes import from_config
 
@@ -21,7 +22,12 @@ Scheduler = tuple[str, Mapping[str, Any]]
 
 @dataclass(frozen=True)
 class Ladder:
-    """Settings of a peer that differ in their steps. calls: of the network a step, without the method."""
+    """Settings of a peer that differ in their steps.
+
+    peer: whose.
+    scheduler, method: of every setting, as in `Setting`.
+    calls: of the network a step, without the method; at least 1.
+    """
 
     peer: str
     scheduler: Scheduler | None = None
@@ -29,12 +35,12 @@ class Ladder:
     calls: int = 1
 
     def at(self, steps: int) -> Setting:
-        """The member with so many steps."""
+        """The setting with so many steps."""
         return Setting(self.peer, self.scheduler, steps, self.method)
 
 
-def ladder(problem: Problem) -> list[int]:
-    """Numbers of steps that are tried, up to the default's."""
+def step_numbers(problem: Problem) -> list[int]:
+    """The numbers of steps that are tried, up to the default's."""
     return [*(steps for steps in STEPS if steps < problem.steps), problem.steps]
 
 
@@ -68,7 +74,11 @@ _BENT = ({}, {"use_karras_sigmas": True}, {"use_exponential_sigmas": True}, {"us
 
 
 def schedulers(problem: Problem, peer: str) -> list[Ladder]:
-    """Every deterministic scheduler of diffusers with every way it has of placing the times, likely ones first."""
+    """Every deterministic scheduler of diffusers with every way it has of placing the times, likely ones first.
+
+    problem: whose pipeline they are for.
+    peer: whose ladders they become.
+    """
     dynamic = bool(problem.pipe.scheduler.config.get("use_dynamic_shifting"))
     kinds = _flow(dynamic) if _flows(problem) else _noise()
     return [Ladder(peer, scheduler, calls=2 if scheduler[0] in _TWICE else 1) for scheduler in kinds]
@@ -111,7 +121,7 @@ def _fields(name: str) -> set[str]:
 
 
 def skramples(problem: Problem, peer: str) -> list[Ladder]:
-    """The deterministic samplers of skrample's wrapper with its ways of placing the times."""
+    """The deterministic samplers of skrample's wrapper with its ways of placing the times; as `schedulers`."""
     orders = {"DPM": (2, 3), "UniPC": (2, 3), "Adams": (2, 4), "SPC": (0,), "Euler": (0,)}
     shifts = [{"shift": shift} for shift in _SHIFTS] if _flows(problem) else []
     times: list[dict[str, Any]] = [{}, *({"schedule": s} for s in ("Karras", "Beta", "Exponential", "Probit")), *shifts]
@@ -128,19 +138,23 @@ def upon(
 ) -> list[Ladder]:
     """Methods on the network, each with good schedulers and the pipeline's own.
 
+    peer: whose ladders they become.
+    methods: as in `Setting`.
+    good: schedulers, as in `Setting`.
     in_turn: one method after the other, for those that take long to put on; else one scheduler after the other.
     """
     pairs = itertools.product(methods, (*good, None))
-    found = [Ladder(peer, scheduler, method) for method, scheduler in pairs]
-    return found if in_turn else sorted(found, key=lambda f: (*good, None).index(f.scheduler))
+    ladders = [Ladder(peer, scheduler, method) for method, scheduler in pairs]
+    return ladders if in_turn else sorted(ladders, key=lambda one: (*good, None).index(one.scheduler))
 
 
 def each(name: str, **choices: Sequence[Any]) -> list[dict[str, Any]]:
-    """A method with every combination of its fields' values."""
+    """A method with every combination of values of its fields."""
     return [{"name": name, **dict(zip(choices, values))} for values in itertools.product(*choices.values())]
 
 
 def is_unet(problem: Problem) -> bool:
+    """Whether the pipeline's network is a U-Net."""
     return hasattr(problem.pipe, "unet")
 
 
@@ -148,8 +162,6 @@ def diffusers_caches(problem: Problem) -> list[dict[str, Any]]:
     """The caches that diffusers ships; MagCache is calibrated here."""
     if is_unet(problem):
         return each("diffusers-pab", cross=[2, 4], spatial=[1, 2])
-    from hasten.caches import DiffusersMagCache
-
     prompt = list(problem.samples["search"].prompts[:1])
     ratios = DiffusersMagCache(ratios=(1.0,)).fit(problem.pipe, prompt=prompt, **problem.call).ratios
     return [

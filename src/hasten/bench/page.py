@@ -6,15 +6,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from hasten.bench.result import OURS, PICTURE, BenchResult, confirmed, side, words
+from hasten.bench.outcome import OURS, PICTURE, BenchOutcome, side, words
 from hasten.measure import Estimate
 
 COLOURS = ("#2f5fd0", "#b3401f", "#8a4fbf", "#b8860b", "#3a8fa3")
+SHOWN_DIGITS = "2357"  # of the minor ticks, whose nine labels would be too many
 GREEN, INK, SOFT = "#0f7b4f", "#1c1e21", "#9aa1ab"
 
 
-def table(result: BenchResult) -> str:
-    """The claim, every confirmed setting, and who could not take part, as Markdown."""
+def table(result: BenchOutcome) -> str:
+    """The claim, every measured setting, and who could not take part, as Markdown."""
     facts = result.facts
     samples, default = facts["samples"], facts["default"]
     lines = [
@@ -24,12 +25,11 @@ def table(result: BenchResult) -> str:
         f"| the default | {default['scheduler']}, {default['steps']} steps | 1 | 1 | "
         f"{100 * result.baseline.numbers.flips.value:.0f} % | {result.baseline.numbers.cost.calls} | |",
     ]  # fmt: skip
-    for finalist in result.front:
-        found = confirmed(finalist)
-        best = finalist is result.best(side(finalist))
+    for entry in result.front:
+        numbers, best = entry.confirmed, entry is result.best(side(entry))
         row = (
-            side(finalist), words(finalist), _spread(found.speed), _spread(found.drift),
-            f"{100 * found.flips.value:.0f} %", str(found.cost.calls), "yes" if found.within else "no",
+            side(entry), words(entry), _spread(numbers.speed), _spread(numbers.drift),
+            f"{100 * numbers.flips.value:.0f} %", str(numbers.cost.calls), "yes" if numbers.within else "no",
         )  # fmt: skip
         lines.append(f"| {' | '.join(f'**{cell}**' if best else cell for cell in row)} |")
     lines += ["", f"Bold: the best of each within the budget of {result.budget}."]
@@ -48,8 +48,12 @@ def table(result: BenchResult) -> str:
     return "\n".join(lines)
 
 
-def picture(result: BenchResult, file: Path) -> None:
-    """Drift against speed of every setting: small what was tried, large what was confirmed."""
+def picture(result: BenchOutcome, file: Path) -> None:
+    """Draw drift against speed of every setting into a PNG file: small what was tried, large what was confirmed.
+
+    result: what is drawn.
+    file: that is written.
+    """
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8, 5.4), layout="constrained")
@@ -60,24 +64,26 @@ def picture(result: BenchResult, file: Path) -> None:
     for colour, (name, race) in zip(COLOURS, result.races.items()):
         points = [(t.score.speed, t.score.drift) for t in race.trials if t.score.drift > 0]
         axes.plot(*zip(*points), ".", color=colour, alpha=0.35, markersize=5)
-        _confirmed(axes, result, name, colour, "o")
-    _confirmed(axes, result, OURS, GREEN, "*")
+        _draw_entries(axes, result, name, colour, "o")
+    _draw_entries(axes, result, OURS, GREEN, "*")
     axes.set(xscale="log", yscale="log", xlabel="faster than the default", ylabel="drift, relative to the default")
     axes.set_title(f"{result.facts['model']}: budget {result.budget}", loc="left")
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_formatter("{x:g}×")
-        axis.set_minor_formatter(lambda x, _: f"{x:g}" if f"{x:e}"[0] in "2357" else "")  # nine are too many
+        axis.set_minor_formatter(lambda x, _: f"{x:g}" if f"{x:e}"[0] in SHOWN_DIGITS else "")
         axis.set_tick_params(which="minor", labelsize=7, labelcolor=SOFT)
     axes.grid(alpha=0.3)
     axes.legend(frameon=False)
     figure.savefig(file, dpi=140)
 
 
-def _confirmed(axes: Any, result: BenchResult, name: str, colour: str, marker: str) -> None:
-    mine = [confirmed(f) for f in result.front if side(f) == name and 0 < confirmed(f).drift.value < float("inf")]
+def _draw_entries(axes: Any, result: BenchOutcome, name: str, colour: str, marker: str) -> None:
+    """The measured entries of one side, with their intervals."""
+    mine = [entry.confirmed for entry in result.front if side(entry) == name]
+    mine = [numbers for numbers in mine if 0 < numbers.drift.value < float("inf")]
     if not mine:
         return
-    speeds, drifts = [c.speed for c in mine], [c.drift for c in mine]
+    speeds, drifts = [numbers.speed for numbers in mine], [numbers.drift for numbers in mine]
     (x, across), (y, up) = _bars(speeds), _bars(drifts)
     size = 15 if marker == "*" else 8
     axes.errorbar(
@@ -94,16 +100,16 @@ def _spread(estimate: Estimate) -> str:
     return f"{estimate.value:.2f} ({estimate.low:.2f} to {estimate.high:.2f})"
 
 
-def _has_ours(result: BenchResult) -> bool:
-    return any(side(f) == OURS for f in result.front)
+def _has_ours(result: BenchOutcome) -> bool:
+    return any(side(entry) == OURS for entry in result.front)
 
 
-def _tried(result: BenchResult, name: str) -> str:
+def _tried(result: BenchOutcome, name: str) -> str:
     race = result.races[name]
     parts = [f"{name}: {len(race.trials)} settings scored, {race.hopeless} given up early"]
     if race.refused:
         last = next(reversed(race.refused.values()))
         parts.append(f"{len(race.refused)} that do not run here (such as: {last[:200]})")
     if race.left:
-        parts.append(f"{race.left} families that there was no time for")
+        parts.append(f"{race.left} ladders that there was no time for")
     return ", ".join(parts)

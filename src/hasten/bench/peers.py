@@ -17,9 +17,12 @@ from hasten.evaluate.problem import Problem
 class Peer:
     """A package to be measured against.
 
-    package: what is imported. schedulers: its own families of schedulers. methods: what it puts on a network,
-    which is tried with good schedulers of diffusers. here: whether it runs in hasten's process; elsewhere:
-    whether it can run in another Python.
+    name: what it is called.
+    package: what is imported.
+    schedulers: makes the ladders of its own schedulers; None if it has none.
+    methods: makes what it puts on a network, to be tried with good schedulers of diffusers; None if it has nothing.
+    here: whether it can run in hasten's process.
+    elsewhere: whether it can run in another Python.
     """
 
     name: str
@@ -29,17 +32,24 @@ class Peer:
     here: bool = True
     elsewhere: bool = True
 
-    def families(self, problem: Problem, good: Sequence[Scheduler | None], remote: bool) -> list[Ladder]:
-        """Everything it is tried with. Raises HastenError if it has nothing for this model."""
-        found = [] if self.schedulers is None else self.schedulers(problem, self.name)
+    def ladders(self, problem: Problem, good: Sequence[Scheduler | None], remote: bool) -> list[Ladder]:
+        """Everything it is tried with.
+
+        problem: whose pipeline.
+        good: schedulers of diffusers that its methods are tried with.
+        remote: whether it runs in another Python.
+
+        Raises HastenError if it has nothing for this model.
+        """
+        some = [] if self.schedulers is None else self.schedulers(problem, self.name)
         if self.methods is not None and not (remote and self.schedulers):
-            found += ladders.upon(self.name, self.methods(problem), good, in_turn=remote)
-        if not found:
+            some += ladders.upon(self.name, self.methods(problem), good, in_turn=remote)
+        if not some:
             raise HastenError(f"{self.name}: has nothing for {type(problem.pipe).__name__}")
-        return found
+        return some
 
     def import_here(self) -> None:
-        """Raises HastenError, with the reason, if it cannot be imported."""
+        """Import it. Raises HastenError, with the reason, if it cannot be imported."""
         try:
             importlib.import_module(self.package)
         except Exception as error:  # a broken installation raises anything
@@ -62,23 +72,23 @@ DEFAULT = ("diffusers", "deepcache", "cache-dit", "pruna")
 def chosen(against: str | Iterable[str]) -> list[Peer]:
     """The peers by name, from a list or a text with commas. Raises HastenError for a name nobody knows."""
     names = against.split(",") if isinstance(against, str) else against
-    found = list(dict.fromkeys(name.strip() for name in names if name.strip()))
-    for name in found:
+    named = list(dict.fromkeys(name.strip() for name in names if name.strip()))
+    for name in named:
         if name not in PEERS:
             raise HastenError(f"against: {name!r} is not known; choose some of: {', '.join(PEERS)}")
-    if not found:
+    if not named:
         raise HastenError(f"against: there is nobody; choose some of: {', '.join(PEERS)}")
-    return [PEERS[name] for name in found]
+    return [PEERS[name] for name in named]
 
 
 def pythons(given: Mapping[str, str] | Iterable[str]) -> dict[str, str]:
-    """Which Python a peer runs under, from a mapping or texts like "pruna=/path/to/bin/python".
+    """Peer -> the Python that it runs under, from a mapping or texts like "pruna=/path/to/bin/python".
 
     Raises HastenError for another form, an unknown peer, or one that only runs in hasten's own process.
     """
     pairs = given.items() if isinstance(given, Mapping) else (text.partition("=")[::2] for text in given)
-    found = {name.strip(): path.strip() for name, path in pairs}
-    for name, path in found.items():
+    paths = {name.strip(): path.strip() for name, path in pairs}
+    for name, path in paths.items():
         if name not in PEERS or not path:
             raise HastenError(
                 f"python: {f'{name}={path}'!r} is not understood; give PEER=/path/to/bin/python, "
@@ -86,4 +96,4 @@ def pythons(given: Mapping[str, str] | Iterable[str]) -> dict[str, str]:
             )
         if not PEERS[name].elsewhere:
             raise HastenError(f"python: {name} runs in hasten's own process only; leave it out")
-    return found
+    return paths

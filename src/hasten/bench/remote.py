@@ -31,10 +31,14 @@ class PeerError(HastenError):
 
 
 class Remote:
-    """A process of a peer. Close it, or use it as a context.
+    """A process of a peer. Close it, or use it as a context. `versions` tells what it runs with.
 
-    name, package: the peer's, and what it is imported as. python: the interpreter. patience: seconds for one request.
-    versions: of what it runs with. Raises PeerError where it does not start or cannot import its package.
+    name: of the peer.
+    package: what it is imported as.
+    python: the interpreter.
+    patience: seconds that one request may take.
+
+    Raises PeerError where it does not start or cannot import its package.
     """
 
     def __init__(self, name: str, package: str, python: str, patience: float = PATIENCE) -> None:
@@ -59,7 +63,13 @@ class Remote:
             raise
 
     def ask(self, what: str, **request: Any) -> dict[str, Any]:
-        """What the worker answers. Raises PeerError if it refuses, stops, or takes longer than its patience."""
+        """What the worker answers to a request.
+
+        what: the name of the request.
+        request: its fields.
+
+        Raises PeerError if the worker refuses, stops, or takes longer than the patience.
+        """
         stdin = self._process.stdin
         assert stdin is not None
         with contextlib.suppress(OSError):  # where it has ended the answer is None
@@ -101,7 +111,14 @@ class Remote:
         )  # fmt: skip
 
     def differs(self, problem: Problem, samples: Samples, default: Pictures) -> float:
-        """RMSE between the default's latents here and there. Raises PeerError where it is too large to compare."""
+        """RMSE between the default's latents here and there.
+
+        problem: whose default.
+        samples: that are drawn there.
+        default: their pictures here.
+
+        Raises PeerError where it is too large for the peer to be compared.
+        """
         there = self.draw(None, samples, problem.batch)
         far = float((there.latents - default.latents).square().mean().sqrt())
         if not far <= CLOSE:
@@ -109,7 +126,7 @@ class Remote:
         return far
 
     def draw(self, setting: Setting | None, samples: Samples, batch: int) -> Pictures:
-        """The samples by a setting, or by the default."""
+        """The samples by a setting, `batch` at a time; None is the default."""
         from safetensors.torch import load_file
 
         file = Path(self.folder.name) / "drawn.safetensors"
@@ -120,14 +137,20 @@ class Remote:
         return Pictures(**load_file(file))
 
     def ratios(self, setting: Setting, one: Samples, rounds: int, steps: int) -> list[float]:
-        """The default's time at `steps` steps over the setting's, in turn in the process there."""
+        """The default's time over a setting's, in turn in the process there, one ratio a round.
+
+        setting: that is timed.
+        one: the sample.
+        rounds: at least 1.
+        steps: of the default.
+        """
         answer = self.ask(
             "time", setting=setting.to_dict(), prompts=one.prompts, seeds=one.seeds, rounds=rounds, steps=steps
         )
         return [default / other for default, other in answer["seconds"]]
 
     def cost(self, setting: Setting, one: Samples) -> Cost:
-        """Of one image, without a clock."""
+        """What one image costs, counted and not timed."""
         return Cost(**self.ask("cost", setting=setting.to_dict(), prompts=one.prompts, seeds=one.seeds))
 
     def close(self) -> None:

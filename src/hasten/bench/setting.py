@@ -8,16 +8,18 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 READABLE = 4  # numbers of a setting that are spelled out
-UNTOLD = ("prediction_type", "final_sigmas_type")  # changes that others bring with them
+UNTOLD = ("prediction_type", "final_sigmas_type")  # changes that follow from others, and are not put into words
 
 
 @dataclass(frozen=True)
 class Setting:
     """How a peer runs the pipeline.
 
-    scheduler: the name of a diffusers scheduler (or "skrample") and what is changed of the pipeline's own
-    config; None is that of the pipeline. steps: None is the default's. method: what is put on the network,
-    {"name": ..., ...}; None is nothing.
+    peer: whose setting it is.
+    scheduler: the name of a diffusers scheduler (or "skrample") and what is changed of the pipeline's own config; None
+        is the pipeline's own scheduler.
+    steps: how many; None is the default's number.
+    method: what is put on the network, {"name": ..., ...}; None is nothing.
     """
 
     peer: str
@@ -26,7 +28,7 @@ class Setting:
     method: Mapping[str, Any] | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON values."""
+        """As plain JSON values."""
         return asdict(self)
 
     def to_json(self) -> str:
@@ -60,7 +62,7 @@ def _readable(value: Any) -> bool:
 
 
 def _change(key: str, value: Any) -> str:
-    """A change of a scheduler's config as people speak of it: "karras", "order 2", "trailing"."""
+    """A change of a scheduler's config in short: "karras", "order 2", "trailing"."""
     for affix in ("use_", "solver_", "timestep_"):
         key = key.removeprefix(affix)
     if value is True:

@@ -356,7 +356,7 @@ def _show(result: Any, folder: Path) -> None:
         found = finalist.confirmed
         mark = "bold green" if finalist is result.best else None
         table.add_row(
-            finalist.name, words(finalist.recipe), f"{found.speed.value:.2f}x", f"{found.drift.value:.2f}x",
+            finalist.name, words(finalist.way), f"{found.speed.value:.2f}x", f"{found.drift.value:.2f}x",
             f"{100 * found.flips.value:.0f} %", style=mark,
         )  # fmt: skip
     console.print(table)
@@ -369,7 +369,7 @@ def _show_bench(result: Any, folder: Path) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from hasten.bench.result import side, words
+    from hasten.bench.outcome import side, words
 
     console = Console()
     table = Table("", "setting", "faster", "drift", "flips", "", box=None, pad_edge=False)

@@ -22,10 +22,15 @@ RESAMPLES = 2000
 
 @dataclass(frozen=True)
 class Estimate:
-    """A value, the interval [low, high] that holds the truth with `confidence`, and the sample count `n`.
+    """A number with its interval and sample count. `str()` shows three digits; `format(estimate, ".4f")` shows four.
 
-    Bounds are infinite where the sample says nothing about the spread (n = 1). `str()` shows three digits,
-    `format(estimate, ".4f")` what it is told to.
+    value: the estimate.
+    low: the lower end of the interval that holds the truth with `confidence`; infinite for n = 1.
+    high: the upper end.
+    n: how many samples it was made of.
+    name: what was measured, for printing.
+    unit: printed after the number.
+    confidence: of the interval, between 0 and 1.
     """
 
     value: float
@@ -90,10 +95,16 @@ def bootstrap(
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> Estimate:
-    """Percentile bootstrap of "mean", "median", "p95" or "p05" over independent samples.
+    """A statistic of independent samples, with its percentile-bootstrap interval.
 
-    samples: 1-D, no NaN. The same seed gives the same interval. With few samples the intervals of the outer
-    percentiles are too narrow: no resample goes beyond the largest value seen (n >= 60 for p95 is sensible).
+    samples: numbers, one row, no NaN.
+    statistic: "mean", "median", "p95" or "p05". The intervals of p95 and p05 are too narrow for few samples, since no
+        resample goes beyond the largest value seen: take at least 60.
+    confidence: of the interval, between 0 and 1.
+    resamples: how many, at least 1.
+    seed: of the resampling; the same seed gives the same interval.
+
+    Raises HastenError for samples that are empty or hold NaN, and for an unknown statistic.
     """
     x = _checked(samples)
     if statistic not in STATISTICS:
@@ -112,9 +123,16 @@ def bootstrap_ratio(
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> Estimate:
-    """statistic(above) / statistic(below) of paired samples; both are resampled with the same indices.
+    """statistic(above) / statistic(below) of paired samples, with its interval.
 
-    What the pairs share (a hard prompt, a noisy second) cancels. 0 / 0 counts as 1, x / 0 as infinity.
+    Both are resampled with the same indices, so what the pairs share (a hard prompt, a noisy second) cancels.
+    0 / 0 counts as 1, x / 0 as infinity.
+
+    above: numbers, one row, no NaN.
+    below: as many numbers, the i-th paired with the i-th above.
+    statistic, confidence, resamples, seed: as in `bootstrap`.
+
+    Raises HastenError as `bootstrap`, and for rows of different lengths.
     """
     x, y = _checked(above), _checked(below)
     if len(x) != len(y):
@@ -127,24 +145,32 @@ def bootstrap_ratio(
 
 
 def wilson(successes: int, n: int, *, confidence: float = CONFIDENCE) -> Estimate:
-    """A share with Wilson's score interval, good for shares near 0 and 1. With n = 0: NaN in [0, 1]."""
-    from scipy.stats import norm
+    """A share with Wilson's score interval, which is good for shares near 0 and 1 too.
+
+    successes: how many, from 0 to n.
+    n: of how many; for 0 the share is NaN in [0, 1].
+    confidence: of the interval, between 0 and 1.
+
+    Raises HastenError for successes outside 0 to n.
+    """
+    from scipy.stats import binomtest
 
     if not 0 <= successes <= n:
         raise HastenError(f"successes: {successes} of {n} is not a share")
     if n == 0:
         return Estimate(math.nan, 0.0, 1.0, 0, confidence=confidence)
-    z = float(norm.ppf((1 + _confidence(confidence)) / 2))
-    share = successes / n
-    centre = (share + z * z / (2 * n)) / (1 + z * z / n)
-    half = z / (1 + z * z / n) * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
-    low = 0.0 if successes == 0 else centre - half
-    high = 1.0 if successes == n else centre + half
-    return Estimate(share, low, high, n, confidence=confidence)
+    bounds = binomtest(successes, n).proportion_ci(_confidence(confidence), method="wilson")
+    return Estimate(successes / n, float(bounds.low), float(bounds.high), n, confidence=confidence)
 
 
 def interval(value: float, draws: ArrayLike, n: int, confidence: float = CONFIDENCE) -> Estimate:
-    """The central part of a bootstrap distribution as an `Estimate`; unbounded for n = 1."""
+    """An `Estimate` whose interval is the central part of a bootstrap distribution.
+
+    value: the estimate.
+    draws: the statistic of every resample.
+    n: how many samples were resampled; for 1 the interval is unbounded.
+    confidence: the share of the draws inside the interval, between 0 and 1.
+    """
     tail = 50 * (1 - _confidence(confidence))
     if n == 1:
         return Estimate(value, -math.inf, math.inf, 1, confidence=confidence)
@@ -154,7 +180,10 @@ def interval(value: float, draws: ArrayLike, n: int, confidence: float = CONFIDE
 
 
 def resampled(n: int, resamples: int, seed: int, cells: int = 2_000_000) -> Iterator[NDArray[np.intp]]:
-    """Bootstrap indices (rows, n), in chunks of at most about `cells` numbers."""
+    """Bootstrap indices (rows, n), in chunks of at most about `cells` numbers.
+
+    scipy.stats.bootstrap draws the same indices, but refuses a single sample and rounds the interval's ends otherwise.
+    """
     left = positive_int("resamples", resamples)
     generator = np.random.default_rng(seed)
     while left > 0:

@@ -1,126 +1,27 @@
-"""What each ingredient of a recipe contributes: the recipe without it, and the default with it alone."""
+"""Measuring what each ingredient of a recipe contributes: the recipe without it, and the default with it alone."""
 
 from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any
 
 from hasten.core.errors import HastenError
 from hasten.evaluate.confirmation import SPLIT
+from hasten.evaluate.contributions import Ablation, Contribution, Ingredient
 from hasten.evaluate.problem import Pictures, Problem, Ticks
 from hasten.evaluate.results import Baseline, Finalist
+from hasten.evaluate.scores import compared
 from hasten.measure import Drift, Estimate, relative, timed_ratio
 from hasten.recipe import Recipe
 from hasten.runtime.acceleration import Acceleration
-from hasten.search.judge import compared
 
 STEPS, SOLVER, SCALE = "fewer steps", "solver", "guidance scale"
 WHOLE = "the whole"
-LEAST = 1.1  # of the whole's speed-up, for its logarithm to be divided into parts
-CLOSED = 0.15  # how far the parts may sum from the whole
-
-
-@dataclass(frozen=True)
-class Ingredient:
-    """A part of a recipe: the recipe without it, and one that holds nothing else.
-
-    factor: whether its speed-up is a factor of the whole's; if not, it says nothing alone.
-    """
-
-    name: str
-    without: Recipe
-    alone: Recipe | None = None
-    factor: bool = True
-
-
-@dataclass(frozen=True)
-class Contribution:
-    """An ingredient, measured. last: the time of the recipe without it over that of the recipe. macs: likewise.
-
-    drift and flips: without it, as in `Confirmed`; None where the recipe without it diverges. first: the default's
-    time over that of the default with it alone; None where that was not timed.
-    """
-
-    ingredient: Ingredient
-    last: Estimate
-    macs: float
-    drift: Estimate | None
-    flips: Estimate | None
-    first: Estimate | None = None
-
-    @property
-    def speed(self) -> Estimate:
-        """How much faster it makes the whole: the geometric mean of coming first and coming last.
-
-        Where ingredients help or hinder each other in pairs, these multiply to the whole exactly.
-        """
-        if self.first is None:
-            return self.last
-        means = {k: math.sqrt(getattr(self.first, k) * getattr(self.last, k)) for k in ("value", "low", "high")}
-        return replace(self.last, **means)
-
-    def to_json(self) -> dict[str, Any]:
-        return {
-            "name": self.ingredient.name,
-            "factor": self.ingredient.factor,
-            "speed": self.speed.to_json(),
-            "alone": None if self.first is None else self.first.to_json(),
-            "with the others": self.last.to_json(),
-            "macs": self.macs,
-            "without": {
-                "drift": None if self.drift is None else self.drift.to_json(),
-                "flips": None if self.flips is None else self.flips.to_json(),
-            },
-        }
-
-
-@dataclass(frozen=True)
-class Ablation:
-    """The contributions to one recipe. whole: the default's time over the recipe's, timed with them.
-
-    refused: ingredients that the recipe cannot run without, and why.
-    """
-
-    whole: Estimate
-    rows: Sequence[Contribution]
-    refused: Mapping[str, str] = field(default_factory=dict)
-
-    @property
-    def names(self) -> list[str]:
-        return [row.ingredient.name for row in self.rows]
-
-    @property
-    def factors(self) -> list[float]:
-        """The speed-ups of the ingredients that are to make up the whole's."""
-        return [row.speed.value for row in self.rows if row.ingredient.factor]
-
-    @property
-    def product(self) -> float:
-        """The factors, multiplied."""
-        return math.prod(self.factors)
-
-    @property
-    def closure(self) -> float | None:
-        """The log speed-ups of the ingredients, summed, over that of the whole: 1 where they are independent.
-
-        None where there is no speed-up to divide.
-        """
-        if self.whole.value < LEAST or not self.rows:
-            return None
-        return math.log(self.product) / math.log(self.whole.value)
-
-    def to_json(self) -> dict[str, Any]:
-        return {
-            "whole": self.whole.to_json(),
-            "rows": [row.to_json() for row in self.rows],
-            "product": self.product,
-            "closure": self.closure,
-            "refused": dict(self.refused),
-        }
+SOLVING: dict[str, Any] = {"solver": None, "grid": None, "end": "data"}  # a recipe's fields of the solver, left out
 
 
 def ingredients(recipe: Recipe) -> list[Ingredient]:
@@ -134,12 +35,12 @@ def ingredients(recipe: Recipe) -> list[Ingredient]:
 
 
 def _steps(recipe: Recipe) -> Iterator[Ingredient]:
-    own: dict[str, Any] = {"solver": None, "grid": None, "end": "data"}
+    solving = {name: getattr(recipe, name) for name in SOLVING}
     if recipe.steps is not None:
-        yield Ingredient(STEPS, _changed(recipe, steps=None, **own), Recipe(steps=recipe.steps, **_of(recipe, own)))
+        yield Ingredient(STEPS, _changed(recipe, steps=None, **SOLVING), Recipe(steps=recipe.steps, **solving))
     if recipe.solver is not None:
         calls = None if recipe.steps is None else recipe.steps * recipe.solver.evaluations
-        yield Ingredient(SOLVER, _changed(recipe, steps=calls, **own), Recipe(**_of(recipe, own)), recipe.steps is None)
+        yield Ingredient(SOLVER, _changed(recipe, steps=calls, **SOLVING), Recipe(**solving), recipe.steps is None)
 
 
 def _guidance(recipe: Recipe) -> Iterator[Ingredient]:
@@ -169,35 +70,32 @@ def _changed(recipe: Recipe, **fields: Any) -> Recipe:
     return recipe.model_copy(update=fields)
 
 
-def _of(recipe: Recipe, names: Iterable[str]) -> dict[str, Any]:
-    return {name: getattr(recipe, name) for name in names}
-
-
 def ablate(
-    problem: Problem, base: Baseline, default: Drift, chosen: Finalist, repeats: int = 5,
+    problem: Problem, base: Baseline, default: Drift, chosen: Finalist[Recipe], repeats: int = 5,
     ticks: Ticks = lambda count: None,
 ) -> Ablation:  # fmt: skip
-    """Measure a confirmed finalist without each of its ingredients, and time the default with each of them alone.
+    """Draw a finalist's recipe without each of its ingredients, and time that and the default with each alone.
 
-    All are timed in turn with it and the default.
+    problem: with confirm samples.
+    base: the default and the reference on these.
+    default: the default's drift on these.
+    chosen: the finalist.
+    repeats: rounds of timing, in turn with the recipe and the default; at least 1.
+    ticks: called as samples are drawn.
     """
-    assert chosen.confirmed is not None
     drawn: list[tuple[Ingredient, Pictures]] = []
     refused: dict[str, str] = {}
-    for one in ingredients(chosen.recipe):
+    for one in ingredients(chosen.way):
         try:
             drawn.append((one, _drawn(problem, base, one.without, ticks)))
         except HastenError as error:
             refused[one.name] = str(error)
-    speeds = _timed(problem, chosen.recipe, {WHOLE: None} | {one.name: one.without for one, _ in drawn}, repeats)
-    last = {name: _inverse(ratio) for name, ratio in speeds.items()}
-    several = sum(one.factor for one, _ in drawn) > 1
-    first = _timed(problem, None, {one.name: one.alone for one, _ in drawn if one.factor and several}, repeats)
+    whole, last, first = _speeds(problem, chosen.way, [one for one, _ in drawn], repeats)
     rows = []
     for one, made in drawn:
         macs = problem.work(one.without)[1] / chosen.confirmed.cost.macs
         rows.append(Contribution(one, last[one.name], macs, *_drift(made, base, default), first.get(one.name)))
-    return Ablation(last[WHOLE], rows, refused)
+    return Ablation(whole, rows, refused)
 
 
 def _drawn(problem: Problem, base: Baseline, recipe: Recipe, ticks: Ticks) -> Pictures:
@@ -207,11 +105,26 @@ def _drawn(problem: Problem, base: Baseline, recipe: Recipe, ticks: Ticks) -> Pi
 
 
 def _drift(made: Pictures, base: Baseline, default: Drift) -> tuple[Estimate | None, Estimate | None]:
+    """Drift and flips; None where the pictures are not finite."""
     try:
-        found = compared(made, base.reference)
-    except HastenError:  # not finite
+        drift = compared(made, base.reference)
+    except HastenError:
         return None, None
-    return relative(found, default, "latent_rmse"), found.flips
+    return relative(drift, default, "latent_rmse"), drift.flips
+
+
+def _speeds(
+    problem: Problem, recipe: Recipe, parts: Iterable[Ingredient], repeats: int
+) -> tuple[Estimate, dict[str, Estimate], dict[str, Estimate]]:
+    """The speed-up of the whole; those of its ingredients as the last one added; and those of each alone.
+
+    One that is the only factor is not timed alone: the whole tells its speed-up.
+    """
+    without = {one.name: one.without for one in parts}
+    factors = {one.name: one.alone for one in parts if one.factor}
+    last = {k: _inverse(ratio) for k, ratio in _timed(problem, recipe, {WHOLE: None} | without, repeats).items()}
+    first = _timed(problem, None, factors if len(factors) > 1 else {}, repeats)
+    return last.pop(WHOLE), last, first
 
 
 def _timed(

@@ -16,12 +16,16 @@ from hasten.recipe import Recipe
 from hasten.runtime.anatomy import network_name
 
 REST = "the rest"
-METHODS = ("encode", "decode")  # what a part is called by, besides being called itself
+METHODS = ("encode", "decode")  # methods of a part that are timed, besides its forward
 
 
 @dataclass(frozen=True)
 class Times:
-    """One image. parts: seconds by part of the pipeline, from the network to "the rest". calls: of the network."""
+    """The time of one image.
+
+    parts: part of the pipeline -> seconds; the network comes first, "the rest" last.
+    calls: of the network.
+    """
 
     parts: Mapping[str, float]
     calls: int
@@ -42,7 +46,11 @@ class Times:
 
 @dataclass(frozen=True)
 class Breakdown:
-    """Where the time goes by the default and by a recipe, one image at a time, both in turn."""
+    """Where the time of one image goes.
+
+    default: by the default.
+    recipe: by the recipe, timed in turn with the default.
+    """
 
     default: Times
     recipe: Times
@@ -57,15 +65,20 @@ class Breakdown:
 
 
 def break_down(problem: Problem, recipe: Recipe, repeats: int = 5) -> Breakdown:
-    """Time the parts of the pipeline; of `repeats` runs each, the one whose total is in the middle is told."""
-    found: tuple[list[Times], list[Times]] = ([], [])
+    """Time the parts of a pipeline by the default and by a recipe.
+
+    problem: whose pipeline.
+    recipe: beside the default.
+    repeats: runs of each, at least 1; the one whose total is in the middle is taken.
+    """
+    timed: tuple[list[Times], list[Times]] = ([], [])
     with problem.running(None) as default, problem.running(recipe) as fast:
         for run in (default, fast):
             run(problem.single)
         for _ in range(repeats):
-            for run, times in zip((default, fast), found):
+            for run, times in zip((default, fast), timed):
                 times.append(_timed(run, problem))
-    return Breakdown(*(sorted(times, key=lambda t: t.total)[len(times) // 2] for times in found))
+    return Breakdown(*(sorted(times, key=lambda t: t.total)[len(times) // 2] for times in timed))
 
 
 def _timed(run: Runner, problem: Problem) -> Times:
@@ -83,7 +96,7 @@ def _timed(run: Runner, problem: Problem) -> Times:
 
 
 class Stopwatch:
-    """Seconds and calls by name. What is called within something timed counts to that alone."""
+    """Seconds and calls of functions, by name. Time inside a nested timed function counts for the outer one alone."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
@@ -91,7 +104,7 @@ class Stopwatch:
         self._running = False
 
     def timed(self, name: str, inner: Callable[..., Any]) -> Callable[..., Any]:
-        """`inner`, timed."""
+        """`inner`, with its time and calls added under `name`."""
 
         def call(*args: Any, **kwargs: Any) -> Any:
             if self._running:
@@ -111,7 +124,7 @@ class Stopwatch:
 
 
 class Watched:
-    """Stands in for a part of a pipeline, and is that part in everything but that its calls are timed."""
+    """Stands in for a part of a pipeline and behaves as it does; its calls are timed."""
 
     def __init__(self, part: nn.Module, name: str, watch: Stopwatch) -> None:
         self.__dict__.update(_part=part, _name=name, _watch=watch)
@@ -133,7 +146,11 @@ class Watched:
 
 @contextmanager
 def watched(pipe: Any, watch: Stopwatch) -> Iterator[None]:
-    """Time every module of a pipeline by its name. The modules are not touched; the pipeline is as it was on exit."""
+    """Time every module of a pipeline by its name. The modules are not touched; the pipeline is restored on exit.
+
+    pipe: a diffusers pipeline.
+    watch: what adds up the times.
+    """
     parts = {name: part for name, part in pipe.components.items() if isinstance(part, nn.Module)}
     try:
         for name, part in parts.items():

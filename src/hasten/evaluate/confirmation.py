@@ -1,117 +1,174 @@
-"""Measuring finalists again on samples that the search never saw. Only these numbers are claimed."""
+"""Measuring candidates on samples that no search saw. Only these numbers are claimed."""
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 
 from hasten.core.errors import HastenError
-from hasten.evaluate.budget import Budget
+from hasten.evaluate.budget import Budget, Score
 from hasten.evaluate.problem import Cost, Problem, Ticks
-from hasten.evaluate.references import Yardstick
-from hasten.evaluate.results import Baseline, Confirmed, Finalist
+from hasten.evaluate.references import References
+from hasten.evaluate.results import Baseline, Candidate, Confirmed, Drawn, Finalist, W
+from hasten.evaluate.scores import compared
 from hasten.measure import Drift, Estimate, relative, timed_ratio
-from hasten.search.judge import compared
+from hasten.recipe import Recipe
 
 SPLIT = "confirm"
-LOOKS = 2  # recipes that are made to keep the budget on the confirm samples
-GAIN = 1.05  # times what keeps the budget already that they must promise to be faster
+LOOKS = 2  # recipes that are given more steps, at most
+GAIN = 1.05  # a recipe with more steps must promise to be so much faster than what keeps the budget already
 METRICS = ("latent_rmse", "rmse", "psnr", "ssim", "effnet")
 
+Slower = Callable[[Candidate[Recipe], int], Candidate[Recipe]]
+"""Makes a candidate with so many steps of another one."""
 
-def baseline(problem: Problem, yardstick: Yardstick, ticks: Ticks = lambda count: None) -> tuple[Baseline, Drift]:
-    """The default and the reference on the confirm samples, and how far apart they are."""
-    default, reference = yardstick.default(SPLIT, ticks), yardstick.reference(SPLIT, ticks)
-    found, exactly = compared(default, reference), Estimate(1.0, 1.0, 1.0, len(default.images), unit="x")
-    numbers = confirmed(found, found, exactly, problem.cost(None))
-    return Baseline(numbers, default, reference), found
+
+def baseline(problem: Problem, references: References, ticks: Ticks = lambda count: None) -> tuple[Baseline, Drift]:
+    """The default and the reference on the confirm samples, and the default's drift.
+
+    problem: with confirm samples.
+    references: of the problem.
+    ticks: called as samples are drawn.
+    """
+    default, reference = references.default(SPLIT, ticks), references.reference(SPLIT, ticks)
+    drift, one = compared(default, reference), Estimate(1.0, 1.0, 1.0, len(default.images), unit="x")
+    return Baseline(numbers(drift, drift, one, problem.cost(None)), default, reference), drift
 
 
 def redraw(
-    problem: Problem, base: Baseline, finalists: Sequence[Finalist], ticks: Ticks = lambda count: None
-) -> dict[str, tuple[Finalist, Drift]]:
-    """The finalists' pictures of the confirm samples and their drift, by name.
+    problem: Problem, base: Baseline, candidates: Sequence[Candidate[W]], ticks: Ticks = lambda count: None
+) -> dict[str, Drawn[W]]:
+    """The candidates' pictures of the confirm samples, by name. One whose pictures are not finite is left out.
 
-    One that fails on these samples (it diverges) is left out. Raises HastenError if none is left.
+    problem: with confirm samples.
+    base: whose reference they are compared with.
+    candidates: what is drawn.
+    ticks: called as samples are drawn.
+
+    Raises HastenError if none is left.
     """
-    drawn: dict[str, tuple[Finalist, Drift]] = {}
-    for finalist in finalists:
-        made = problem.draw(finalist.recipe, problem.samples[SPLIT], ticks)
+    drawn: dict[str, Drawn[W]] = {}
+    for candidate in candidates:
+        pictures = problem.draw(candidate.way, problem.samples[SPLIT], ticks)
         try:
-            found = compared(made, base.reference)
+            drift = compared(pictures, base.reference)
         except HastenError:  # not finite
             continue
-        drawn[finalist.name] = replace(finalist, pictures=made), found
+        drawn[candidate.name] = Drawn(candidate, pictures, drift)
     if not drawn:
         raise HastenError("confirm: none of the recipes gives finite images on the confirm samples")
     return drawn
 
 
-def steadied(
-    problem: Problem, base: Baseline, default: Drift, drawn: Mapping[str, tuple[Finalist, Drift]], budget: Budget,
-    slower: Callable[[Finalist, int], Finalist], ticks: Ticks = lambda count: None,
-) -> dict[str, tuple[Finalist, Drift]]:  # fmt: skip
-    """More finalists, drawn, where the others leave a gap: fast ones that keep the budget but for their doubt, with as
-    many more steps as a solver of second order needs to be rid of it. At most LOOKS.
+def with_more_steps(
+    problem: Problem, base: Baseline, default: Drift, drawn: Mapping[str, Drawn[Recipe]], budget: Budget,
+    slower: Slower, ticks: Ticks = lambda count: None,
+) -> dict[str, Drawn[Recipe]]:  # fmt: skip
+    """Draw some candidates again with more steps, where that is likely to make the best recipe faster.
 
-    slower(finalist, steps): the same with more steps.
+    A fast candidate may be within the budget by its estimates but not at the worse end of its intervals. It is given
+    as many more steps as its excess calls for, if its error falls with the square of the steps. It is drawn if it
+    would then still be faster than every candidate that keeps the budget already. At most LOOKS are drawn.
+
+    problem: with confirm samples.
+    base: the default and the reference on these.
+    default: the default's drift on these.
+    drawn: the candidates, by name.
+    budget: to be kept.
+    slower: makes the candidates with more steps.
+    ticks: called as samples are drawn.
     """
-    limits, more = base.numbers.score, dict[str, tuple[Finalist, Drift]]()
-    seen = [(f.searched.speed, f, prospect(d, default, f.searched.speed)) for f, d in drawn.values() if f.searched]
+    limits, more = base.numbers.score, dict[str, Drawn[Recipe]]()
+    seen = [
+        (one.candidate, one.candidate.searched.speed, prospect(one.drift, default, one.candidate.searched.speed))
+        for one in drawn.values()
+        if one.candidate.searched is not None
+    ]
     for _ in range(LOOKS if budget.seeks_speed else 0):
-        sure = max((speed for speed, _, found in seen if budget.within(found.doubt, limits)), default=0.0)
-        promising = []
-        for speed, finalist, found in seen:
-            excess, now = max(budget.excess(found.doubt, limits).values()), finalist.recipe.steps
-            if now and 0 < excess < math.inf and budget.within(found.score, limits):
-                steps = max(now + 1, math.ceil(now * math.sqrt(1 + excess)))
-                promising.append((speed * now / steps, steps, finalist))
-        speed, steps, finalist = max(promising, key=lambda one: one[0], default=(0.0, 0, None))
-        if finalist is None or speed < GAIN * sure:
+        kept = [speed for _, speed, numbers in seen if budget.within(numbers.pessimistic, limits)]
+        promising = [
+            (speed * now / steps, steps, candidate)
+            for candidate, speed, numbers in seen
+            if (now := candidate.way.steps) and (steps := _enough(now, numbers, budget, limits))
+        ]
+        speed, steps, candidate = max(promising, key=lambda one: one[0], default=(0.0, 0, None))
+        if candidate is None or speed < GAIN * max(kept, default=0.0):
             break
         try:
-            made = redraw(problem, base, [slower(finalist, steps)], ticks)
-        except HastenError:  # it cannot be fitted, or diverges
+            again = redraw(problem, base, [slower(candidate, steps)], ticks)
+        except HastenError:  # it cannot be fitted, or its pictures are not finite
             break
-        more |= made
-        seen += [(speed, f, prospect(d, default, speed)) for f, d in made.values()]
+        more |= again
+        seen += [(one.candidate, speed, prospect(one.drift, default, speed)) for one in again.values()]
     return more
 
 
+def _enough(now: int, numbers: Confirmed, budget: Budget, limits: Score) -> int | None:
+    """How many steps would keep the budget for sure; None where no more are needed, or more would not be enough."""
+    excess = max(budget.excess(numbers.pessimistic, limits).values())
+    if not 0 < excess < math.inf or not budget.within(numbers.score, limits):
+        return None
+    return max(now + 1, math.ceil(now * math.sqrt(1 + excess)))
+
+
 def judged(
-    problem: Problem, base: Baseline, default: Drift, drawn: Mapping[str, tuple[Finalist, Drift]],
+    problem: Problem, base: Baseline, default: Drift, drawn: Mapping[str, Drawn[W]],
     speeds: Mapping[str, Estimate], budget: Budget,
-) -> list[Finalist]:  # fmt: skip
-    """The finalists with their confirmed numbers, fastest first. Those keep the budget whose whole intervals do."""
-    found = []
-    for name, (finalist, drift) in drawn.items():
-        numbers = confirmed(drift, default, speeds[name], problem.cost(finalist.recipe))
-        within = budget.within(numbers.doubt, base.numbers.score)
-        found.append((numbers.speed.value, replace(finalist, confirmed=replace(numbers, within=within))))
-    return [finalist for _, finalist in sorted(found, key=lambda pair: -pair[0])]
+) -> list[Finalist[W]]:  # fmt: skip
+    """The finalists, fastest first. Those keep the budget that keep it at the worse end of every interval.
+
+    problem: what costs are counted on.
+    base: whose numbers limit the flips.
+    default: the default's drift on the confirm samples.
+    drawn: the candidates, by name.
+    speeds: by name, how many times faster than the default.
+    budget: to be kept.
+    """
+    finalists = []
+    for name, one in drawn.items():
+        measured = numbers(one.drift, default, speeds[name], problem.cost(one.candidate.way))
+        within = budget.within(measured.pessimistic, base.numbers.score)
+        candidate, confirmed = one.candidate, replace(measured, within=within)
+        finalists.append(
+            Finalist(candidate.name, candidate.way, candidate.searched, confirmed=confirmed, pictures=one.pictures)
+        )
+    return sorted(finalists, key=lambda f: -f.confirmed.speed.value)
 
 
 def speed_ups(
-    problem: Problem, finalists: Sequence[Finalist], repeats: int = 10, progress: bool = False
+    problem: Problem, candidates: Sequence[Candidate[W]], repeats: int = 10, progress: bool = False
 ) -> dict[str, Estimate]:
-    """How many times faster than the default each is, one image at a time, all interleaved."""
+    """How many times faster than the default each candidate is, one image at a time, all in turn.
+
+    problem: whose default.
+    candidates: what is timed.
+    repeats: rounds, at least 1.
+    progress: whether a bar is shown.
+    """
     one = problem.single
     with ExitStack() as stack:
         default = stack.enter_context(problem.running(None))
-        runs = {f.name: stack.enter_context(problem.running(f.recipe)) for f in finalists}
-        calls = {name: (lambda run=run: run(one)) for name, run in runs.items()}
+        runs = {c.name: stack.enter_context(problem.running(c.way)) for c in candidates}
+        calls = {name: functools.partial(run, one) for name, run in runs.items()}
         return timed_ratio(lambda: default(one), calls, repeats=repeats, progress=progress)
 
 
-def prospect(found: Drift, default: Drift, speed: float) -> Confirmed:
-    """What was drawn and not timed yet, as if it were as fast as this."""
-    return confirmed(found, default, Estimate(speed, speed, speed, 1, unit="x"), Cost(0, 0))
+def prospect(drift: Drift, default: Drift, speed: float) -> Confirmed:
+    """The numbers of what was drawn and not timed yet, with a speed that is expected of it."""
+    return numbers(drift, default, Estimate(speed, speed, speed, 1, unit="x"), Cost(0, 0))
 
 
-def confirmed(found: Drift, default: Drift, speed: Estimate, cost: Cost) -> Confirmed:
-    """What was measured of a recipe, as one; whether that keeps a budget is for others to say."""
-    median, worst = (relative(found, default, "latent_rmse", statistic) for statistic in ("median", "p95"))
-    metrics = {m: {s: found.estimate(m, s) for s in ("median", "p95")} for m in METRICS if m in found.samples}
-    return Confirmed(median, worst, found.flips, speed, metrics, cost, within=True)
+def numbers(drift: Drift, default: Drift, speed: Estimate, cost: Cost) -> Confirmed:
+    """What was measured, as one record, whose `within` is not judged yet.
+
+    drift: on the confirm samples.
+    default: the default's drift on these.
+    speed: the default's time over this one's.
+    cost: of one image.
+    """
+    median, worst = (relative(drift, default, "latent_rmse", statistic) for statistic in ("median", "p95"))
+    metrics = {m: {s: drift.estimate(m, s) for s in ("median", "p95")} for m in METRICS if m in drift.samples}
+    return Confirmed(median, worst, drift.flips, speed, metrics, cost, within=True)

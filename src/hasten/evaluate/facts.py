@@ -5,26 +5,30 @@ from __future__ import annotations
 import copy
 import platform
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import torch
 from torch import Tensor
 
+import hasten
 from hasten.evaluate.problem import Pictures, Problem
-from hasten.evaluate.references import TOLERANCE, Yardstick
+from hasten.evaluate.references import TOLERANCE, References
 from hasten.processes import from_config
 from hasten.runtime.anatomy import network_of
 
-if TYPE_CHECKING:
-    from hasten.search.judge import Judge
-    from hasten.search.space import Space
-    from hasten.search.study import Search
-
-UNEVEN = 8  # times the median that the 95th percentile of the default's drift may be without a word
+UNEVEN = 8  # times the median, above which the 95th percentile of the default's drift is worth a note
+EARLY = 0.5  # by how many network times the default may start below the highest one without a note
 
 
-def gather(problem: Problem, yardstick: Yardstick, seed: int, command: str) -> dict[str, Any]:
-    """Plain JSON values: model, default, reference, samples, notes, command, versions."""
-    pipe, settled = problem.pipe, yardstick.convergence
+def gather(problem: Problem, references: References, seed: int, command: str) -> dict[str, Any]:
+    """Plain JSON values: model, default, reference, samples, notes, command, versions.
+
+    problem: that was measured.
+    references: of the problem, drawn.
+    seed: of the samples and the search.
+    command: what was typed.
+    """
+    pipe, settled = problem.pipe, references.convergence
     return {
         "model": problem.name,
         "source": problem.source,
@@ -54,49 +58,36 @@ def gather(problem: Problem, yardstick: Yardstick, seed: int, command: str) -> d
         },
         "batch": problem.batch,
         "seed": seed,
-        "notes": notes(problem, yardstick),
+        "notes": notes(problem, references),
         "command": command,
         "environment": environment(pipe),
     }
 
 
-def searched(search: Search, space: Space, judge: Judge, complete: bool) -> dict[str, Any]:
-    """How the search went."""
-    return {
-        "search": {
-            "recipes": len(search.trials),
-            "proposals": search.tried,
-            "space": space.describe(),
-            "interrupted": not complete,
-            "default": {"flips": judge.default.flips, **judge.default.medians},
-        }
-    }
-
-
-def notes(problem: Problem, yardstick: Yardstick) -> list[str]:
-    """What a reader should know before trusting the numbers."""
-    found = []
-    settled = yardstick.convergence
+def notes(problem: Problem, references: References) -> list[str]:
+    """What a reader should know before trusting the numbers, one sentence or two each."""
+    told = []
+    settled = references.convergence
     if settled.unsettled:
-        found.append(
+        told.append(
             f"{settled.unsettled} of {len(settled.steps)} references have not converged: the last doubling, to "
             f"{max(settled.steps)} steps, changed them by up to {max(settled.changes):.2g} RMSE (aim: {TOLERANCE:g})."
         )
     if "confirm" in problem.samples:
-        drifts = _distances(yardstick.default("confirm"), yardstick.reference("confirm"))
+        drifts = _distances(references.default("confirm"), references.reference("confirm"))
         median, worst = (float(drifts.quantile(q)) for q in (0.5, 0.95))
         if worst > UNEVEN * median:
-            found.append(
+            told.append(
                 f"The default drifts unevenly: latent RMSE {median:.3f} in the median, {worst:.2f} for the worst 5 %, "
                 "which land on other images. A ratio of medians says little alone; look at the p95 column as well."
             )
     first, highest = start_times(problem)
-    if first is not None and first < highest - 0.5:
-        found.append(
+    if first is not None and first < highest - EARLY:
+        told.append(
             f"The default starts at time {first:g} of {highest:g}, as its scheduler is configured; the reference and "
             "the recipes start at the end. That is a part of the default's drift."
         )
-    return found
+    return told
 
 
 def _distances(a: Pictures, b: Pictures) -> Tensor:
@@ -104,7 +95,7 @@ def _distances(a: Pictures, b: Pictures) -> Tensor:
 
 
 def start_times(problem: Problem) -> tuple[float | None, float]:
-    """The first number the default shows the network, and the highest one there is."""
+    """The first time that the default shows the network (None if only a run tells it), and the highest there is."""
     scheduler = copy.deepcopy(problem.pipe.scheduler)
     process = from_config(scheduler.config)
     highest = float(process.network_time(process.t_max))
@@ -116,11 +107,8 @@ def start_times(problem: Problem) -> tuple[float | None, float]:
 
 
 def environment(pipe: Any) -> dict[str, str]:
-    """Versions and machine."""
+    """Versions of the libraries, and the machine."""
     import diffusers
-    import torch
-
-    import hasten
 
     device = next(network_of(pipe).parameters()).device
     return {

@@ -1,4 +1,4 @@
-"""What recipes are measured against: the default's own results, and the converged solution of the same noise."""
+"""What runs are measured against: the default's own images, and the converged ones of the same noise."""
 
 from __future__ import annotations
 
@@ -18,16 +18,21 @@ from hasten.evaluate.samples import Samples
 from hasten.grids import settling
 from hasten.processes import from_config
 from hasten.recipe import Recipe
+from hasten.runtime.anatomy import network_of
 from hasten.solvers import UniPC
 
 TOLERANCE = 1e-3  # RMSE of an image in [0, 1]
-YARDSTICK = "yardstick.safetensors"
-FIRST, LAST = 32, 512  # steps that are tried, doubling
+REFERENCES_FILE = "references.safetensors"
+FIRST, LAST = 32, 512  # steps, doubled from the first to the last
 
 
 @dataclass(frozen=True)
 class Convergence:
-    """For each sample, with how many steps its reference was solved, and the change (RMSE) of the last doubling."""
+    """How far the references of some samples have converged.
+
+    steps: with which each was solved.
+    changes: RMSE between its image and the one at half the steps.
+    """
 
     steps: tuple[int, ...]
     changes: tuple[float, ...]
@@ -38,11 +43,14 @@ class Convergence:
         return sum(change >= TOLERANCE for change in self.changes)
 
 
-class Yardstick:
-    """Pictures of the default and of the reference, by split; kept in a safetensors file if one is named.
+class References:
+    """Images of a problem's samples by the default, and the converged ones (the reference); drawn when asked for.
 
-    A file made of another model or other samples is refused with a HastenError. seconds: how long the default
-    and the reference took to draw here, for the first split of each.
+    problem: whose.
+    file: a safetensors file to keep them in, and to read them from if it exists; None keeps them in memory.
+
+    `seconds` tells how long "default" and "reference" took to draw here, for the first split of each.
+    Raises HastenError for a file that was made of another model or other samples.
     """
 
     def __init__(self, problem: Problem, file: Path | None = None) -> None:
@@ -54,7 +62,7 @@ class Yardstick:
             self._load(file)
 
     def default(self, split: str, ticks: Ticks = lambda count: None) -> Pictures:
-        """The samples as the pipeline draws them when nobody touches it."""
+        """The samples of a split by the pipeline as shipped."""
         if ("default", split) not in self._pictures:
             with self._timed("default"):
                 self._pictures["default", split] = self.problem.draw(None, self.problem.samples[split], ticks)
@@ -62,7 +70,7 @@ class Yardstick:
         return self._pictures["default", split]
 
     def reference(self, split: str, ticks: Ticks = lambda count: None) -> Pictures:
-        """The samples solved with so many steps that more of them change nothing."""
+        """The samples of a split, converged: with so many steps that more of them change nothing."""
         if ("reference", split) not in self._pictures:
             with self._timed("reference"):
                 solved = converge(self.problem, self.problem.samples[split], ticks)
@@ -72,14 +80,13 @@ class Yardstick:
 
     @property
     def convergence(self) -> Convergence:
-        """Of every reference drawn so far."""
-        found = list(self._convergence.values())
-        steps, changes = (tuple(x for c in found for x in getattr(c, name)) for name in ("steps", "changes"))
-        return Convergence(steps, changes)
+        """That of every reference drawn so far."""
+        splits = list(self._convergence.values())
+        return Convergence(tuple(n for c in splits for n in c.steps), tuple(x for c in splits for x in c.changes))
 
     @property
     def folder(self) -> Path | None:
-        """Where its pictures are kept, and what else is made of the same problem."""
+        """The folder of the file, where other work on the same problem is kept too; None without a file."""
         return None if self.file is None else self.file.parent
 
     @contextmanager
@@ -96,11 +103,11 @@ class Yardstick:
         tensors = {}
         for (what, split), made in self._pictures.items():
             tensors |= {f"{what}.{split}.images": made.images, f"{what}.{split}.latents": made.latents}
-        found = {split: asdict(convergence) for split, convergence in self._convergence.items()}
+        convergence = {split: asdict(one) for split, one in self._convergence.items()}
         partial = self.file.with_suffix(".partial")
         save_file(
             {name: tensor.contiguous() for name, tensor in tensors.items()}, partial,
-            metadata={"made of": fingerprint(self.problem), "convergence": json.dumps(found)},
+            metadata={"made of": fingerprint(self.problem), "convergence": json.dumps(convergence)},
         )  # fmt: skip
         partial.replace(self.file)
 
@@ -112,8 +119,8 @@ class Yardstick:
                     f"out: {file.parent} holds work on another model, other prompts or another seed; "
                     "repeat the settings it was made with or name another folder"
                 )
-            for split, found in json.loads(metadata["convergence"]).items():
-                self._convergence[split] = Convergence(tuple(found["steps"]), tuple(found["changes"]))
+            for split, one in json.loads(metadata["convergence"]).items():
+                self._convergence[split] = Convergence(tuple(one["steps"]), tuple(one["changes"]))
             for name in {key.rsplit(".", 1)[0] for key in kept.keys()}:  # noqa: SIM118 (not a mapping)
                 what, split = name.split(".")
                 images, latents = (kept.get_tensor(f"{name}.{part}") for part in ("images", "latents"))
@@ -123,7 +130,13 @@ class Yardstick:
 def converge(problem: Problem, samples: Samples, ticks: Ticks = lambda count: None) -> tuple[Pictures, Convergence]:
     """Solve each sample with FIRST steps, and double them until its image changes by less than TOLERANCE.
 
-    Samples that have not settled at LAST steps are taken as they are there.
+    Samples that still change at LAST steps are taken as they are there.
+
+    problem: whose pipeline solves them.
+    samples: to solve.
+    ticks: called as samples settle.
+
+    Raises HastenError if the model gives values that are not finite.
     """
     made = problem.draw(reference_recipe(problem, FIRST), samples)
     steps, changes = [FIRST] * len(samples), [float("inf")] * len(samples)
@@ -146,15 +159,13 @@ def converge(problem: Problem, samples: Samples, ticks: Ticks = lambda count: No
 
 
 def reference_recipe(problem: Problem, steps: int) -> Recipe:
-    """The solver of the reference: of those tried, the one whose images settle with the fewest steps."""
+    """How references are solved: of the solvers we compared, by the one whose images settle with the fewest steps."""
     process = from_config(problem.pipe.scheduler.config)
     return Recipe(solver=UniPC(order=2), steps=steps, grid=settling(process))
 
 
 def fingerprint(problem: Problem) -> str:
     """What the pictures depend on, as JSON: the pipeline with a digest of its weights, the samples, the call."""
-    from hasten.runtime.anatomy import network_of
-
     pipe = problem.pipe
     digest = sum(float(p.detach().double().abs().sum()) for p in network_of(pipe).parameters())
     scheduler = {key: str(value) for key, value in sorted(pipe.scheduler.config.items()) if key != "_diffusers_version"}

@@ -1,38 +1,54 @@
-"""What a tuning found, as data: finalists with their confirmed numbers, and the folder it is written to."""
+"""What was measured, as plain data: trials of a search, finalists with their confirmed numbers, and the outcome."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from functools import cached_property
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Generic, TypeVar
 
 import torch
 
-from hasten.core.errors import HastenError
+from hasten.evaluate.breakdown import Breakdown
 from hasten.evaluate.budget import AT_LEAST, Budget, Score
-from hasten.evaluate.problem import Cost, Pictures
+from hasten.evaluate.contributions import Ablation
+from hasten.evaluate.problem import Cost, Pictures, Way
 from hasten.evaluate.samples import Samples
-from hasten.measure import Estimate
+from hasten.measure import Drift, Estimate
 from hasten.recipe import Recipe
-from hasten.search.study import Trial
 
-if TYPE_CHECKING:
-    from hasten.evaluate.ablation import Ablation
-    from hasten.evaluate.breakdown import Breakdown
+W = TypeVar("W", bound=Way, covariant=True)
+"""A `Recipe`, or in a race against peers also one of their settings."""
 
-FRONT, REPORT, SUMMARY = "front.json", "report.html", "report.md"
+
+@dataclass(frozen=True)
+class Trial(Generic[W]):
+    """One way to run as a search saw it.
+
+    number: its place in the search, from 0.
+    way: how it runs.
+    score: on the search samples.
+    calls: of the network for one image.
+    params: what Optuna's sampler chose, by parameter.
+    """
+
+    number: int
+    way: W
+    score: Score
+    calls: int
+    params: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Confirmed:
-    """A recipe on samples that the search never saw.
+    """The numbers of one way to run on samples that no search saw.
 
-    drift: median latent RMSE relative to the default's; worst: its 95th percentile likewise. speed: the
-    default's time over the recipe's, one image at a time. metrics: metric -> "median" and "p95". cost: of one
-    image. within: whether the budget is kept, for all that the intervals leave open.
+    drift: median latent RMSE against the reference, over the default's.
+    worst: the 95th percentile, over the default's.
+    flips: share of samples nearer to another reference.
+    speed: the default's time over this one's, one image at a time.
+    metrics: metric -> its "median" and "p95".
+    cost: of one image.
+    within: whether the budget is kept at the worse end of every interval.
     """
 
     drift: Estimate
@@ -50,166 +66,185 @@ class Confirmed:
         return Score(self.drift.value, self.flips.value, self.speed.value, medians, self.cost.memory)
 
     @property
-    def doubt(self) -> Score:
-        """The score at the worse end of every interval, but for flips, which are compared as counted: what must keep
-        the budget if it is to hold for other samples as well.
+    def pessimistic(self) -> Score:
+        """The score at the worse end of every interval: it keeps a budget that other samples will keep as well.
+
+        Flips alone are as counted: the interval of a share is too wide on few samples.
         """
         medians = {
-            name: found["median"].low if name in AT_LEAST else found["median"].high
-            for name, found in self.metrics.items()
+            name: statistics["median"].low if name in AT_LEAST else statistics["median"].high
+            for name, statistics in self.metrics.items()
         }
         return Score(self.drift.high, self.flips.value, self.speed.low, medians, self.cost.memory)
 
     def to_json(self) -> dict[str, Any]:
+        """As plain JSON values."""
         numbers = {name: getattr(self, name).to_json() for name in ("drift", "worst", "flips", "speed")}
-        metrics = {m: {s: e.to_json() for s, e in found.items()} for m, found in self.metrics.items()}
+        metrics = {m: {s: e.to_json() for s, e in statistics.items()} for m, statistics in self.metrics.items()}
         return {**numbers, "metrics": metrics, "cost": asdict(self.cost), "within": self.within}
 
 
 @dataclass(frozen=True)
-class Finalist:
-    """A recipe that was measured again. searched: what the search had made of it, if it came from one."""
+class Candidate(Generic[W]):
+    """A way to run that is to be measured on samples that no search saw.
+
+    name: what it is called in reports.
+    way: how it runs.
+    searched: its score on the search samples, or None if it does not come from a search.
+    """
 
     name: str
-    recipe: Recipe
+    way: W
     searched: Score | None = None
-    confirmed: Confirmed | None = None
-    pictures: Pictures | None = field(default=None, repr=False, compare=False)
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain JSON values."""
+        return {
+            "name": self.name,
+            "recipe": _plain(self.way.to_dict()),
+            "searched": None if self.searched is None else asdict(self.searched),
+            "agrees": None,
+            "confirmed": None,
+        }
+
+
+@dataclass(frozen=True)
+class Drawn(Generic[W]):
+    """A candidate with its pictures of the confirm samples, and their drift."""
+
+    candidate: Candidate[W]
+    pictures: Pictures = field(repr=False)
+    drift: Drift = field(repr=False)
+
+
+@dataclass(frozen=True)
+class Finalist(Candidate[W]):
+    """A candidate that was measured.
+
+    confirmed: its numbers.
+    pictures: what it drew.
+    """
+
+    confirmed: Confirmed = field(kw_only=True)
+    pictures: Pictures = field(kw_only=True, repr=False, compare=False)
 
     @property
     def agrees(self) -> bool | None:
-        """Whether the intervals of the drift as searched and as confirmed overlap; None where one is missing."""
-        if self.searched is None or self.searched.interval is None or self.confirmed is None:
+        """Whether the intervals of the drift as searched and as confirmed overlap; None if the search has none."""
+        if self.searched is None or self.searched.interval is None:
             return None
         low, high = self.searched.interval
         return low <= self.confirmed.drift.high and self.confirmed.drift.low <= high
 
     def efficiency(self, default: Cost) -> float:
-        """Measured speed-up over the speed-up by multiply-adds: what is left of the saving."""
-        assert self.confirmed is not None
+        """The measured speed-up over the speed-up by multiply-adds: 1 where time falls as the arithmetic does."""
         return self.confirmed.speed.value * self.confirmed.cost.macs / default.macs
 
     def to_json(self) -> dict[str, Any]:
-        return {
-            "name": self.name,
-            "recipe": _plain(self.recipe.to_dict()),
-            "searched": None if self.searched is None else asdict(self.searched),
-            "agrees": self.agrees,
-            "confirmed": None if self.confirmed is None else self.confirmed.to_json(),
-        }
+        """As plain JSON values."""
+        return super().to_json() | {"agrees": self.agrees, "confirmed": self.confirmed.to_json()}
 
 
 @dataclass(frozen=True)
 class Baseline:
-    """The default, and the reference that everything is measured against.
+    """The default, and the reference that everything is measured against, on the confirm samples.
 
-    numbers: of the default on the confirm samples (drift and speed are 1). settings: its scheduler, steps and
-    guidance; the reference's steps and how far they have converged.
+    numbers: of the default; its drift and speed are 1.
+    pictures: of the default.
+    reference: the converged pictures.
     """
 
     numbers: Confirmed
     pictures: Pictures = field(repr=False, compare=False)
     reference: Pictures = field(repr=False, compare=False)
-    settings: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass
-class TuneResult:
-    """The outcome of `hasten.tune` or `hasten.compare`.
+class Outcome:
+    """What was measured of some recipes, with everything a report is made of.
 
-    front: the finalists, fastest first. best: the fastest of them that keeps the budget at the worse end of its
-    confirmed intervals, or None. trials: what the search saw. facts: model, samples, seeds, versions, the command.
-    ablation, breakdown: of the chosen finalist, what its ingredients contribute and where its time goes.
+    front: the finalists, fastest first; at least one.
+    baseline: the default and the reference.
+    budget: that they were held against.
+    samples: that they were confirmed on.
+    trials: what the search saw; empty without a search.
+    facts: model, samples, seeds, versions and the command, as plain JSON values.
+    ablation: what the ingredients of the chosen finalist contribute; None if it was not measured.
+    breakdown: where the time of the chosen finalist goes; None if it was not measured.
     """
 
-    front: list[Finalist]
-    baseline: Baseline | None
+    front: Sequence[Finalist[Recipe]]
+    baseline: Baseline
     budget: Budget
-    trials: Sequence[Trial] = ()
-    samples: Samples | None = None
+    samples: Samples
+    trials: Sequence[Trial[Recipe]] = ()
     facts: dict[str, Any] = field(default_factory=dict)
     ablation: Ablation | None = None
     breakdown: Breakdown | None = None
 
     @property
-    def best(self) -> Finalist | None:
-        """The recipe to use: within the budget on samples that the search never saw."""
-        kept = [f for f in self.front if f.confirmed is not None and f.confirmed.within]
-        if not self.budget.seeks_speed:
-            return min(kept, key=lambda f: _confirmed(f).drift.value, default=None)
-        return max(kept, key=lambda f: _confirmed(f).speed.value, default=None)
+    def best(self) -> Finalist[Recipe] | None:
+        """The finalist to use: the fastest within the budget (most faithful, of a speed budget); None if none is."""
+        return best_of(self.front, self.budget)
 
     @property
-    def chosen(self) -> Finalist:
+    def chosen(self) -> Finalist[Recipe]:
         """The best, or where no finalist keeps the budget, the one that comes nearest to it."""
         if self.best is not None:
             return self.best
-        if self.baseline is None:
-            return self.front[0]
-        budget, default = self.budget, self.baseline.numbers.score
-        measured = [f for f in self.front if f.confirmed is not None]
+        default = self.baseline.numbers.score
 
-        def excess(finalist: Finalist) -> tuple[float, ...]:
-            found = _confirmed(finalist)
-            return tuple(max(budget.excess(score, default).values()) for score in (found.doubt, found.score))
+        def excess(finalist: Finalist[Recipe]) -> tuple[float, ...]:
+            scores = (finalist.confirmed.pessimistic, finalist.confirmed.score)
+            return tuple(max(self.budget.excess(score, default).values()) for score in scores)
 
-        return min(measured, key=excess, default=self.front[0])
+        return min(self.front, key=excess)
 
     @property
     def recipe(self) -> Recipe:
         """The chosen finalist's recipe; ask `best` whether it keeps the budget."""
-        return self.chosen.recipe
-
-    @cached_property
-    def report(self) -> str:
-        """A web page in one file, with plot, tables and pictures."""
-        from hasten.report.report import render
-
-        return render(self)
-
-    @property
-    def summary(self) -> str:
-        """The numbers of the report as Markdown, for a terminal or a pull request."""
-        from hasten.report.report import summarise
-
-        return summarise(self)
+        return self.chosen.way
 
     def to_json(self) -> dict[str, Any]:
-        """Everything but the pictures, as plain JSON values."""
+        """Everything but the pictures and trials, as plain JSON values."""
         best = self.best
         return {
             "budget": str(self.budget),
             "best": None if best is None else best.name,
-            "chosen": self.chosen.name if self.front else None,
+            "chosen": self.chosen.name,
             "front": [finalist.to_json() for finalist in self.front],
-            "default": None
-            if self.baseline is None
-            else {**self.baseline.numbers.to_json(), "settings": dict(self.baseline.settings)},
+            "default": self.baseline.numbers.to_json(),
             "ablation": None if self.ablation is None else self.ablation.to_json(),
             "breakdown": None if self.breakdown is None else self.breakdown.to_json(),
             "facts": self.facts,
         }
 
-    def save(self, folder: str | Path) -> None:
-        """Write front.json and, once there is something confirmed to show, recipe.json, report.html and report.md.
 
-        Raises HastenError if the folder cannot be written to.
-        """
-        folder = Path(folder)
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            (folder / FRONT).write_text(json.dumps(self.to_json(), indent=2) + "\n", encoding="utf-8")
-            if self.baseline is not None and self.front:
-                self.recipe.save(folder)
-                (folder / REPORT).write_text(self.report, encoding="utf-8")
-                (folder / SUMMARY).write_text(self.summary, encoding="utf-8")
-        except OSError as error:
-            raise HastenError(f"out: cannot write to {folder}: {error.strerror or error}") from None
+def best_of(finalists: Sequence[Finalist[W]], budget: Budget) -> Finalist[W] | None:
+    """The fastest finalist that keeps the budget, or of a speed budget the most faithful; None if none keeps it."""
+    kept = [finalist for finalist in finalists if finalist.confirmed.within]
+    if budget.seeks_speed:
+        return max(kept, key=lambda f: f.confirmed.speed.value, default=None)
+    return min(kept, key=lambda f: f.confirmed.drift.value, default=None)
 
 
-def _confirmed(finalist: Finalist) -> Confirmed:
-    assert finalist.confirmed is not None
-    return finalist.confirmed
+def front(trials: Sequence[Trial[W]]) -> list[Trial[W]]:
+    """The trials that no other beats in both drift and speed, fastest first."""
+    kept: list[Trial[W]] = []
+    for trial in sorted(trials, key=lambda t: (-t.score.speed, t.score.drift)):
+        if not kept or trial.score.drift < kept[-1].score.drift:
+            kept.append(trial)
+    return kept
+
+
+def is_plain(recipe: Recipe) -> bool:
+    """Whether a recipe changes the solver and its times only: the fair baseline of every acceleration."""
+    return not recipe.accelerations
+
+
+def plain_front(trials: Sequence[Trial[Recipe]]) -> list[Trial[Recipe]]:
+    """The front of the trials whose recipes are plain."""
+    return front([trial for trial in trials if is_plain(trial.way)])
 
 
 def _plain(data: Any) -> Any:

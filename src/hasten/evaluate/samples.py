@@ -1,4 +1,4 @@
-"""Which prompts and seeds a recipe is judged on: one set to search with, another to confirm with."""
+"""Which prompts and seeds are drawn: one set to search with, another to confirm with."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from hasten import zoo
 from hasten.core.errors import HastenError, positive_int, unknown
 from hasten.runtime.samples import Samples
 
@@ -20,9 +21,11 @@ Prompts = Sequence[str] | Mapping[str, Sequence[str]]
 def choose(prompts: Prompts, sizes: Mapping[str, int], seed: int = 0) -> dict[str, Samples]:
     """Samples of each split; no prompt and no seed is in two of them.
 
-    prompts: a list, which is shuffled by the seed and divided, or lists by split that share none. sizes: how
-    many samples each split has; prompts come round again, with other seeds, where there are fewer.
-    Raises HastenError for too few or shared prompts.
+    prompts: a list, which is shuffled by the seed and divided; or a list for each split, which share no prompt.
+    sizes: split -> how many samples; where there are fewer prompts, they are used again with other seeds.
+    seed: whole number from 0 to 2^40; another one gives other seeds and another division.
+
+    Raises HastenError for too few or shared prompts, and for sizes or seeds that are not possible.
     """
     if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**40:
         raise HastenError(f"seed: {seed!r} is not possible; give a whole number from 0 to 2^40")
@@ -42,24 +45,28 @@ def choose(prompts: Prompts, sizes: Mapping[str, int], seed: int = 0) -> dict[st
 
 
 def to_fit(search: Samples, count: int) -> Samples:
-    """Samples to fit solvers on: the prompts that are searched with, with seeds that nothing else has."""
+    """Samples to fit solvers on: the prompts that are searched with, with seeds that nothing else has.
+
+    search: the samples of the search.
+    count: how many to make, at least 1.
+    """
     prompts = tuple(search.prompts[i % len(search)] for i in range(count))
     return Samples(prompts, tuple(FIT_SEEDS + search.seeds[0] + i for i in range(count)))
 
 
 def _divided(prompts: Sequence[str], sizes: Mapping[str, int], seed: int) -> dict[str, list[str]]:
-    found = _clean(prompts)
-    if len(found) < len(sizes):
+    rest = _clean(prompts)
+    if len(rest) < len(sizes):
         raise HastenError(
-            f"prompts: {len(found)} different prompts are too few; give at least {len(sizes)}, "
+            f"prompts: {len(rest)} different prompts are too few; give at least {len(sizes)}, "
             "so that what is tuned on some can be confirmed on others"
         )
-    random.Random(seed).shuffle(found)
+    random.Random(seed).shuffle(rest)
     left, divided = sum(sizes.values()), {}
     for number, (split, size) in enumerate(sizes.items(), 1):
         others = len(sizes) - number
-        take = min(max(1, round(len(found) * size / left)), len(found) - others)
-        divided[split], found = found[:take], found[take:]
+        take = min(max(1, round(len(rest) * size / left)), len(rest) - others)
+        divided[split], rest = rest[:take], rest[take:]
         left -= size
     return divided
 
@@ -69,10 +76,10 @@ def _by_split(prompts: Mapping[str, Sequence[str]], sizes: Mapping[str, int], se
         if split not in SPLITS:
             raise unknown("prompts", split, SPLITS)
     divided = {split: _clean(prompts.get(split, ())) for split in sizes}
-    for split, found in divided.items():
-        if not found:
+    for split, given in divided.items():
+        if not given:
             raise HastenError(f"prompts: there are none to {split} with; give at least one")
-        random.Random(seed).shuffle(found)
+        random.Random(seed).shuffle(given)
     shared = sorted(set.intersection(*map(set, divided.values()))) if len(divided) > 1 else []
     if shared:
         raise HastenError(f"prompts: {shared[0]!r} is there both to search and to confirm with; leave it out of one")
@@ -87,22 +94,25 @@ def _clean(prompts: Sequence[str]) -> list[str]:
 
 
 def read_prompts(file: str | Path) -> list[str]:
-    """The prompts in a text file, one a line; empty lines and lines that start with # are left out."""
+    """The prompts in a text file.
+
+    file: UTF-8 text with one prompt a line; empty lines and lines that start with # are left out.
+
+    Raises HastenError for a file that cannot be read or holds none.
+    """
     path = Path(file)
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise HastenError(f"prompts: cannot read {path}: {_reason(error)}") from None
-    found = _clean([line for line in lines if not line.lstrip().startswith("#")])
-    if not found:
+    prompts = _clean([line for line in lines if not line.lstrip().startswith("#")])
+    if not prompts:
         raise HastenError(f"prompts: {path} holds none; write one a line")
-    return found
+    return prompts
 
 
 def known_prompts(pipe: Any) -> Prompts:
     """Prompts that suit a pipeline: the captions of a zoo model, everyday ones for any other."""
-    from hasten import zoo
-
     name = zoo_name(pipe)
     if name is None:
         return read_prompts(Path(__file__).parent / "prompts.txt")
@@ -110,15 +120,13 @@ def known_prompts(pipe: Any) -> Prompts:
 
 
 def zoo_name(pipe: Any) -> str | None:
-    """Which model of the zoo a pipeline was loaded from, if any."""
-    from hasten import zoo
-
+    """Which model of the zoo a pipeline was loaded from; None if it is not from the zoo."""
     path = Path(str(getattr(pipe, "name_or_path", None) or "."))
     return next((name for name in zoo.names() if zoo.folder(name).resolve() == path.resolve()), None)
 
 
 def loadable(pipe: Any) -> str:
-    """What `hasten.load` takes to load a pipeline again. Raises HastenError if it came from nowhere."""
+    """What `hasten.load` takes to load a pipeline again. Raises HastenError if it was not loaded from anywhere."""
     path = str(getattr(pipe, "name_or_path", None) or "")
     if not path:
         raise HastenError(

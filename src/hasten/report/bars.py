@@ -12,7 +12,11 @@ BAR, GAP, LABEL = 30, 14, 32
 
 
 def time_bars(breakdown: Breakdown, name: str) -> str:
-    """Both bars in the same scale; every part has a colour by its place in `breakdown.parts`, and a title."""
+    """Both bars in the same scale. Every part has a title, and a colour by its place in `breakdown.parts`.
+
+    breakdown: whose times.
+    name: of the recipe.
+    """
     scale = WIDTH / max(breakdown.default.total, breakdown.recipe.total)
     rows = (("the default", breakdown.default), (f"recipe {name}", breakdown.recipe))
     drawn = [part for i, (label, times) in enumerate(rows) for part in _bar(breakdown, label, times, i, scale)]

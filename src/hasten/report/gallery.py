@@ -11,7 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hasten.evaluate.results import Finalist, TuneResult
+from hasten.evaluate.results import Finalist, Outcome
+from hasten.recipe import Recipe
 
 ROWS = 6  # samples that are shown
 LARGEST = 384  # pixels; larger pictures are scaled down for the page
@@ -21,18 +22,24 @@ SHOWN = 2  # finalists beside each other in a comparison
 
 @dataclass(frozen=True)
 class Cell:
-    """One picture of the gallery."""
+    """One picture of the gallery.
+
+    title: what it shows.
+    source: the picture, as a URI.
+    note: a few words below it.
+    """
 
     title: str
     source: str
     note: str = ""
 
 
-def gallery(result: TuneResult) -> list[tuple[str, list[Cell]]]:
-    """Samples from the least to the most drifted of the chosen recipe, evenly spread: nothing is hand-picked."""
+def gallery(result: Outcome) -> list[tuple[str, list[Cell]]]:
+    """Rows of pictures, each with its prompt: from the least to the most drifted sample of the chosen recipe.
+
+    They are spread evenly between those, so nothing is hand-picked.
+    """
     base, samples = result.baseline, result.samples
-    if base is None or samples is None or result.chosen.pictures is None:
-        return []
     shown = [result.chosen] if "search" in result.facts else result.front[:SHOWN]
     drifts = _distances(result.chosen.pictures.latents, base.reference.latents)
     order = np.argsort(drifts.numpy(), kind="stable")
@@ -40,8 +47,7 @@ def gallery(result: TuneResult) -> list[tuple[str, list[Cell]]]:
     return [(f"{samples.prompts[i]} (seed {samples.seeds[i]})", _cells(result, shown, i)) for i in rows]
 
 
-def _cells(result: TuneResult, shown: Sequence[Finalist], i: int) -> list[Cell]:
-    assert result.baseline is not None
+def _cells(result: Outcome, shown: Sequence[Finalist[Recipe]], i: int) -> list[Cell]:
     base = result.baseline
     reference = base.reference.images[i]
 
@@ -49,7 +55,7 @@ def _cells(result: TuneResult, shown: Sequence[Finalist], i: int) -> list[Cell]:
         return f"RMSE {float((image - reference).square().mean().sqrt()):.3f}"
 
     default = base.pictures.images[i]
-    drawn = {f.name: f.pictures.images[i] for f in shown if f.pictures is not None}
+    drawn = {f.name: f.pictures.images[i] for f in shown}
     differences = {name: ((image - reference).abs() * AMPLIFY).clamp(0, 1) for name, image in drawn.items()}
     return [
         Cell("default", data_uri(default), rmse(default)),
@@ -64,7 +70,10 @@ def _distances(a: Tensor, b: Tensor) -> Tensor:
 
 
 def data_uri(image: Tensor) -> str:
-    """An image (C, H, W) in [0, 1] as PNG, or as JPEG if it is large, inside a URI."""
+    """A picture inside a URI: PNG, or JPEG if it is large.
+
+    image: (C, H, W) in [0, 1].
+    """
     from PIL import Image
 
     pixels = (image.clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0).numpy()

@@ -7,20 +7,22 @@ from collections.abc import Callable, Iterator, Sequence
 from html import escape
 
 from hasten.evaluate.budget import Score
-from hasten.evaluate.results import Finalist, TuneResult
+from hasten.evaluate.results import Finalist, Outcome, Trial, front, plain_front
 from hasten.measure import Estimate
+from hasten.recipe import Recipe
 from hasten.report.words import words
-from hasten.search.study import Trial, front, plain_front
 
 WIDTH, HEIGHT = 640, 440
 LEFT, RIGHT, TOP, BOTTOM = 80, 16, 40, 60  # room for letters that are larger on small screens
-TICKS = [m * 10.0**e for e in range(-4, 4) for m in (1, 2, 3, 5, 7)]
+MOST = 7  # ticks of an axis that can be read
+EXPONENTS = range(-4, 4)  # of the decades that have ticks
+DIGITS = ((1, 2, 3, 5, 7), (1, 2, 5), (1,))  # of the ticks in a decade, from many to few
 
 Scale = Callable[[float], float]
 
 
-def pareto(result: TuneResult) -> tuple[str, int]:
-    """The plot, and how many trials lie outside of it. Every mark has a title that tells its numbers and recipe."""
+def pareto(result: Outcome) -> tuple[str, int]:
+    """The plot as SVG, and how many trials lie outside of it. Every mark has a title with its numbers and recipe."""
     drifts, speeds = _range(result)
     x, y = _log(speeds, LEFT, WIDTH - RIGHT), _log(drifts, HEIGHT - BOTTOM, TOP)
     shown = [t for t in result.trials if _inside(t, speeds, drifts)]
@@ -40,9 +42,9 @@ def pareto(result: TuneResult) -> tuple[str, int]:
     return f"<svg {view}>{''.join(parts)}</svg>", len(result.trials) - len(shown)
 
 
-def _range(result: TuneResult) -> tuple[tuple[float, float], tuple[float, float]]:
+def _range(result: Outcome) -> tuple[tuple[float, float], tuple[float, float]]:
     """Drifts and speeds that are shown: all finalists and the default; trials up to some times the default."""
-    measured = [f.confirmed for f in result.front if f.confirmed]
+    measured = [f.confirmed for f in result.front]
     finite = [c.drift.value for c in measured if 0 < c.drift.value < math.inf]
     highest = max(3.0, *(1.25 * d for d in finite), 1.0)
     trials = [t for t in result.trials if 0 < t.score.drift <= highest]
@@ -57,7 +59,7 @@ def _log(limits: tuple[float, float], begin: float, end: float) -> Scale:
     return lambda value: begin + (math.log(value) - low) / (high - low) * (end - begin)
 
 
-def _inside(trial: Trial, speeds: tuple[float, float], drifts: tuple[float, float]) -> bool:
+def _inside(trial: Trial[Recipe], speeds: tuple[float, float], drifts: tuple[float, float]) -> bool:
     return speeds[0] <= trial.score.speed <= speeds[1] and drifts[0] <= trial.score.drift <= drifts[1]
 
 
@@ -73,15 +75,17 @@ def _axes(x: Scale, y: Scale, speeds: tuple[float, float], drifts: tuple[float, 
 
 
 def _ticks(limits: tuple[float, float]) -> list[float]:
-    """Round numbers within the limits, few enough to be read."""
-    found = [t for t in TICKS if limits[0] <= t <= limits[1]]
-    if len(found) > 7:
-        found = [t for t in found if f"{t:e}"[0] in "125"]
-    return found if len(found) <= 7 else [t for t in found if f"{t:e}"[0] == "1"]
+    """Round numbers within the limits, few enough to be read. (matplotlib's LogLocator finds none in some ranges.)"""
+    ticks: list[float] = []
+    for digits in DIGITS:
+        ticks = [t for e in EXPONENTS for m in digits if limits[0] <= (t := m * 10.0**e) <= limits[1]]
+        if len(ticks) <= MOST:
+            break
+    return ticks
 
 
 def _limit(
-    result: TuneResult, x: Scale, y: Scale, speeds: tuple[float, float], drifts: tuple[float, float]
+    result: Outcome, x: Scale, y: Scale, speeds: tuple[float, float], drifts: tuple[float, float]
 ) -> Iterator[str]:
     """What the budget leaves, where it is a limit on one of the two axes."""
     right, bottom = WIDTH - RIGHT, HEIGHT - BOTTOM
@@ -97,19 +101,18 @@ def _limit(
         yield _text(at + 6, TOP + 16, f"budget {result.budget}", "label", "start")
 
 
-def _dot(trial: Trial, x: Scale, y: Scale) -> str:
-    found = trial.score
-    place = f'cx="{x(found.speed):.1f}" cy="{y(found.drift):.1f}"'
-    text = f"Tried: {_estimate(found)}\n{words(trial.recipe)}"
+def _dot(trial: Trial[Recipe], x: Scale, y: Scale) -> str:
+    place = f'cx="{x(trial.score.speed):.1f}" cy="{y(trial.score.drift):.1f}"'
+    text = f"Tried: {_estimate(trial.score)}\n{words(trial.way)}"
     return f'<circle class="trial" {place} r="4"><title>{escape(text)}</title></circle>'
 
 
-def _estimate(found: Score) -> str:
-    numbers = f"{found.speed:.2f}× faster, {found.drift:.2f}× drift, {100 * found.flips:.0f} % flips"
+def _estimate(score: Score) -> str:
+    numbers = f"{score.speed:.2f}× faster, {score.drift:.2f}× drift, {100 * score.flips:.0f} % flips"
     return f"{numbers} (the search's estimate)"
 
 
-def _steps(trials: Sequence[Trial], x: Scale, y: Scale, kind: str) -> str:
+def _steps(trials: Sequence[Trial[Recipe]], x: Scale, y: Scale, kind: str) -> str:
     """A staircase: what is known to be reachable."""
     ordered = sorted(trials, key=lambda t: t.score.speed)
     if len(ordered) < 2:
@@ -121,15 +124,15 @@ def _steps(trials: Sequence[Trial], x: Scale, y: Scale, kind: str) -> str:
 
 
 def _finalist(
-    finalist: Finalist, best: bool, x: Scale, y: Scale, speeds: tuple[float, float], drifts: tuple[float, float]
+    finalist: Finalist[Recipe], best: bool, x: Scale, y: Scale, speeds: tuple[float, float], drifts: tuple[float, float]
 ) -> Iterator[str]:
     """A confirmed recipe with the intervals of both its numbers, and a line from where the search had seen it."""
-    found, searched = finalist.confirmed, finalist.searched
-    if found is None or not 0 < found.drift.value < math.inf:
+    numbers, searched = finalist.confirmed, finalist.searched
+    if not 0 < numbers.drift.value < math.inf:
         return
-    at_x, at_y = x(found.speed.value), y(found.drift.value)
-    left, right = (x(_clip(v, speeds)) for v in (found.speed.low, found.speed.high))
-    low, high = (y(_clip(v, drifts)) for v in (found.drift.low, found.drift.high))
+    at_x, at_y = x(numbers.speed.value), y(numbers.drift.value)
+    left, right = (x(_clip(v, speeds)) for v in (numbers.speed.low, numbers.speed.high))
+    low, high = (y(_clip(v, drifts)) for v in (numbers.drift.low, numbers.drift.high))
     kind = "best" if best else "finalist"
     if searched is not None:
         start_x, start_y = x(_clip(searched.speed, speeds)), y(_clip(searched.drift, drifts))
@@ -141,15 +144,14 @@ def _finalist(
     yield _text(at_x, at_y + 5, finalist.name[:2], "name", "middle")
 
 
-def told(finalist: Finalist) -> str:
-    """A confirmed recipe in three lines: its numbers, what the search had seen, the recipe."""
-    found, searched = finalist.confirmed, finalist.searched
-    assert found is not None
+def told(finalist: Finalist[Recipe]) -> str:
+    """A finalist in three lines: its confirmed numbers, the search's estimate, the recipe."""
+    numbers, searched = finalist.confirmed, finalist.searched
     lines = [
-        f"Recipe {finalist.name}, confirmed: {found.speed.value:.2f}× faster ({_span(found.speed)}), "
-        f"{found.drift.value:.2f}× drift ({_span(found.drift)}), {100 * found.flips.value:.0f} % flips",
+        f"Recipe {finalist.name}, confirmed: {numbers.speed.value:.2f}× faster ({_span(numbers.speed)}), "
+        f"{numbers.drift.value:.2f}× drift ({_span(numbers.drift)}), {100 * numbers.flips.value:.0f} % flips",
         *([] if searched is None else [f"Searched: {_estimate(searched)}"]),
-        words(finalist.recipe),
+        words(finalist.way),
     ]
     return "\n".join(lines)
 

@@ -7,16 +7,20 @@ import math
 from pathlib import Path
 from typing import Any
 
-from hasten.evaluate.ablation import CLOSED, Ablation
-from hasten.evaluate.results import Confirmed, Finalist, TuneResult
+import jinja2
+
+from hasten.evaluate.budget import Score
+from hasten.evaluate.contributions import CLOSED, Ablation
+from hasten.evaluate.results import Outcome, Trial, is_plain
 from hasten.measure import Estimate
+from hasten.recipe import Recipe
 from hasten.report.bars import time_bars
 from hasten.report.gallery import gallery
 from hasten.report.plot import pareto, told
 from hasten.report.words import shortened, words
 
 
-def render(result: TuneResult) -> str:
+def render(result: Outcome) -> str:
     """The page as HTML that loads nothing from anywhere."""
     plot, outside = pareto(result)
     times = result.breakdown
@@ -26,14 +30,12 @@ def render(result: TuneResult) -> str:
     )  # fmt: skip
 
 
-def summarise(result: TuneResult) -> str:
+def summarise(result: Outcome) -> str:
     """The numbers as Markdown."""
     return _filled("report.md.j2", result)
 
 
-def _filled(template: str, result: TuneResult, **more: Any) -> str:
-    import jinja2
-
+def _filled(template: str, result: Outcome, **more: Any) -> str:
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=template.endswith(".html.j2"),
         trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined, keep_trailing_newline=True,
@@ -41,7 +43,7 @@ def _filled(template: str, result: TuneResult, **more: Any) -> str:
     data = result.recipe.to_dict()
     short = json.dumps(shortened(data), indent=2, ensure_ascii=False)
     return environment.get_template(template).render(
-        result=result, facts=result.facts, best=result.best, chosen=result.chosen, default=baseline_numbers(result),
+        result=result, facts=result.facts, best=result.best, chosen=result.chosen, default=result.baseline.numbers,
         headline=headline(result), doubt=doubt(result), words=words, span=span, flattery=flattery(result),
         closure=closure, ablation=result.ablation, breakdown=result.breakdown, recipe_json=short,
         shortened=shortened(data) != data, python_name=json.dumps(result.facts["source"]),
@@ -49,33 +51,32 @@ def _filled(template: str, result: TuneResult, **more: Any) -> str:
     )  # fmt: skip
 
 
-def headline(result: TuneResult) -> str:
+def headline(result: Outcome) -> str:
     """The claim in one sentence; what was not confirmed is not claimed."""
     steps = result.facts["default"]["steps"]
-    finalist = result.chosen
-    found = confirmed(finalist)
-    faster = f"{_times(found.speed)} faster than the {steps}-step default"
-    measured = f"{faster}, at {_times(found.drift)} its distance from the converged image"
+    numbers = result.chosen.confirmed
+    faster = f"{_times(numbers.speed)} faster than the {steps}-step default"
+    measured = f"{faster}, at {_times(numbers.drift)} its distance from the converged image"
     if result.best is None:
         return f"No recipe is sure to keep the budget on unseen samples. The nearest is {measured}."
     return f"{measured[0].upper()}{measured[1:]}."
 
 
-def doubt(result: TuneResult) -> str:
-    """What the sample cannot exclude about the chosen recipe's drift, where that matters for the claim."""
-    found = confirmed(result.chosen)
-    if result.best is not None or result.budget.metric != "drift" or found.drift.value > result.budget.limit:
+def doubt(result: Outcome) -> str:
+    """What the samples cannot exclude about the chosen recipe's drift, where that matters for the claim."""
+    drift = result.chosen.confirmed.drift
+    if result.best is not None or result.budget.metric != "drift" or drift.value > result.budget.limit:
         return ""
     return (
-        f"The 95 % interval of its drift reaches {found.drift.high:.2f}×: {found.drift.n} images do not exclude "
+        f"The 95 % interval of its drift reaches {drift.high:.2f}×: {drift.n} images do not exclude "
         "that it is above the budget."
     )
 
 
-def flattery(result: TuneResult) -> str:
-    """How far the search's estimates of the finalists' drift were from what was confirmed."""
-    pairs = [(confirmed(f).drift.value, f.searched.drift) for f in result.front if f.searched is not None]
-    ratios = [math.log(found / seen) for found, seen in pairs if 0 < found < math.inf and 0 < seen < math.inf]
+def flattery(result: Outcome) -> str:
+    """How far the search's estimates of the finalists' drift were from what was confirmed; empty without a search."""
+    pairs = [(f.confirmed.drift.value, f.searched.drift) for f in result.front if f.searched is not None]
+    ratios = [math.log(after / before) for after, before in pairs if 0 < after < math.inf and 0 < before < math.inf]
     if not ratios:
         return ""
     times = math.exp(sum(ratios) / len(ratios))
@@ -87,7 +88,7 @@ def flattery(result: TuneResult) -> str:
 
 
 def closure(ablation: Ablation) -> str:
-    """Whether the contributions make up the whole, in one honest line."""
+    """Whether the contributions make up the whole, in a sentence or two."""
     if ablation.closure is None:
         return f"The whole is {ablation.whole.value:.2f}×: there is too little speed-up to divide it into parts."
     sums = (
@@ -102,31 +103,17 @@ def closure(ablation: Ablation) -> str:
 
 
 def span(estimate: Estimate, digits: int = 2) -> str:
-    """The interval of an estimate."""
+    """The interval of an estimate in words, with so many digits after the point."""
     return f"{estimate.low:.{digits}f} to {estimate.high:.{digits}f}"
 
 
-def confirmed(finalist: Finalist) -> Confirmed:
-    """Its confirmed numbers; reports are made of nothing else."""
-    assert finalist.confirmed is not None
-    return finalist.confirmed
-
-
-def baseline_numbers(result: TuneResult) -> Confirmed:
-    assert result.baseline is not None
-    return result.baseline.numbers
-
-
-def plain_best(result: TuneResult) -> Any:
+def plain_best(result: Outcome) -> Trial[Recipe] | None:
     """The fastest trial within the budget that changes the solver and its times only, by the search's estimate."""
-    from hasten.evaluate.budget import Score
-    from hasten.search.space import is_plain
-
     if "search" not in result.facts:
         return None
     seen = dict(result.facts["search"]["default"])
     default = Score(1.0, seen.pop("flips"), 1.0, seen)
-    within = [t for t in result.trials if is_plain(t.recipe) and result.budget.within(t.score, default)]
+    within = [t for t in result.trials if is_plain(t.way) and result.budget.within(t.score, default)]
     return max(within, key=lambda t: t.score.speed, default=None)
 
 

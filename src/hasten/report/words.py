@@ -11,12 +11,12 @@ from hasten.recipe import Recipe
 from hasten.solvers import Solver
 
 READABLE = 4  # numbers of a setting that are spelled out
-ROW = 8  # numbers of a row that are
+ROW = 8  # numbers of a row that are shown on the page
 OF_THE_SOLVER = ("version", "solver", "steps", "grid", "end")
 
 
 def words(recipe: Recipe) -> str:
-    """A recipe in a few words."""
+    """A recipe in a few words: solver, steps, grid and accelerations, with the settings that are not the usual ones."""
     parts = []
     if recipe.solver is not None:
         parts.append(_solver(recipe.solver))
@@ -32,7 +32,7 @@ def words(recipe: Recipe) -> str:
 
 
 def _solver(solver: Solver) -> str:
-    """Its class, its order if it has one, and every setting that is not the usual one; rows of numbers unread."""
+    """Its class, its order if it has one, and its settings that are not the usual ones; long rows as "fitted"."""
     usual = type(solver)()
     fields = {f.name: getattr(solver, f.name) for f in fields_of(solver)}  # type: ignore[arg-type]
     told = {name: value for name, value in fields.items() if name == "order" or value != getattr(usual, name)}
@@ -64,7 +64,7 @@ def _part(setting: Any) -> Any:
 
 
 def shortened(data: Any) -> Any:
-    """Data with its tensors and long rows of numbers as a few words."""
+    """Plain data in which tensors and long rows of numbers are replaced by a few words."""
     if isinstance(data, Tensor):
         return f"{data.numel()} fitted numbers"
     if isinstance(data, dict):

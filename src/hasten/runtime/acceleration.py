@@ -45,6 +45,7 @@ class Acceleration(ABC):
 
     name: under which it is listed, and known in recipes.
     paper: where it comes from.
+    label: what it is called among the ways to execute a network; empty for its name.
     phase: of its kind; set by the base class of the kind.
     after: names of accelerations of the same phase that must be applied before this one if both are.
     conflicts: names of those that cannot be in the same recipe.
@@ -55,6 +56,7 @@ class Acceleration(ABC):
 
     name: ClassVar[str]
     paper: ClassVar[Paper]
+    label: ClassVar[str] = ""
     phase: ClassVar[Phase]
     after: ClassVar[tuple[str, ...]] = ()
     conflicts: ClassVar[tuple[str, ...]] = ()

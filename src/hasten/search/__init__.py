@@ -1,5 +1,6 @@
 """Searching a faster recipe under an error budget, and measuring given recipes: `hasten.tune`, `hasten.compare`."""
 
-from hasten.search.tuning import compare, tune
+from hasten.search.comparing import compare
+from hasten.search.tuning import tune
 
 __all__ = ["compare", "tune"]

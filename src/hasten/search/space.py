@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from hasten.caches import CACHES
-from hasten.core.errors import HastenError
 from hasten.core.registry import Registry, Span
 from hasten.evaluate.problem import Problem
+from hasten.evaluate.results import Trial
 from hasten.fit import learns
 from hasten.grids import GRIDS
 from hasten.guidance import GUIDANCES
 from hasten.recipe import Recipe
 from hasten.runtime.anatomy import network_of
+from hasten.search.executions import Execution, accepts, execution_of, executions
+from hasten.search.starts import STARTS
 from hasten.solvers import SOLVERS
 
 CALLS = (3, 25)  # network evaluations of a recipe
@@ -39,51 +41,19 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
 }  # fmt: skip
 """Settings of a solver that are worth a try; every other solver without noise or `warning` is tried as it is."""
 
-_KARRAS = {"grid": "karras", "karras.rho": 6.0}
-_SHIFTED = {"grid": "flow-shifted", "flow-shifted.shift": 0.6}
-_BENT = {"grid": "bent", "bent.slope": 0.0, "bent.curve": 0.0, "bent.twist": 0.0, "bent.rest": 1.0}
-_BNS = {"solver": "bns order=4"}
-STARTS: tuple[dict[str, Any], ...] = (
-    _BNS | _KARRAS | {"calls": 10},
-    _BNS | _SHIFTED | {"calls": 6},
-    _BNS | _KARRAS | {"calls": 8},
-    _BNS | _BENT | {"calls": 9},
-    _BNS | _KARRAS | {"calls": 12, "karras.rho": 5.0},
-    _BNS | _SHIFTED | {"calls": 8},
-    _BNS | _KARRAS | {"calls": 10, "guidance": "reuse", "reuse.interval": 2},
-    _BNS | _BENT | {"calls": 12},
-    {"solver": "unipc order=2", "calls": 14} | _KARRAS,
-    _BNS | _SHIFTED | {"calls": 5},
-    _BNS | _KARRAS | {"calls": 15, "karras.rho": 5.0},
-    _BNS | _KARRAS | {"calls": 12, "cache": "deepcache", "deepcache.interval": 2, "deepcache.branch": 3},
-    _BNS | _KARRAS | {"calls": 10, "guidance": "interval", "interval.low": 0.08, "interval.high": 15.0},
-    _BNS | _SHIFTED | {"calls": 10, "cache": "first-block", "first-block.threshold": 0.05},
-    {"solver": "dpm++ order=2", "calls": 15} | _KARRAS,
-    {"solver": "unipc order=2", "calls": 14, "grid": "own"},
-)  # fmt: skip
-"""Recipes that did well elsewhere, as parameters; what a model cannot have is left out."""
-
-RUNS: dict[str, dict[str, Any]] = {
-    "channels-last": {"compile": {"name": "channels-last"}},
-    "compiled": {"compile": {"name": "torch-compile"}},
-    "compiled, channels-last": {"compile": {"name": "torch-compile", "channels_last": True}},
-    "bfloat16": {"quantize": {"name": "bfloat16"}},
-    "bfloat16, compiled": {"quantize": {"name": "bfloat16"}, "compile": {"name": "torch-compile"}},
-}
-"""Ways to run the network's code that go with any recipe; those that pay are tried on the best recipes of a search."""
-
 
 @dataclass(frozen=True)
 class Space:
     """The parameters of a search.
 
-    solvers: by label. methods: of "grid", "guidance" and "cache", by name, the settings to try. runs: labels of `RUNS`
-    that the model can have.
+    solvers: label -> name and settings.
+    methods: "grid", "guidance" and "cache" -> name of each method -> its settings -> what is tried for each.
+    executions: label -> a way to execute the network's code that the model can have.
     """
 
-    solvers: dict[str, dict[str, Any]]
-    methods: dict[str, dict[str, dict[str, Any]]]
-    runs: tuple[str, ...] = ()
+    solvers: Mapping[str, Mapping[str, Any]]
+    methods: Mapping[str, Mapping[str, Mapping[str, Any]]]
+    executions: Mapping[str, Execution] = field(default_factory=dict)
 
     @classmethod
     def of(cls, problem: Problem) -> Space:
@@ -94,19 +64,26 @@ class Space:
             "guidance": _methods(GUIDANCES, network) if problem.guided else {},
             "cache": _methods(CACHES, network),
         }
-        return cls(dict(_solvers()), methods, tuple(run for run in RUNS if _runs(run, network)))
+        return cls(dict(_solvers()), methods, executions(network))
 
     def suggest(self, trial: Any) -> Recipe:
-        """The recipe an Optuna trial proposes."""
+        """The recipe that an Optuna trial proposes; its attribute "execution" is a label of `executions`."""
         solver = self.solvers[trial.suggest_categorical("solver", list(self.solvers))]
         calls = trial.suggest_int("calls", *CALLS, log=True)
         steps = -(-calls // SOLVERS.build(solver).evaluations)
         grid, guidance, cache = (self._method(trial, kind) for kind in ("grid", "guidance", "cache"))
-        run = RUNS.get(trial.user_attrs.get("run", NONE), {})
+        run = self.executions.get(trial.user_attrs.get("execution", NONE), {})
         return Recipe(solver=solver, steps=steps, grid=grid, guidance=guidance, caches=[cache] if cache else [], **run)
 
+    def at(self, calls: int, trial: Trial[Recipe]) -> Recipe:
+        """The recipe of a trial with another number of network evaluations, its fits left to be made."""
+        from optuna.trial import FixedTrial
+
+        recipe = self.suggest(FixedTrial({**trial.params, "calls": calls}))
+        return recipe.model_copy(update=execution_of(trial.way))
+
     def starts(self) -> list[dict[str, Any]]:
-        """Parameters of recipes to begin with."""
+        """Parameters of the recipes to begin with: those of `STARTS` that the model can have."""
         known = {kind: (WITHOUT[kind], *methods) for kind, methods in self.methods.items()}
         return [
             start
@@ -118,7 +95,7 @@ class Space:
         """What is searched, in words."""
         told = [f"solvers: {', '.join(self.solvers)}", f"{CALLS[0]} to {CALLS[1]} network evaluations"]
         told += [f"{kind}: {WITHOUT[kind]}, {', '.join(methods)}" for kind, methods in self.methods.items() if methods]
-        return [*told, *([f"run as it is or: {'; '.join(self.runs)}"] if self.runs else [])]
+        return [*told, *([f"run as it is or: {'; '.join(self.executions)}"] if self.executions else [])]
 
     def _method(self, trial: Any, kind: str) -> dict[str, Any] | None:
         methods = self.methods[kind]
@@ -126,77 +103,49 @@ class Space:
         return None if name == WITHOUT[kind] else {"name": name, **_suggested(trial, name, methods[name])}
 
 
-def is_plain(recipe: Recipe) -> bool:
-    """Whether a recipe changes the solver and its times only: the fair baseline of every other acceleration."""
-    return not recipe.accelerations
-
-
-def _suggested(trial: Any, at: str, tried: dict[str, Any]) -> dict[str, Any]:
+def _suggested(trial: Any, at: str, search_space: Mapping[str, Any]) -> dict[str, Any]:
     """Settings of a method, each suggested under its path; of a part that is chosen, its settings as well."""
-    found: dict[str, Any] = {}
-    for field, choice in tried.items():
-        path = f"{at}.{field}"
+    settings: dict[str, Any] = {}
+    for name, choice in search_space.items():
+        path = f"{at}.{name}"
         if isinstance(choice, dict):
-            name = trial.suggest_categorical(path, list(choice))
-            found[field] = {"name": name, **_suggested(trial, f"{path}.{name}", choice[name])}
+            part = trial.suggest_categorical(path, list(choice))
+            settings[name] = {"name": part, **_suggested(trial, f"{path}.{part}", choice[part])}
         elif not isinstance(choice, Span):
-            found[field] = trial.suggest_categorical(path, list(choice))
+            settings[name] = trial.suggest_categorical(path, list(choice))
         elif choice.whole:
-            found[field] = trial.suggest_int(path, choice.low, choice.high, log=choice.log)
+            settings[name] = trial.suggest_int(path, choice.low, choice.high, log=choice.log)
         else:
-            found[field] = float(f"{trial.suggest_float(path, choice.low, choice.high, log=choice.log):.2g}")
-    return found
+            settings[name] = float(f"{trial.suggest_float(path, choice.low, choice.high, log=choice.log):.2g}")
+    return settings
 
 
-def _methods(family: Registry[Any], network: Any) -> dict[str, dict[str, Any]]:
-    """The methods, or parts, of a family that a search tries and the network can have, with what is tried."""
-    found = {}
-    for cls in family:
-        if cls.search_space is not None and _accepts(cls, {}, network):
-            found[cls.name] = {
-                field: _choices(cls, field, choice, network) for field, choice in cls.search_space.items()
-            }
-    return found
+def _methods(registry: Registry[Any], network: Any) -> dict[str, dict[str, Any]]:
+    """The methods, or parts, of a registry that are searched and that the network can have, with what is tried."""
+    return {
+        cls.name: {name: _choices(cls, name, choice, network) for name, choice in cls.search_space.items()}
+        for cls in registry
+        if cls.search_space is not None and accepts(cls, {}, network)
+    }
 
 
-def _choices(cls: Any, field: str, choice: Any, network: Any) -> Any:
+def _choices(cls: Any, name: str, choice: Any, network: Any) -> Any:
     """What can be tried for a setting on this network: whole numbers as high as it takes them."""
     if isinstance(choice, Registry):
         return _methods(choice, network)
     if not isinstance(choice, Span) or not choice.whole:
         return choice
-    highest = next(
-        (n for n in range(int(choice.high), int(choice.low), -1) if _accepts(cls, {field: n}, network)), None
-    )
+    highest = next((n for n in range(int(choice.high), int(choice.low), -1) if accepts(cls, {name: n}, network)), None)
     return Span(choice.low, choice.low if highest is None else highest, choice.log)
 
 
-def _accepts(cls: Any, fields: dict[str, Any], network: Any) -> bool:
-    """Whether a network can have a method with some settings. Parts of a method that do not say can be had."""
-    try:
-        made = cls(**fields)
-        getattr(made, "check", lambda network: None)(network)
-    except (HastenError, ImportError):
-        return False
-    return True
-
-
-def _runs(label: str, network: Any) -> bool:
-    """Whether a network can be run so."""
-    try:
-        for acceleration in Recipe(**RUNS[label]).accelerations:
-            acceleration.check(network)
-    except HastenError:
-        return False
-    return True
-
-
 def _solvers() -> Iterator[tuple[str, dict[str, Any]]]:
+    """By label, the solvers that follow the ODE, as the reference does, and that pipelines can run."""
     for cls in SOLVERS:
         made = cls()
         unfit = made.needs_fit and not learns(made)
         if made.stochastic or made.adaptive or unfit or made.warning:
-            continue  # the reference is a solution of the ODE; pipelines cannot run the adaptive ones
+            continue
         for fields in VARIANTS.get(cls.name, [{}]):
             label = " ".join([cls.name, *(f"{key}={value}" for key, value in fields.items())])
             yield label, {"name": cls.name, **fields}
