@@ -111,11 +111,12 @@ def cache_tables() -> Iterator[tuple[str, str]]:
             speed, psnr = _span(row["speed"], "x"), (f"{to['psnr'][0]:.1f} dB" for to in (to_default, to_reference))
             line = [model, setting or "defaults", speed, f"{row['macs']:.2f}x", *psnr, f"{to_reference['flips']:.0%}"]
             rows.setdefault(name, []).append(line)
+    about = (
+        "Medians of 12 images (`python benchmarks/caches.py --threads 1`); speeds with 95 % intervals. "
+        "[What fewer steps do instead](../measured/caches.md)."
+    )
     for name, lines in rows.items():
-        yield name, (
-            f"{_table(head, lines)}\n\nMedians of 12 images (`python benchmarks/caches.py --threads 1`); speeds with "
-            "95 % intervals. [What fewer steps do instead](../measured/caches.md)."
-        )
+        yield name, f"{_table(head, lines)}\n\n{about}"
 
 
 def inversion_tables() -> Iterator[tuple[str, str]]:
@@ -139,9 +140,12 @@ def overhead_tables() -> Iterator[tuple[str, str]]:
     for label, row in report["methods"].items() if report else ():
         package, _, name = label.partition(" ")
         if package == "hasten":
-            yield name, (
-                f"A step without the network costs {row['value']:.2f} [{row['low']:.2f}, {row['high']:.2f}] of a "
-                "hand-written DPM-Solver++ 2M step (`python benchmarks/solver_overhead.py`)."
+            yield (
+                name,
+                (
+                    f"A step without the network costs {row['value']:.2f} [{row['low']:.2f}, {row['high']:.2f}] of a "
+                    "hand-written DPM-Solver++ 2M step (`python benchmarks/solver_overhead.py`)."
+                ),
             )
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from inspect import cleandoc
+from itertools import pairwise
 from typing import NamedTuple
 
 CLOSING = r"Raises (?=[A-Z])|Warns |Source: "
@@ -42,7 +43,7 @@ def documented(text: str, names: Iterable[str]) -> Documented:
     marker = re.compile(rf"(?:^|(?<=[.;)] )|(?<=[.;)]\n))(?={one}|{CLOSING})", re.MULTILINE)
     cuts = [match.start() for match in marker.finditer(text)] + [len(text)]
     prose, parameters, closing = [text[: cuts[0]].strip()], dict[str, str](), list[str]()
-    for begin, end in zip(cuts, cuts[1:]):
+    for begin, end in pairwise(cuts):
         piece, _, rest = text[begin:end].strip().partition("\n\n")
         if re.match(CLOSING, piece):
             closing.append(" ".join(piece.split()))

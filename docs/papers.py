@@ -105,7 +105,10 @@ def page(family: str, cls: Any, method: dict[str, Any]) -> str:
     found = [note["found"]] if note.get("found") else []
     figure = "\n".join(f"- {part}" for part in method["figure"].split("; ") if part)
     measured = [figure, *found, *tables(method["name"])]
-    text += ["## Measured", *(measured if any(measured) else ["It has no benchmark of its own yet; tests check what it does."])]
+    text += [
+        "## Measured",
+        *(measured if any(measured) else ["It has no benchmark of its own yet; tests check what it does."]),
+    ]
     return "\n\n".join(part for part in text if part) + "\n"
 
 
@@ -150,9 +153,9 @@ def python(family: str, cls: Any, note: dict[str, Any]) -> str:
     made = f"{name}({', '.join(f'{key}={value!r}' for key, value in note.get('settings', {}).items())})"
     value = f"[{made}]" if family == "caches" else made
     return (
-        f"import hasten\nfrom {module} import {name}\n\npipe = hasten.load(\"{model}\")\n"
+        f'import hasten\nfrom {module} import {name}\n\npipe = hasten.load("{model}")\n'
         f"with hasten.accelerate(pipe, hasten.Recipe({family}={value})) as fast:\n"
-        f"    image = fast(\"{PROMPT}\", seed=0).images[0]"
+        f'    image = fast("{PROMPT}", seed=0).images[0]'
     )
 
 
