@@ -60,7 +60,7 @@ def nav() -> list[Any]:
 def index(listed: list[dict[str, Any]]) -> str:
     """All methods in one table a family."""
     text = [
-        "# Papers you can run",
+        "---\nhide: [toc]\n---\n\n# Papers you can run",
         "Every method of hasten, with its paper. A page says what the method does, what can be set, the line that runs "
         "it on a model that ships with hasten, and what was measured.",
         "*calls*: network calls a step. *order*: of convergence in the size of the steps. Figures are of models of up "
@@ -73,14 +73,14 @@ def index(listed: list[dict[str, Any]]) -> str:
         solver = family == "solver"
         if not rows:
             continue
-        text += [f"## {title}", table(
+        text += [f"## {title}", '<div class="hasten-methods" markdown>', table(
             ["method", *(["calls", "order"] if solver else []), "paper", "figure"],
             [
                 [f"[`{m['name']}`]({slug(m['name'])}.md)", *([methods.calls(m), m["order"]] if solver else []),
                  methods.link(m), m["figure"] or "–"]
                 for m in rows
             ],
-        )]  # fmt: skip
+        ), "</div>"]  # fmt: skip
     return "\n\n".join(text) + "\n"
 
 
@@ -122,7 +122,7 @@ def running(family: str, cls: Any, note: dict[str, Any]) -> Iterator[str]:
         yield "As a recipe, on a model that ships with hasten:"
         line = json.dumps(recipe)
         for model in suiting(family, cls, note)[:1]:
-            yield f"```bash\nhasten generate {model} \"{PROMPT}\" --recipe '{line}'\n```"
+            yield f"```bash\nhasten generate {model} \"{PROMPT}\" \\\n    --recipe '{line}'\n```"
     elif fit:
         yield "It is fitted to a model before it is of use" + (
             "; `hasten tune` does that inside of a pipeline." if family == "solver" or cls.search_space else "."
@@ -165,7 +165,7 @@ def settings(cls: Any, about: Any) -> str:
     for field in dataclasses.fields(cls):
         default = json.dumps(plain(getattr(cls(), field.name)), default=str)
         shown = default if len(default) <= LONG else default[: LONG - 1] + "…"
-        rows.append([f"`{field.name}`", f"`{shown}`", about.of(field.name).removesuffix(".")])
+        rows.append([f"`{field.name}`", f"`{shown}`", about.of(field.name).removesuffix(".") or "–"])
     return table(["setting", "default", "meaning"], rows) if rows else "None."
 
 

@@ -142,7 +142,7 @@ def test_every_method_has_a_page_that_says_what_it_is(made):
     assert papers.NOTES.keys() <= {method["name"] for method in methods.methods()}
 
 
-COMMANDS = r'^hasten generate (\S+) "(.+)" --recipe \'(.+)\'$'
+COMMANDS = r'^hasten generate (\S+) "(.+)" \\\n +--recipe \'(.+)\'$'
 
 
 def test_the_commands_of_pages_run(made, monkeypatch):
