@@ -1,0 +1,152 @@
+"""What mkdocs adds to the pages that are written: a page a paper, a page a room, pictures, and counted lines."""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import re
+import sys
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+from mkdocs.structure.files import File, Files
+
+sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(0, str(Path(__file__).parent.parent / "src"))
+import papers
+from docstrings import documented
+
+ROOT = Path(__file__).parent.parent
+SOURCE = ROOT / "src" / "hasten"
+RESULTS = "benchmarks/results"
+ROOMS = (
+    "recipe", "search", "evaluate", "measure", "solvers", "sampling", "grids", "denoisers", "processes", "predictions",
+    "starts", "guidance", "caches", "caching", "prune", "quantize", "compilers", "fit", "edit", "train",
+    "interpolants", "discrete", "runtime", "bridge", "zoo", "methods", "bench", "core",
+)  # fmt: skip
+
+
+def on_config(config: Any) -> Any:
+    """Add the made pages to the menu."""
+    config.nav.insert(3, {"Papers you can run": papers.nav()})
+    rooms = [{room: f"api/{room}.md"} for room in ROOMS if _module(room).exists()]
+    config.nav.append({"API": ["api/index.md", *rooms]})
+    return config
+
+
+def on_files(files: Files, config: Any) -> Files:
+    """Add the made pages, the tables of the benchmarks against other packages, and every picture of a result."""
+    for path, text in (papers.pages() | api()).items():
+        files.append(File.generated(config, path, content=text))
+    for file in sorted((ROOT / RESULTS).iterdir()):
+        if file.suffix in (".png", ".md"):
+            files.append(File.generated(config, f"results/{file.name}", abs_src_path=str(file)))
+    return files
+
+
+def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
+    """Count the lines of files that a page names, point to pictures, and fill in made tables."""
+    markdown = re.sub(r"<!-- lines: (\S+) ?(\S*) -->", lambda m: f"({counted(m[1], m[2])})", markdown)
+    up = "../" * page.file.src_uri.count("/")
+    markdown = re.sub(rf"(?:\.\./)+{RESULTS}/", f"{up}results/", markdown)
+    return re.sub(r"<!-- table: (\w+) -->", lambda m: conflicts() if m[1] == "conflicts" else parts(m[1]), markdown)
+
+
+def counted(path: str, last: str = "") -> str:
+    """How many lines a file has, or has up to the end of a class."""
+    text = (ROOT / path).read_text()
+    total = len(text.splitlines())
+    if not last:
+        return f"{total} lines"
+    node = next(n for n in ast.parse(text).body if isinstance(n, ast.ClassDef) and n.name == last)
+    return f"lines 1 to {node.end_lineno} of {total}"
+
+
+def conflicts() -> str:
+    """Which accelerations cannot be in one recipe, as their classes say."""
+    families = papers.methods.families()
+    made = [cls() for family in papers.FAMILIES if family in families for cls in families[family]]
+    made = [method for method in made if hasattr(method, "refuses")]
+    refused: dict[str, list[str]] = {}
+    for one, other in combinations(made, 2):
+        if one.refuses(other) or other.refuses(one):
+            refused.setdefault(one.name, []).append(other.name)
+            refused.setdefault(other.name, []).append(one.name)
+    rows = [[f"`{name}`", ", ".join(f"`{other}`" for other in others)] for name, others in refused.items()]
+    return papers.table(["method", "not together with"], rows)
+
+
+def parts(registry: str) -> str:
+    """What a registry of grids or of parts of caches holds: names, settings with their defaults, what they do."""
+    from hasten import caches, grids
+
+    listed = getattr(grids if registry == "GRIDS" else caches, registry)
+    rows = []
+    for cls in listed:
+        fields = dataclasses.fields(cls)
+        about = documented(cls.__doc__ or "", [field.name for field in fields]).prose.partition("\n\n")[0]
+        settings = ", ".join(f"`{f.name}={_default(f)}`" for f in fields)
+        rows.append([f"`{cls.name}`", settings or "–", " ".join(about.split())])
+    return papers.table(["name", "settings", "what it does"], rows)
+
+
+def _default(field: dataclasses.Field[Any]) -> str:
+    return "" if field.default is dataclasses.MISSING else repr(field.default)
+
+
+def api() -> dict[str, str]:
+    """A page a room, made of docstrings; by path."""
+    rooms = {room: _module(room) for room in ROOMS}
+    rooms = {room: file for room, file in rooms.items() if file.exists()}
+    lines = [f"- [`hasten.{room}`]({room}.md): {_first_line(file)}" for room, file in rooms.items()]
+    index = f"# API\n\nA page a room, made of the docstrings. What most users need:\n\n{ENTRY}\n\n## Rooms\n\n"
+    made = {"api/index.md": index + "\n".join(lines) + "\n"}
+    for room, file in rooms.items():
+        made[f"api/{room}.md"] = f"# hasten.{room}\n\n" + "\n\n".join(_shown(f"hasten.{room}", file)) + "\n"
+    return made
+
+
+ENTRY = """\
+- `hasten.load`: a pipeline by zoo name, folder or hub id ([bridge](bridge.md))
+- `hasten.accelerate`, `hasten.Recipe`: run a pipeline by a recipe ([recipe](recipe.md))
+- `hasten.tune`, `hasten.compare`: search and measure recipes ([search](search.md))
+- `hasten.sample`: run a solver on any denoiser ([sampling](sampling.md), [denoisers](denoisers.md))
+- `hasten.invert`: from data to noise ([edit](edit.md))
+- `hasten.HastenError`: what every wrong input raises, in one line ([core](core.md))"""
+
+
+def _module(room: str) -> Path:
+    package = SOURCE / room / "__init__.py"
+    return package if package.exists() else SOURCE / f"{room}.py"
+
+
+def _first_line(file: Path) -> str:
+    return (ast.get_docstring(ast.parse(file.read_text())) or "").split("\n\n")[0].replace("\n", " ")
+
+
+def _exported(file: Path) -> list[str]:
+    """The names in a module's `__all__`."""
+    for node in ast.parse(file.read_text()).body:
+        if isinstance(node, ast.Assign) and any(isinstance(t, ast.Name) and t.id == "__all__" for t in node.targets):
+            return sorted(ast.literal_eval(node.value), key=str.lower)
+    return []
+
+
+def _defines(file: Path) -> bool:
+    return any(isinstance(node, ast.FunctionDef | ast.ClassDef) for node in ast.parse(file.read_text()).body)
+
+
+def _shown(module: str, file: Path) -> list[str]:
+    """Instructions to mkdocstrings: what a room exports, or all files of a room that exports nothing."""
+    if file.name != "__init__.py":
+        return [f"::: {module}"]
+    names = _exported(file)
+    if names:
+        return [f"::: {module}\n    options:\n      members: {names}"]
+    own = [] if any(file.parent.glob("[a-z]*.py")) and not _defines(file) else [f"::: {module}"]
+    return own + [
+        f"## {other.stem}\n\n::: {module}.{other.stem}\n    options:\n      heading_level: 3"
+        for other in sorted(file.parent.glob("*.py"))
+        if not other.stem.startswith("_")
+    ]
