@@ -337,8 +337,8 @@ def test_the_true_data_keeps_every_marginal(solver, process, steps, name):
     for k, (a, s, x) in enumerate(mean):
         assert x == pytest.approx(a * 0.7, abs=1e-9)
         variance = sum((share[k][2] - x) ** 2 for share in shares)
-        # states as large as 80 cancel down to 0.002, so rounding is absolute
-        assert variance == pytest.approx(s * s, rel=1e-8, abs=1e-12)
+        # states as large as 80 cancel down to 0.002, so rounding is absolute; adaptive walks take times of their own
+        assert variance == pytest.approx(s * s, rel=1e-8, abs=1e-11 if solver.adaptive else 1e-12)
 
 
 def test_full_noise_sampling_is_ancestral_whichever_way_it_is_written():
