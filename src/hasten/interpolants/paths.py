@@ -106,7 +106,7 @@ class TwoSided:
         return 0 * t, 0 * t
 
     def fields(self, slope: Tensor, noise: Tensor, t: float) -> Fields:
-        """The fields from what two networks predict, without dividing at an end, where gamma is 0 and there is no score.
+        """The fields from what two networks predict; at an end, where gamma is 0, there is no score.
 
         slope: the predicted slope v of alpha x_data + beta x_base, (rows, ...).
         noise: the predicted z, eta, (rows, ...).
