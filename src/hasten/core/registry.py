@@ -34,6 +34,7 @@ class Paper:
 
     @property
     def link(self) -> str:
+        """Its address."""
         return f"https://arxiv.org/abs/{self.arxiv}" if self.arxiv else f"https://doi.org/{self.doi}"
 
     @property
@@ -57,6 +58,7 @@ class Span:
 
     @property
     def whole(self) -> bool:
+        """Whether only whole numbers are tried."""
         return isinstance(self.low, int) and isinstance(self.high, int)
 
 

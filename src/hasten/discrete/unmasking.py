@@ -75,7 +75,10 @@ class TauLeaping(Unmasker):
         positive_int("steps", self.steps)
 
     def chances(self, schedule: Schedule) -> Array:
-        """The probability that a token masked before a step is revealed in it, (steps,); 1 in the last."""
+        """The probability that a token masked before a step is revealed in it, (steps,); 1 in the last.
+
+        schedule: how likely a token is masked at which time.
+        """
         masked = schedule.masked(np.linspace(1, 0, self.steps + 1))
         return np.append(1 - masked[1:-1] / masked[:-2], 1.0)
 

@@ -43,6 +43,7 @@ class Drift:
 
     @property
     def n(self) -> int:
+        """How many samples."""
         return len(self.samples["rmse"])
 
     @property

@@ -148,6 +148,7 @@ class DigitsPipeline(DiffusionPipeline):
 
     @property
     def guidance_scale(self) -> float:
+        """Of the latest call, as diffusers' call-backs look it up; so are the next three."""
         return self._guidance_scale
 
     @property
