@@ -33,22 +33,14 @@ class DigitsPipeline(DiffusionPipeline):
 
     @torch.no_grad()
     def __call__(
-        self,
-        prompt: Prompts,
-        num_inference_steps: int = 50,
-        timesteps: list[int] | None = None,
-        sigmas: list[float] | None = None,
-        guidance_scale: float = 2.0,
-        negative_prompt: Prompts | None = None,
-        num_images_per_prompt: int = 1,
-        eta: float = 0.0,
-        generator: torch.Generator | list[torch.Generator] | None = None,
-        latents: Tensor | None = None,
-        output_type: str = "pil",
-        return_dict: bool = True,
+        self, prompt: Prompts, num_inference_steps: int = 50, timesteps: list[int] | None = None,
+        sigmas: list[float] | None = None, guidance_scale: float = 2.0, negative_prompt: Prompts | None = None,
+        num_images_per_prompt: int = 1, eta: float = 0.0,
+        generator: torch.Generator | list[torch.Generator] | None = None, latents: Tensor | None = None,
+        output_type: str = "pil", return_dict: bool = True,
         callback_on_step_end: Callable[[Any, int, Any, dict[str, Any]], dict[str, Any]] | None = None,
         callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",),
-    ) -> Any:
+    ) -> Any:  # fmt: skip
         """Draw digits.
 
         prompt: which ones: "three" or "3"; "" for any.
@@ -88,13 +80,7 @@ class DigitsPipeline(DiffusionPipeline):
             for index, t in enumerate(steps):
                 if self.interrupt:
                     continue
-                classes = torch.cat([null, labels]) if self.do_classifier_free_guidance else labels
-                states = torch.cat([state] * 2) if self.do_classifier_free_guidance else state
-                states = self.scheduler.scale_model_input(states, t)
-                noise = self.unet(states, t, class_labels=classes, return_dict=False)[0]
-                if self.do_classifier_free_guidance:
-                    free, bound = noise.chunk(2)
-                    noise = free + guidance_scale * (bound - free)
+                noise = self._guided(state, t, labels, null)
                 state = self.scheduler.step(noise, t, state, **extra, return_dict=False)[0]
                 if callback_on_step_end is not None:
                     tensors = {"latents": state, "labels": labels}
@@ -107,6 +93,17 @@ class DigitsPipeline(DiffusionPipeline):
         images = as_output(state, output_type)
         self.maybe_free_model_hooks()
         return ImagePipelineOutput(images=images) if return_dict else (images,)
+
+    def _guided(self, state: Tensor, t: Tensor, labels: Tensor, null: Tensor) -> Tensor:
+        """The noise that the network predicts, with guidance away from the labels `null`."""
+        classes = torch.cat([null, labels]) if self.do_classifier_free_guidance else labels
+        states = torch.cat([state] * 2) if self.do_classifier_free_guidance else state
+        states = self.scheduler.scale_model_input(states, t)
+        noise = self.unet(states, t, class_labels=classes, return_dict=False)[0]
+        if not self.do_classifier_free_guidance:
+            return noise
+        free, bound = noise.chunk(2)
+        return free + self.guidance_scale * (bound - free)
 
     def encode_prompt(self, prompt: Prompts, num_images_per_prompt: int = 1) -> Tensor:
         """Prompts as class labels, (N * num_images_per_prompt,).

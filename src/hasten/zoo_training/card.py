@@ -136,7 +136,7 @@ RETRAIN = {
 
 def emoji_card(name: str, figures: Mapping[str, Any], how: str, facts: Mapping[str, Any]) -> str:
     """The card of an emoji model. how: its training in one sentence. Other parameters: as of `publish`."""
-    nearest, psnr, floor = figures["retrieval"], figures["psnr"], figures["floor"]
+    names = figures["retrieval"]["names"]
     return f"""\
 # {name}
 
@@ -145,21 +145,13 @@ def emoji_card(name: str, figures: Mapping[str, Any], how: str, facts: Mapping[s
 
 ## Trained on
 
-{nearest["names"]} names of faces, animals, food and objects in both styles (a CPU's portion: there was no GPU), each
+{names} names of faces, animals, food and objects in both styles (a CPU's portion: there was no GPU), each
 name exactly as captioned, no augmentation. Other emoji are unknown to it, and it does not generalise far beyond the
 names it saw: it is a small real model for measuring accelerations, not an artist.
 
 ## Measured
 
-- Autoencoder on {psnr["n"]} held-out pictures: PSNR {psnr["value"]:.2f} dB [{psnr["low"]:.2f}, {psnr["high"]:.2f}]
-  (mean over images; {figures["psnr_of_mean_error"]:.2f} dB of the mean squared error).
-- Retrieval: {nearest["top1"]["n"]} training captions drawn with the default; the nearest training picture of the same
-  style (angle between EfficientNet-Lite0 features) is the captioned one for {percent(nearest["top1"])}; it is among the
-  five nearest for {percent(nearest["top5"])}.
-- Distance of {figures["drawn"]:,} pictures drawn with the default to the training set, in EfficientNet-Lite0 features:
-  FD {interval(figures["fd"])}, KD {interval(figures["kd"])}. The training set through the autoencoder and back has
-  FD {interval(floor["fd"])} and KD {interval(floor["kd"])}: no sampling can come closer. These are not Inception FIDs.
-- `evaluation.json` has these figures and every miss.
+{measured(figures)}
 {further(facts)}
 ![loss](loss.png)
 
@@ -178,7 +170,7 @@ Captions it was not trained on:
 ## Retrain
 
     hasten train emoji-vae --out runs/vae --steps {facts["vae_steps"]}
-    {RETRAIN[name]} --names {nearest["names"]} --steps {facts["steps"]}
+    {RETRAIN[name]} --names {names} --steps {facts["steps"]}
 
 Runs resume where they were stopped. With a GPU, leave out `--names` to train on all names.
 
@@ -188,6 +180,21 @@ Runs resume where they were stopped. With a GPU, leave out `--names` to train on
 
 The weights are licensed Apache-2.0; pictures in the Twemoji style carry the attribution above.
 """
+
+
+def measured(figures: Mapping[str, Any]) -> str:
+    """The figures of an emoji model as a list in Markdown."""
+    nearest, psnr, floor = figures["retrieval"], figures["psnr"], figures["floor"]
+    return f"""\
+- Autoencoder on {psnr["n"]} held-out pictures: PSNR {psnr["value"]:.2f} dB [{psnr["low"]:.2f}, {psnr["high"]:.2f}]
+  (mean over images; {figures["psnr_of_mean_error"]:.2f} dB of the mean squared error).
+- Retrieval: {nearest["top1"]["n"]} training captions drawn with the default; the nearest training picture of the same
+  style (angle between EfficientNet-Lite0 features) is the captioned one for {percent(nearest["top1"])}; it is among the
+  five nearest for {percent(nearest["top5"])}.
+- Distance of {figures["drawn"]:,} pictures drawn with the default to the training set, in EfficientNet-Lite0 features:
+  FD {interval(figures["fd"])}, KD {interval(figures["kd"])}. The training set through the autoencoder and back has
+  FD {interval(floor["fd"])} and KD {interval(floor["kd"])}: no sampling can come closer. These are not Inception FIDs.
+- `evaluation.json` has these figures and every miss."""
 
 
 def percent(estimate: Mapping[str, Any]) -> str:
