@@ -75,7 +75,7 @@ def latents(count: int = 256, data: Path | None = None) -> Case:
     from sklearn.cluster import KMeans
 
     from hasten.zoo import emoji, load
-    from hasten.zoo_training.training import encode
+    from hasten.zoo_training.tensors import encode
 
     pictures = emoji.images(emoji.choose(emoji.emojis(data), 500))
     points = encode(load("emoji-sd").vae, pictures).flatten(1).double().numpy()

@@ -26,6 +26,7 @@ from hasten.processes import from_config
 from hasten.sampling import sample
 from hasten.solvers import DDIM, EDICT, DPMSolverPP
 from hasten.starts import GaussianTeleport
+from hasten.zoo_training.digits import data
 
 RESULTS = Path(__file__).parent / "results" / "shipped_evidence.json"
 
@@ -69,13 +70,13 @@ def fields() -> dict[str, Any]:
     pipe.unet.float().requires_grad_(False)
     labels = torch.arange(8)
     process = from_config(pipe.scheduler.config)
-    clean = zoo.digits.data()[0]
+    clean, digits = data()
 
     def of(label: Tensor) -> Denoiser:
         return Denoiser(lambda x, n: pipe.unet(x, n, class_labels=label).sample, process)
 
     found: dict[str, Any] = {"model": "digits", "rows": 8, "probes": 8, "asymmetry": {}, "Fokker-Planck residual": {}}
-    pictures = torch.stack([clean[zoo.digits.data()[1] == k][0] for k in labels])
+    pictures = torch.stack([clean[digits == k][0] for k in labels])
     for t in (20.0, 100.0, 250.0, 500.0, 800.0):
         x = float(process.alpha(t)) * pictures + float(process.sigma(t)) * draw(8, 1, 8, 8, seed=int(t))
         found["asymmetry"][f"{t:g}"] = asymmetry(of(labels), x, t, 8).to_json()

@@ -34,7 +34,7 @@ from hasten.processes import MeanReverting, PFGMPlusPlus, VariancePreserving
 from hasten.solvers import DDIM, SOLVERS, DPMSolverPP, Heun
 from hasten.starts import OneMoreStep, OptimalBoundary, one_more_step
 from hasten.starts.boundary import scores
-from hasten.zoo.digits import data
+from hasten.zoo_training.digits import data
 
 VP = VariancePreserving()
 RESULTS = Path(__file__).parent / "results" / "trained_evidence.json"

@@ -211,7 +211,7 @@ def test_tune_says_so_when_no_recipe_keeps_the_budget(
 ) -> None:
     from hasten.search.result import TuneResult
 
-    monkeypatch.setattr("hasten.cli._show", lambda *_: None)
+    monkeypatch.setattr("hasten.cli.tune.show_result", lambda *_: None)
     result = TuneResult([], None, Budget.of("1x"), None)  # type: ignore[arg-type]
     monkeypatch.setattr(hasten, "tune", lambda *_, **__: result)
     assert "no recipe is sure to keep 1x" in complaint(capsys, "tune", model)

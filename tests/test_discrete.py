@@ -13,21 +13,19 @@ from scipy.integrate import quad
 from hasten.core.errors import HastenError
 from hasten.discrete import (
     UNMASKERS,
-    AnyOrder,
     Euler,
     Geometric,
     Joint,
     LogLinear,
     Ordered,
     TauLeaping,
-    bound,
     exact_bound,
     expected_calls,
     generate,
 )
 from hasten.discrete.exact import surprise
 from hasten.discrete.text import MASK, Letters, decode, documentation, encode
-from hasten.train.discrete import EARLIEST, drawing
+from hasten.train.discrete import EARLIEST, AnyOrder, bound, drawing
 
 V = L = 3
 JOINT = Joint(np.random.default_rng(0).dirichlet(np.full(V**L, 0.7)).reshape((V,) * L))

@@ -10,9 +10,10 @@ from torch import nn
 from hasten import sample
 from hasten.core.errors import HastenError
 from hasten.denoisers import GaussianMixture
-from hasten.interpolants import Fields, Interpolating, MixtureBridge, TwoSided, transport, velocity_loss
+from hasten.interpolants import Fields, MixtureBridge, TwoSided, transport
 from hasten.processes import OneSided, RectifiedFlow
 from hasten.solvers import DPMSolverPP
+from hasten.train.interpolants import Interpolating, velocity_loss
 
 FLOW = RectifiedFlow()
 BASE = GaussianMixture([[-1.0, 0.0], [1.0, 0.0]], [0.3, 0.4], None, FLOW)

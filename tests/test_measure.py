@@ -29,6 +29,7 @@ from hasten.measure import (
     peak_memory,
     perceptual_distance,
     precision_recall,
+    psnr,
     relative,
     signatures,
     timed_ratio,
@@ -215,6 +216,9 @@ def test_psnr_is_torchmetrics(photos):
     noisy = (photos + 0.1 * torch.randn(photos.shape, generator=torch.Generator().manual_seed(0))).clamp(0, 1)
     expected = peak_signal_noise_ratio(noisy, photos, data_range=1.0, dim=(1, 2, 3), reduction="none")
     assert drift(noisy, photos).samples["psnr"] == pytest.approx(expected.numpy(), rel=1e-5)
+    assert torch.equal(psnr(noisy, photos), torch.from_numpy(drift(noisy, photos).samples["psnr"]))
+    assert psnr(photos, photos).tolist() == [100.0] * len(photos)
+    assert psnr(photos, photos, ceiling=math.inf).tolist() == [math.inf] * len(photos)
 
 
 def test_flips_count_samples_that_landed_on_another_reference(photos):

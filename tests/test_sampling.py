@@ -1,5 +1,7 @@
 """Hosts of walks: many at once equal one by one, seeds replay, half precision, denoisers."""
 
+from dataclasses import dataclass
+
 import numpy as np
 import pytest
 import torch
@@ -8,7 +10,7 @@ from hasten import sample
 from hasten.core.errors import HastenError
 from hasten.denoisers import Denoiser, GaussianMixture
 from hasten.processes import Cosine, RectifiedFlow, VarianceExploding, VariancePreserving
-from hasten.sampling import sample_many, seeded_noise
+from hasten.sampling import Walks, sample_many, seeded_noise
 from hasten.solvers import DDIM, DPMSolverPP, Euler, Heun, UniPC
 
 VP = VariancePreserving()
@@ -162,3 +164,124 @@ def test_a_network_is_shown_its_own_time_and_dtype():
 def test_impossible_denoisers_are_refused_by_field(make, message):
     with pytest.raises(HastenError, match=message):
         make()
+
+
+# --- walks that come and go
+
+
+def answered(walks, denoiser, rounds=None):
+    """Answer what waits until nothing does, or so many rounds; how many rows each call had."""
+    rows = []
+    while walks.waiting and (rounds is None or rounds > 0):
+        for batch in walks.batches():
+            rows.append(len(batch.x))
+            walks.answer(batch, denoiser(batch.x, batch.t))
+        rounds = None if rounds is None else rounds - 1
+    return rows
+
+
+def test_walks_that_join_late_or_leave_early_do_not_change_the_others():
+    denoiser = small_network(VP)
+    every = runs()[:6]
+    walks = Walks(VP)
+    first = [walks.add(run) for run in every[:4]]
+    answered(walks, denoiser, rounds=2)
+    late = [walks.add(run) for run in every[4:]]
+    walks.drop(first[1])
+    answered(walks, denoiser, rounds=1)
+    walks.drop(late[0])
+    walks.drop(late[0])
+    answered(walks, denoiser)
+    assert not walks.errors and set(walks.results) == {first[0], first[2], first[3], late[1]}
+    for index, run in zip((*first, *late), every):
+        if index in walks.results:
+            torch.testing.assert_close(walks.results[index], sample(denoiser, **run), rtol=1e-6, atol=1e-6)
+    walks.drop(first[0])
+    assert first[0] not in walks.results and walks.add(every[0]) == 6, "an index is never used twice"
+
+
+def test_a_walk_dropped_during_its_call_is_passed_over():
+    denoiser = small_network(VP)
+    walks = Walks(VP)
+    one, other = (walks.add(run) for run in runs()[:2])
+    (batch,) = walks.batches()
+    walks.drop(one)
+    walks.answer(batch, denoiser(batch.x, batch.t))
+    answered(walks, denoiser)
+    assert set(walks.results) == {other}
+    torch.testing.assert_close(walks.results[other], sample(denoiser, **runs()[1]), rtol=1e-6, atol=1e-6)
+
+
+@dataclass(frozen=True)
+class Failing(DDIM):
+    """DDIM that raises before its query number `at`, and becomes infinite there if told so."""
+
+    at: int = 0
+    diverges: bool = False
+    name = "failing"
+
+    def walk(self, process, times, x, noise):
+        inner = super().walk(process, times, x, noise)
+        query, count = next(inner), 0
+        while True:
+            if count == self.at:
+                if not self.diverges:
+                    raise RuntimeError(f"query {count}")
+                query = query._replace(x=query.x / 0)
+            prediction, count = (yield query), count + 1
+            try:
+                query = inner.send(prediction)
+            except StopIteration as done:
+                return done.value
+
+
+@pytest.mark.parametrize("at", [0, 1, 4])
+def test_a_walk_that_fails_ends_alone_with_its_reason(at):
+    denoiser, every = small_network(VP), runs()[:3]
+    walks = Walks(VP)
+    indices = [walks.add(run) for run in (every[0], every[1] | {"solver": Failing(at=at), "steps": 6}, every[2])]
+    answered(walks, denoiser)
+    assert set(walks.errors) == {indices[1]} and str(walks.errors[indices[1]]) == f"query {at}"
+    for index, run in ((indices[0], every[0]), (indices[2], every[2])):
+        torch.testing.assert_close(walks.results[index], sample(denoiser, **run), rtol=1e-6, atol=1e-6)
+    with pytest.raises(RuntimeError, match=f"query {at}"):
+        sample_many(denoiser, [every[0], every[1] | {"solver": Failing(at=at), "steps": 6}])
+
+
+@pytest.mark.parametrize("check", [True, False])
+def test_a_walk_that_diverges_is_noticed_where_that_is_asked_for(check):
+    denoiser, every = small_network(VP), runs()[:2]
+    walks = Walks(VP, check_finite=check)
+    sound, broken = walks.add(every[0]), walks.add(every[1] | {"solver": Failing(at=2, diverges=True), "steps": 6})
+    answered(walks, denoiser)
+    torch.testing.assert_close(walks.results[sound], sample(denoiser, **every[0]), rtol=1e-6, atol=1e-6)
+    if check:
+        assert isinstance(walks.errors[broken], HastenError) and broken not in walks.results
+        assert str(walks.errors[broken]).startswith("the state at step 3 of 6 has values that are not finite")
+    else:
+        assert not walks.errors and not walks.results[broken].isfinite().all()
+
+
+def test_a_result_that_is_not_finite_is_noticed_too():
+    class Broken:
+        process = VP
+
+        def __call__(self, x, t):
+            return small_network(VP)(x * np.nan, t)
+
+    walks = Walks(VP, check_finite=True)
+    index = walks.add({"noise": torch.zeros(1, 4, dtype=torch.float64), "solver": "ddim", "steps": 1})
+    answered(walks, Broken())
+    assert str(walks.errors[index]).startswith("the result has values that are not finite")
+
+
+def test_bad_runs_are_refused_when_they_are_added():
+    walks = Walks(VP)
+    for run, message in (
+        ({"noise": torch.zeros(1, 4), "step": 3}, "did you mean 'steps'"),
+        ({"noise": torch.full((1, 4), torch.inf)}, "noise: the start state"),
+        ({"noise": torch.zeros(1, 4), "steps": 0}, "steps: 0"),
+    ):
+        with pytest.raises(HastenError, match=message):
+            walks.add(run)
+    assert not walks.waiting and not walks.errors and walks.add({"noise": torch.zeros(1, 4)}) == 0

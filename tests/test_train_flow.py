@@ -144,7 +144,7 @@ def test_digits_killed_at_a_step_and_resumed_have_the_same_weights(tmp_path, ste
     script.write_text(
         "import functools, os, signal, sys, torch\n"
         "import hasten.zoo_training.training as training\n"
-        "from hasten.zoo import train\n"
+        "from hasten.zoo_training import train\n"
         "torch.set_num_threads(1)\n"
         "training.Trainer = functools.partial(training.Trainer, save_every=3)\n"
         "calls, fatal, forward = 0, int(sys.argv[2]), training.Denoising.loss\n"

@@ -15,7 +15,7 @@ import pytest
 import torch
 from PIL import Image
 
-from hasten import zoo
+from hasten import zoo, zoo_training
 from hasten.core.errors import HastenError
 from hasten.zoo.digits import WORDS, DigitsPipeline
 from hasten.zoo_training import emoji, emoji_models, quality
@@ -62,7 +62,7 @@ def test_unknown_names_are_refused_with_the_nearest():
     with pytest.raises(HastenError, match="did you mean 'confirm'"):
         zoo.captions("digits", "confirmed")
     with pytest.raises(HastenError, match="did you mean 'emoji-sd'"):
-        zoo.train("emoji_sd")
+        zoo_training.train("emoji_sd")
 
 
 def test_digits_draws_what_is_asked(digits):
@@ -168,7 +168,7 @@ def test_digits_can_be_saved_and_loaded(digits, tmp_path):
 
 def test_digits_trains_with_the_public_function(tmp_path):
     pytest.importorskip("sklearn")
-    folder = zoo.train("digits", tmp_path, steps=3)
+    folder = zoo_training.train("digits", tmp_path, steps=3)
     drawn = zoo.load("digits", folder)(list(WORDS), 2, output_type="pt").images
     assert drawn.shape == (10, 1, 8, 8)
     assert (tmp_path / "loss.png").exists() or not (tmp_path / "log.jsonl").read_text()
@@ -349,7 +349,7 @@ def test_a_portion_is_fixed_and_of_the_cpu_categories():
 
 
 def test_a_split_keeps_both_styles_of_a_name_together():
-    from hasten.zoo_training.training import split_prompts
+    from hasten.zoo_training.export import split_prompts
 
     halves = split_prompts(emoji.choose(many(), 100))
     things = [{caption.split(" ", 1)[1] for caption in half} for half in (halves["search"], halves["confirm"])]
@@ -369,7 +369,7 @@ def test_an_impossible_portion_is_refused(names):
 )
 def test_bad_choices_are_refused_before_training(packages, tmp_path, name, choices, message):
     with pytest.raises(HastenError, match=message):
-        zoo.train(name, tmp_path / "run", data=packages, **choices)
+        zoo_training.train(name, tmp_path / "run", data=packages, **choices)
     assert not (tmp_path / "run").exists()
 
 

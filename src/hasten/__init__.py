@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import pkgutil
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
@@ -41,3 +42,9 @@ def __getattr__(name: str) -> Any:
         if error.name != f"hasten.{name}":
             raise
         raise AttributeError(f"module 'hasten' has no attribute {name!r}") from None
+
+
+def __dir__() -> list[str]:
+    """The public names and the rooms, whether or not they have been imported."""
+    rooms = [module.name for module in pkgutil.iter_modules(__path__) if not module.name.startswith("_")]
+    return sorted({*__all__, "__version__", *rooms})

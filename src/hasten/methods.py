@@ -25,7 +25,11 @@ def families() -> dict[str, Any]:
 
 
 def methods(family: str | None = None) -> list[dict[str, Any]]:
-    """Every method, or those of one family. Raises HastenError for a family that does not exist."""
+    """Every method as plain data: name, family, paper, settings and what it was measured to do.
+
+    family: only this one; None for all.
+    Raises HastenError for a family that does not exist.
+    """
     known = families()
     if family is not None and family not in known:
         raise unknown("family", family, known)
@@ -34,11 +38,14 @@ def methods(family: str | None = None) -> list[dict[str, Any]]:
     return [{**method, "figure": figures.get(method["name"], "")} for item in chosen.items() for method in _of(*item)]
 
 
-def markdown(found: Sequence[Mapping[str, Any]]) -> str:
-    """The methods as a Markdown table."""
+def markdown(listed: Sequence[Mapping[str, Any]]) -> str:
+    """A Markdown table of methods.
+
+    listed: as `methods` returns them.
+    """
     rows = [
         f"| `{m['name']}` | {m['family']} | {calls(m)} | {m.get('order', '')} | {link(m)} | {m['figure']} |"
-        for m in found
+        for m in listed
     ]
     head = "| method | family | calls a step | order | paper | measured |"
     return "\n".join([head, "|---|---|---|---|---|---|", *rows])
@@ -61,21 +68,28 @@ def about(method: Mapping[str, Any]) -> str:
 
 
 def link(method: Mapping[str, Any]) -> str:
+    """Its paper as a Markdown link, and the year."""
     return f"[{method['paper']}]({method['link']}), {method['year']}"
 
 
 def _of(family: str, classes: Any) -> Iterator[dict[str, Any]]:
-    """The methods of a family: name, paper, what the documentation says first, settings."""
+    """The methods of a family, as `methods` returns them but for the figure."""
     for cls in classes:
-        said = " ".join((cls.__doc__ or "").split("\n\n")[0].split()).split(" Source:")[0]
-        found = {"name": cls.name, "family": family, "about": said, "paper": cls.paper.title}
-        found |= {"year": cls.paper.year, "source": cls.paper.source, "link": cls.paper.link}
         made = cls()
-        found["settings"] = {field.name: plain(getattr(made, field.name)) for field in dataclasses.fields(cls)}
-        found["aliases"] = classes.aliases(cls.name)
+        listed = {
+            "name": cls.name,
+            "family": family,
+            "about": " ".join((cls.__doc__ or "").split("\n\n")[0].split()).split(" Source:")[0],
+            "paper": cls.paper.title,
+            "year": cls.paper.year,
+            "source": cls.paper.source,
+            "link": cls.paper.link,
+            "settings": {field.name: plain(getattr(made, field.name)) for field in dataclasses.fields(cls)},
+            "aliases": classes.aliases(cls.name),
+        }
         if family == "solver":
-            found |= {"evaluations": made.evaluations, "order": made.convergence, "stochastic": made.stochastic}
-            found |= {"adaptive": made.adaptive, "warning": made.warning}
+            listed |= {"evaluations": made.evaluations, "order": made.convergence, "stochastic": made.stochastic}
+            listed |= {"adaptive": made.adaptive, "warning": made.warning}
         if hasattr(made, "needs_fit"):
-            found["needs_fit"] = made.needs_fit
-        yield found
+            listed["needs_fit"] = made.needs_fit
+        yield listed

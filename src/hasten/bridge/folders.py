@@ -15,9 +15,11 @@ UNSAFE = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 
 
 def check_files(folder: Path) -> None:
-    """Raise a HastenError naming the file if one below `folder` is damaged, missing from its index, or a pickle.
+    """Look at the files of a pipeline before it is loaded. A pickle beside safetensors is harmless: it is never read.
 
-    A pickle beside safetensors is harmless, because it is never read.
+    folder: as `save_pretrained` writes it.
+    Raises HastenError naming the file if one is damaged, if its index names one that is not there, or if there is
+    only a pickle.
     """
     for index in folder.rglob("*.safetensors.index.json"):
         for shard in sorted(set(_json(index).get("weight_map", {}).values())):
@@ -35,9 +37,13 @@ def check_files(folder: Path) -> None:
 
 
 def check_numbers(pipe: Any, folder: Path) -> None:
-    """Raise a HastenError if a part of a loaded pipeline has more parameters than its files hold.
+    """Look whether every number of a loaded pipeline came from its files.
 
     diffusers and transformers fill what is missing with random numbers, and only log it.
+
+    pipe: the pipeline.
+    folder: where it was loaded from.
+    Raises HastenError if a part has more parameters than its files hold.
     """
     for name, part in pipe.components.items():
         files = list((folder / name).glob("*.safetensors"))
@@ -50,7 +56,10 @@ def check_numbers(pipe: Any, folder: Path) -> None:
 
 
 def misfit(folder: Path) -> str | None:
-    """The first tensor in the files whose shape is not the one that the config beside it asks for, in words."""
+    """The first tensor in the files whose shape is not what the config beside it asks for, in words; None if all fit.
+
+    folder: as `save_pretrained` writes it.
+    """
     import torch
 
     for name, (library, kind) in _parts(folder):
@@ -81,7 +90,7 @@ def _parts(folder: Path) -> Iterator[tuple[str, tuple[str, str]]]:
 
 def _json(path: Path) -> dict[str, Any]:
     try:
-        found = json.loads(path.read_text())
+        content = json.loads(path.read_text())
     except (OSError, ValueError) as error:
         raise HastenError(f"{path} cannot be read as JSON: {error}") from error
-    return found if isinstance(found, dict) else {}
+    return content if isinstance(content, dict) else {}

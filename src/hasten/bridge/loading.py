@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import difflib
-import logging
 import re
-import warnings
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from hasten.bridge.folders import check_files, check_numbers, misfit
+from hasten.core.console import no_bars, quiet
 from hasten.core.errors import HastenError
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
@@ -20,18 +18,20 @@ HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 def load(name: str | Path, dtype: Any = None, device: Any = None) -> Any:
     """A diffusers pipeline, ready to call.
 
-    name: a model of the zoo ("emoji-sd"), a folder written by `save_pretrained`, or a hub id
-    ("owner/model"). dtype: a torch dtype or its name; float32 if None. device: where to put it; left on the CPU
-    if None. Only safetensors weights are read.
-    Raises HastenError, in one line, if there is no such model, it cannot be read, or its files are not whole.
+    name: a model of the zoo ("emoji-sd"), a folder written by `save_pretrained`, or a hub id ("owner/model").
+    dtype: a torch dtype or its name; float32 if None.
+    device: a torch device or its name; the CPU if None.
+    Only safetensors weights are read.
+    Raises HastenError, in one line, if there is no such model, it cannot be read, its files are not whole, or
+    there is no such device.
     """
     from huggingface_hub.errors import HTTPError
     from safetensors import SafetensorError
 
-    chosen, source = _dtype(dtype), str(name)
+    chosen, place, source = _dtype(dtype), _device(device), str(name)
     in_zoo = source in _zoo_names()
     folder = _zoo_folder(source) if in_zoo else _folder(source)
-    with _quiet(), _no_bars():
+    with quiet(), no_bars():
         try:
             if folder is not None:
                 check_files(folder)
@@ -40,7 +40,7 @@ def load(name: str | Path, dtype: Any = None, device: Any = None) -> Any:
                 check_numbers(pipe, folder)
         except (OSError, ValueError, ImportError, AttributeError, RuntimeError, SafetensorError, HTTPError) as error:
             raise HastenError(f"model: cannot load {source!r}: {_reason(error, folder)}") from error
-    return pipe if device is None else pipe.to(device)
+    return pipe if place is None else pipe.to(place)
 
 
 def _from_zoo(name: str, dtype: Any) -> Any:
@@ -91,12 +91,33 @@ def _zoo_names() -> list[str]:
 def _dtype(dtype: Any) -> Any:
     import torch
 
-    found: Any = torch.float32 if dtype is None else dtype
-    if isinstance(found, str):
-        found = getattr(torch, found, None)
-    if not (isinstance(found, torch.dtype) and found.is_floating_point):
+    chosen: Any = torch.float32 if dtype is None else dtype
+    if isinstance(chosen, str):
+        chosen = getattr(torch, chosen, None)
+    if not (isinstance(chosen, torch.dtype) and chosen.is_floating_point):
         raise HastenError(f"dtype: {dtype!r} is not possible; give float32, bfloat16 or float16")
-    return found
+    return chosen
+
+
+def _device(device: Any) -> Any:
+    """The torch device that is meant, once it has been seen to work; None if none is given."""
+    import torch
+
+    if device is None:
+        return None
+    try:
+        chosen = torch.device(device)
+        torch.empty(0, device=chosen)
+    except (RuntimeError, AssertionError, TypeError, ValueError) as error:
+        why = "torch sees no CUDA here" if _wants_cuda(device) else _gist(error)
+        raise HastenError(f"device: {str(device)!r} is not possible: {why}; leave it out for the CPU") from error
+    return chosen
+
+
+def _wants_cuda(device: Any) -> bool:
+    import torch
+
+    return str(device).startswith("cuda") and not torch.cuda.is_available()
 
 
 def _reason(error: Exception, folder: Path | None) -> str:
@@ -116,32 +137,3 @@ def _gist(error: BaseException, longest: int = 200) -> str:
     """The first line of an error, cut short."""
     first = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
     return first if len(first) <= longest else f"{first[:longest].rsplit(' ', 1)[0]} ..."
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """No chatter of the libraries underneath, who log while they are imported; all settings are as before on exit."""
-    disabled = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(disabled)
-
-
-@contextlib.contextmanager
-def _no_bars() -> Iterator[None]:
-    """No progress bars of the loading of small parts; as before on exit."""
-    from diffusers.utils import logging as diffusers_logging
-    from transformers.utils import logging as transformers_logging
-
-    showing = [library for library in (diffusers_logging, transformers_logging) if library.is_progress_bar_enabled()]
-    for library in showing:
-        library.disable_progress_bar()
-    try:
-        yield
-    finally:
-        for library in showing:
-            library.enable_progress_bar()

@@ -15,7 +15,12 @@ class UnsupportedModel(HastenError):
 
 
 def unknown(field: str, value: object, choices: Iterable[str]) -> HastenError:
-    """The error for a name nobody knows, with the nearest one that exists."""
+    """The error for a name nobody knows, with the nearest one that exists.
+
+    field: what was to be named.
+    value: the unknown name.
+    choices: every known name.
+    """
     known = sorted(choices)
     near = difflib.get_close_matches(str(value), known, n=1, cutoff=0.5)
     hint = f"did you mean {near[0]!r}?" if near else f"choose one of: {', '.join(known) or '(none exist yet)'}"
@@ -23,33 +28,59 @@ def unknown(field: str, value: object, choices: Iterable[str]) -> HastenError:
 
 
 def positive_int(field: str, value: object) -> int:
-    """`value` as an integer of at least 1, or a HastenError that names `field`."""
+    """The value, once it is known to be a whole number of at least 1.
+
+    field: what the error calls it.
+    value: to be looked at.
+    Raises HastenError for anything else.
+    """
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise HastenError(f"{field}: {value!r} is not possible; give a whole number of at least 1")
     return value
 
 
 def natural(field: str, value: object) -> int:
-    """`value` as an integer of at least 0, or a HastenError that names `field`."""
+    """The value, once it is known to be a whole number of at least 0.
+
+    field: what the error calls it.
+    value: to be looked at.
+    Raises HastenError for anything else.
+    """
     if isinstance(value, bool) or not isinstance(value, int) or value < 0:
         raise HastenError(f"{field}: {value!r} is not possible; give a whole number of at least 0")
     return value
 
 
 def one_of(field: str, value: object, choices: Iterable[object]) -> None:
-    """Raise a HastenError unless `value` is one of `choices`."""
+    """Look whether a value is one of several.
+
+    field: what the error calls it.
+    value: to be looked at.
+    choices: what is possible.
+    Raises HastenError for anything else.
+    """
     choices = list(choices)
     if isinstance(value, bool) or value not in choices:
         raise HastenError(f"{field}: {value!r} is not possible; choose one of: {', '.join(map(str, choices))}")
 
 
 def unit_interval(field: str, value: float) -> None:
-    """Raise a HastenError unless 0 <= value <= 1."""
+    """Look whether a number lies in [0, 1].
+
+    field: what the error calls it.
+    value: to be looked at.
+    Raises HastenError if it does not.
+    """
     if not 0 <= value <= 1:
         raise HastenError(f"{field}: {value} is not possible; give a number from 0 to 1")
 
 
 def positive_share(field: str, value: float) -> None:
-    """Raise a HastenError unless 0 < value <= 1."""
+    """Look whether a number lies in (0, 1].
+
+    field: what the error calls it.
+    value: to be looked at.
+    Raises HastenError if it does not.
+    """
     if not 0 < value <= 1:
         raise HastenError(f"{field}: {value} is not possible; give a number above 0 up to 1")

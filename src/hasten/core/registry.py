@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+import inspect
+import sys
+import types
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, get_type_hints
 
 from hasten.core.errors import HastenError, unknown
 
@@ -15,7 +19,13 @@ Class = TypeVar("Class")
 
 @dataclass(frozen=True)
 class Paper:
-    """Where a method comes from: on arXiv, or by its DOI."""
+    """Where a method comes from.
+
+    title: of the paper.
+    year: in which it was first published.
+    arxiv: its arXiv id, if it has one.
+    doi: its DOI otherwise.
+    """
 
     title: str
     year: int
@@ -24,6 +34,7 @@ class Paper:
 
     @property
     def link(self) -> str:
+        """Its address."""
         return f"https://arxiv.org/abs/{self.arxiv}" if self.arxiv else f"https://doi.org/{self.doi}"
 
     @property
@@ -34,9 +45,11 @@ class Paper:
 
 @dataclass(frozen=True)
 class Span:
-    """The numbers from `low` to `high` that a search may try for a setting; whole ones if both are whole.
+    """The numbers that a search may try for a setting; whole ones if both ends are whole.
 
-    log: tried evenly by their logarithm.
+    low: the smallest.
+    high: the largest.
+    log: whether they are tried evenly by their logarithm.
     """
 
     low: float
@@ -45,14 +58,15 @@ class Span:
 
     @property
     def whole(self) -> bool:
+        """Whether only whole numbers are tried."""
         return isinstance(self.low, int) and isinstance(self.high, int)
 
 
 class Registry(Generic[T]):
-    """The methods of one kind, each a frozen dataclass with a `name`, findable by name.
+    """The methods of one kind, each a frozen dataclass with a `name`.
 
-    `build` makes one from its name, from a mapping `{"name": ..., field: value}`, or passes an instance
-    through; `describe` is the inverse. Both refuse unknown names and fields with the nearest that exists.
+    field: what error messages call the kind, such as "solver".
+    base: the class that all of them are instances of.
     """
 
     def __init__(self, field: str, base: type[T]) -> None:
@@ -66,7 +80,12 @@ class Registry(Generic[T]):
         return cls
 
     def alias(self, name: str, of: str, **fields: Any) -> None:
-        """A second name for method `of` with some fields set."""
+        """Give a method a second name.
+
+        name: the new name.
+        of: the name of the method.
+        fields: its settings under that name.
+        """
         self._aliases[name] = (of, fields)
 
     def aliases(self, of: str) -> dict[str, dict[str, Any]]:
@@ -81,7 +100,11 @@ class Registry(Generic[T]):
         return [*self._classes, *self._aliases]
 
     def build(self, spec: T | str | Mapping[str, Any]) -> T:
-        """The method that `spec` stands for. Raises HastenError naming the field that is wrong."""
+        """A method from plain data.
+
+        spec: its name, a mapping `{"name": ..., field: value}`, or a method, which is passed through.
+        Raises HastenError naming the field that is wrong, with the nearest name that exists.
+        """
         if isinstance(spec, self.base):
             return spec
         if isinstance(spec, str):
@@ -101,14 +124,14 @@ class Registry(Generic[T]):
             if key not in known:
                 raise unknown(f"{self.field}.{name}", key, known)
         try:
-            return cls(**{key: _plain(known[key], value) for key, value in fields.items()})
+            return cls(**{key: _read(cls, key, value) for key, value in fields.items()})
         except HastenError:
             raise
         except (TypeError, ValueError) as error:
             raise HastenError(f"{self.field}.{name}: {error}") from error
 
     def describe(self, method: T) -> dict[str, Any]:
-        """`{"name": ...}` and the fields that differ from their defaults."""
+        """Plain data that `build` makes the method of: its name and the fields that differ from their defaults."""
         return _described(method)
 
 
@@ -135,19 +158,38 @@ def _equal(a: Any, b: Any) -> bool:
     return same if isinstance(same, bool) else False
 
 
-def _plain(field: dataclasses.Field[Any], value: Any) -> Any:
-    """A JSON value as the type the field is declared with (JSON has no tuples, and writes 7 for 7.0)."""
-    declared = str(field.type)
-    numbers_only = set(declared.replace(" ", "").split("|")) <= {"int", "float", "bool", "None"}
-    if isinstance(value, list):
-        return tuple(value)
-    wrong = (
-        (numbers_only and not isinstance(value, int | float | type(None)))
-        or (declared == "str" and not isinstance(value, str))
-        or (declared == "bool" and not isinstance(value, bool))
-        or (declared == "int" and (isinstance(value, bool) or not isinstance(value, int)))
-        or (numbers_only and value is None and "None" not in declared)
-    )
-    if wrong:
-        raise HastenError(f"{field.name}: {value!r} is not possible; give a value of type {declared}")
-    return float(value) if declared.startswith("float") and value is not None else value
+def _read(cls: type, name: str, value: Any) -> Any:
+    """Plain data as the type a field is declared with: JSON has no tuples, and writes 7 for 7.0.
+
+    Nothing else is bent: "7" is not 7 and True is not 1. Raises HastenError if the value is of another type.
+    """
+    from pydantic import ValidationError
+
+    given = _tuples(value)
+    declared, adapter = _declared(cls, name)
+    try:
+        return given if adapter is None else adapter.validate_python(given, strict=True)
+    except ValidationError as error:
+        raise HastenError(f"{name}: {value!r} is not possible; give a value of type {declared}") from error
+
+
+@functools.cache
+def _declared(cls: type, name: str) -> tuple[str, Any]:
+    """The type a field is declared with, in words, and what checks it; None if it is not of plain data."""
+    from pydantic import TypeAdapter
+    from pydantic.errors import PydanticSchemaGenerationError
+
+    home = next(base for base in cls.__mro__ if name in inspect.get_annotations(base))
+    annotation = inspect.get_annotations(home)[name]
+    only_this = types.SimpleNamespace(__annotations__={name: annotation})  # others may be known to type checkers alone
+    hint = get_type_hints(only_this, vars(sys.modules[home.__module__]))[name]
+    words = annotation if isinstance(annotation, str) else str(getattr(hint, "__name__", hint))
+    try:
+        return words, TypeAdapter(hint)
+    except PydanticSchemaGenerationError:  # a tensor or another method, which the class looks at itself
+        return words, None
+
+
+def _tuples(value: Any) -> Any:
+    """Lists as tuples, inside of one another too."""
+    return tuple(_tuples(inside) for inside in value) if type(value) in (list, tuple) else value

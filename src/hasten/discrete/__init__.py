@@ -8,10 +8,8 @@ changes. Source: Ou et al. 2024, arXiv 2406.03736.
 from hasten.discrete.exact import Joint, exact_bound
 from hasten.discrete.masking import Geometric, LogLinear, Schedule
 from hasten.discrete.unmasking import UNMASKERS, Euler, Generated, Ordered, TauLeaping, expected_calls, generate
-from hasten.train.discrete import AnyOrder, bound
 
 __all__ = [
-    "AnyOrder",
     "Euler",
     "Generated",
     "Geometric",
@@ -21,7 +19,6 @@ __all__ = [
     "Schedule",
     "TauLeaping",
     "UNMASKERS",
-    "bound",
     "exact_bound",
     "expected_calls",
     "generate",

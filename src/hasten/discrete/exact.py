@@ -16,7 +16,11 @@ Network = Callable[[Tensor], Tensor]  # tokens (rows, length) -> logits (rows, l
 
 
 class Joint:
-    """The exact network for a joint distribution, given as an array of shape (V,) * length."""
+    """The exact network for a joint distribution.
+
+    table: positive numbers in the shape (V,) * length; they are divided by their sum.
+    Raises HastenError for another shape or numbers that are not positive.
+    """
 
     def __init__(self, table: ArrayLike) -> None:
         self.table = torch.as_tensor(table, dtype=torch.float64)
@@ -40,10 +44,15 @@ class Joint:
 
 
 def exact_bound(network: Network, tokens: Tensor, mask: int) -> Tensor:
-    """What `AnyOrder` estimates, as the sum over all 2^length masks, (rows,) nats: at least -log p.
+    """What `hasten.train.discrete.AnyOrder` estimates, as the sum over all 2^length masks: at least -log p.
 
     A mask of k of L tokens weighs (k - 1)! (L - k)! / L!, both the integral of lambda^(k-1) (1 - lambda)^(L-k)
-    and its share among all orders; equal to -log p for true conditionals.
+    and its share among all orders; the sum is -log p for true conditionals.
+
+    network: tokens (rows, length) -> logits (rows, length, V).
+    tokens: integers, (rows, length), few a row.
+    mask: the token that stands for a hidden one.
+    Returns nats, (rows,).
     Source: Ou et al. 2024 (lambda-DCE, k-DCE and any-order losses are one).
     """
     length = tokens.shape[1]
@@ -57,7 +66,13 @@ def exact_bound(network: Network, tokens: Tensor, mask: int) -> Tensor:
 
 
 def surprise(network: Network, tokens: Tensor, hidden: Tensor, mask: int) -> Tensor:
-    """-log c summed over the hidden places of each row, (rows,); the network sees `mask` there."""
+    """-log of the probability given to the hidden tokens, summed over each row, (rows,) nats.
+
+    network: tokens (rows, length) -> logits (rows, length, V).
+    tokens: integers, (rows, length).
+    hidden: where the network sees `mask` instead, (rows, length) booleans.
+    mask: the token that stands for a hidden one.
+    """
     logs = torch.log_softmax(network(torch.where(hidden, mask, tokens)).double(), -1)
     picked = logs.gather(-1, tokens[..., None])[..., 0]
     return -torch.where(hidden, picked, 0.0).sum(1)

@@ -18,7 +18,7 @@ class Schedule(ABC):
 
     @abstractmethod
     def masked(self, t: ArrayLike) -> Array:
-        """The probability that a token is masked at time t, 1 - exp(-total noise)."""
+        """The probability that a token is masked at time t, in [0, 1]: 1 - exp(-total noise)."""
 
     @abstractmethod
     def rate(self, t: ArrayLike) -> Array:
@@ -27,7 +27,11 @@ class Schedule(ABC):
 
 @dataclass(frozen=True)
 class LogLinear(Schedule):
-    """masked = (1 - floor) t. Source: Lou et al. 2023, arXiv 2310.16834."""
+    """masked = (1 - floor) t.
+
+    floor: the share of tokens that is never masked, from 0 to below 1.
+    Source: Lou et al. 2023, arXiv 2310.16834.
+    """
 
     floor: float = 1e-3
 
@@ -44,7 +48,12 @@ class LogLinear(Schedule):
 
 @dataclass(frozen=True)
 class Geometric(Schedule):
-    """Total noise low^(1 - t) high^t. Source: Lou et al. 2023, arXiv 2310.16834."""
+    """Total noise low^(1 - t) high^t.
+
+    low: the total noise at time 0, above 0.
+    high: the total noise at time 1, above `low`.
+    Source: Lou et al. 2023, arXiv 2310.16834.
+    """
 
     low: float = 1e-5
     high: float = 20.0

@@ -21,17 +21,28 @@ def documentation() -> str:
 
 
 def encode(text: str) -> Tensor:
-    """(length,) tokens; "_" is the mask. Raises ValueError for other symbols."""
+    """A text as tokens, (length,).
+
+    text: of SYMBOLS, and "_" for the mask.
+    Raises ValueError for other symbols.
+    """
     return torch.tensor([MASK if symbol == "_" else SYMBOLS.index(symbol) for symbol in text])
 
 
 def decode(tokens: Tensor) -> str:
-    """The text of one row; "_" where it is masked."""
+    """The text of one row.
+
+    tokens: integers, (length,); the mask becomes "_".
+    """
     return "".join("_" if token == MASK else SYMBOLS[token] for token in tokens.tolist())
 
 
 class Letters(nn.Module):
-    """A residual network of dilated convolutions over (rows, length) tokens, with no notion of time."""
+    """A residual network of dilated convolutions over (rows, length) tokens, with no notion of time.
+
+    width: channels.
+    dilations: of each layer, whose kernel is 5 wide.
+    """
 
     def __init__(self, width: int = 96, dilations: tuple[int, ...] = (1, 1, 2, 4)) -> None:
         super().__init__()

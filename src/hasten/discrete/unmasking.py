@@ -20,7 +20,11 @@ from hasten.processes import Array
 
 
 class TokenQuery(NamedTuple):
-    """The network is wanted at `tokens`; only the rows of `needed` will be looked at."""
+    """What an unmasker asks the network.
+
+    tokens: integers, (rows, length).
+    needed: the rows whose answer will be looked at, (rows,) booleans.
+    """
 
     tokens: Tensor
     needed: Tensor
@@ -41,7 +45,13 @@ class Unmasker(ABC):
 
     @abstractmethod
     def walk(self, schedule: Schedule, tokens: Tensor, mask: int, uniforms: Uniforms) -> Walk:
-        """Reveal every `mask` in tokens (rows, length)."""
+        """A generator that yields TokenQueries, is sent probabilities (rows, length, V), and returns the tokens.
+
+        schedule: how likely a token is masked at which time.
+        tokens: integers, (rows, length).
+        mask: the token that is to be revealed wherever it is.
+        uniforms: fresh random numbers whenever it is called.
+        """
 
 
 UNMASKERS: Registry[Unmasker] = Registry("unmasker", Unmasker)
@@ -52,8 +62,10 @@ UNMASKERS: Registry[Unmasker] = Registry("unmasker", Unmasker)
 class TauLeaping(Unmasker):
     """In each of `steps` equal steps of time every token is revealed on its own, with its exact probability.
 
-    Exact but for tokens revealed in the same step, which do not see one another. Source: Ou et al. 2024
-    (Tweedie tau-leaping).
+    Exact but for tokens revealed in the same step, which do not see one another.
+
+    steps: how many, at least 1.
+    Source: Ou et al. 2024 (Tweedie tau-leaping).
     """
 
     steps: int = 64
@@ -63,7 +75,10 @@ class TauLeaping(Unmasker):
         positive_int("steps", self.steps)
 
     def chances(self, schedule: Schedule) -> Array:
-        """The probability that a token masked before a step is revealed in it, (steps,); 1 in the last."""
+        """The probability that a token masked before a step is revealed in it, (steps,); 1 in the last.
+
+        schedule: how likely a token is masked at which time.
+        """
         masked = schedule.masked(np.linspace(1, 0, self.steps + 1))
         return np.append(1 - masked[1:-1] / masked[:-2], 1.0)
 
@@ -115,7 +130,11 @@ class Ordered(Unmasker):
 
 @dataclass(frozen=True)
 class Generated:
-    """tokens (rows, length), and how often the network was asked for each row, (rows,)."""
+    """What `generate` made.
+
+    tokens: integers, (rows, length), none of them masked.
+    calls: how often the network was asked for each row, (rows,).
+    """
 
     tokens: Tensor
     calls: Tensor
@@ -125,12 +144,16 @@ def generate(
     network: Network, tokens: Tensor, vocabulary: int, unmasker: Unmasker | str = "tau-leaping",
     schedule: Schedule | None = None, seed: int = 0, lazy: bool = True,
 ) -> Generated:  # fmt: skip
-    """Fill in every masked token.
+    """Fill in every masked token. Picks are made in float64 by inverting the cumulative distribution.
 
-    tokens: (rows, length) integers, `vocabulary` (the mask) where a token is wanted; the others stay as they
-    are. lazy: ask the network about a row only in steps that reveal something in it. Because answers do not
-    depend on time this changes no token; it is the paper's cache without anything to keep. Row i depends on
-    (seed, i) alone. Picks are made in float64 by inverting the cumulative distribution.
+    network: tokens (rows, length) -> logits (rows, length, V).
+    tokens: integers, (rows, length), `vocabulary` (the mask) where a token is wanted; the others stay.
+    vocabulary: how many tokens there are, which is the number of the mask too.
+    unmasker: an instance or a name.
+    schedule: how likely a token is masked at which time; LogLinear if None.
+    seed: of all picks; row i depends on (seed, i) alone.
+    lazy: ask the network about a row only in steps that reveal something in it. Because answers do not depend on
+        time this changes no token: it is the paper's cache without anything to keep.
     Raises HastenError for tokens out of range.
     """
     if tokens.ndim != 2 or tokens.is_floating_point() or not ((tokens >= 0) & (tokens <= vocabulary)).all():
@@ -158,10 +181,11 @@ def generate(
 
 
 def expected_calls(length: int, masked: ArrayLike) -> float:
-    """The mean number of lazy calls for a sequence of `length` masked tokens.
+    """The mean number of lazy calls for one sequence; with n equal steps n (1 - (1 - 1/n)^length).
 
-    masked: the falling probabilities of being masked at the times of a run, from 1 to 0; with n equal steps
-    n (1 - (1 - 1/n)^length). Source: Ou et al. 2024 (expected NFEs).
+    length: how many tokens are masked at first.
+    masked: the falling probabilities of being masked at the times of a run, from 1 to 0.
+    Source: Ou et al. 2024 (expected NFEs).
     """
     return float((1 - (1 + np.diff(np.asarray(masked, float))) ** length).sum())
 

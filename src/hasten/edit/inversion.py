@@ -26,9 +26,12 @@ class Inverse(Solver):
 
     Its walk takes the same decreasing times as that of `solver`, starts from data and ends with the state at
     times[0]: a Pair if the solver is reversible, whose round trip is then exact. Any other deterministic solver
-    is walked backwards, which asks the network at the wrong end of each step (with DDIM: naive DDIM inversion,
-    Dhariwal & Nichol 2021); if times end on 0, data is taken for a state at the smallest time of the process.
-    Raises HastenError for stochastic and adaptive solvers; clipping and thresholding have no inverse either.
+    is walked backwards, which asks the network at the wrong end of each step; if times end on 0, data is taken
+    for a state at the smallest time of the process. Clipping and thresholding have no inverse.
+
+    solver: what takes the noise back to data.
+    Raises HastenError for stochastic and adaptive solvers.
+    Source: Dhariwal and Nichol 2021, for DDIM walked backwards (naive DDIM inversion).
     """
 
     solver: Solver
@@ -57,10 +60,15 @@ def invert(
 ) -> Tensor:  # fmt: skip
     """The state that `sample(denoiser, state, solver=..., steps=..., grid=..., end=...)` takes back to x0.
 
-    x0: data (rows, ...). solver: EDICT if None; with a reversible solver (edict, bdia) the result is a `Pair`
-    (2, rows, ...) and the round trip is exact to rounding, which grows along the way (see the solver): use
-    float32 or float64. With any other deterministic solver it is (rows, ...), and the round trip approximate.
-    Other arguments: as `sample`. Guidance is the denoiser's; use the same in both directions.
+    denoiser: the network with its process and its guidance; use the same in both directions.
+    x0: data, (rows, ...), in float32 or float64.
+    solver: an instance, a name or a mapping; EDICT if None. With a reversible one (edict, bdia) the round trip is
+        exact to rounding, which grows along the way; with another deterministic one it is approximate.
+    steps: how many, at least 1.
+    grid: where the times lie, as of `sample`.
+    end: as of `sample`.
+    callback: as of `sample`.
+    Returns the state at the first time: (rows, ...), or with a reversible solver a `Pair` (2, rows, ...).
     Warns if rounding errors grow more than 1e4 times. Raises HastenError as `sample` does.
     """
     chosen = EDICT() if solver is None else SOLVERS.build(solver)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from hasten.core.errors import HastenError
+from hasten.core.files import save_tensors
 from hasten.denoisers import DenoiserLike
 from hasten.fit.runs import solve
 from hasten.grids import schedule, settling
@@ -61,13 +62,8 @@ class Trajectory:
 
     def save(self, file: Path) -> None:
         """Write all but the process to a safetensors file, which is there once it is whole."""
-        from safetensors.torch import save_file
-
-        tensors = {"times": torch.from_numpy(self.times.copy()), "end": self.end.contiguous()}
-        tensors |= {"states": torch.stack(self.states), "slopes": torch.stack(self.slopes)}
-        partial = file.with_suffix(".partial")
-        save_file(tensors, partial)
-        partial.replace(file)
+        tensors = {"times": torch.from_numpy(self.times.copy()), "end": self.end}
+        save_tensors(file, tensors | {"states": torch.stack(self.states), "slopes": torch.stack(self.slopes)})
 
     @classmethod
     def load(cls, file: Path, process: Process) -> Trajectory:

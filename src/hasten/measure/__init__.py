@@ -11,6 +11,7 @@ from hasten.measure.extractors import extractor
 from hasten.measure.features import features, nearest, perceptual_distance, signatures
 from hasten.measure.fields import asymmetry, divergence, fokker_planck_residual, gauge_residual
 from hasten.measure.paths import bits_per_dimension, intrinsic_dimension, log_likelihood
+from hasten.measure.pixels import psnr
 
 __all__ = [
     "Calls",
@@ -37,6 +38,7 @@ __all__ = [
     "peak_memory",
     "perceptual_distance",
     "precision_recall",
+    "psnr",
     "relative",
     "signatures",
     "timed_ratio",

@@ -26,14 +26,15 @@ def alignment(
 ) -> dict[str, Estimate]:
     """Prompt alignment as retrieval: each image looks for its caption among real captioned pictures.
 
-    images: (N, ...) generated from `prompts`; gallery: (M, ...) pictures with their `captions`, several may share
-    one. features: images -> (rows, D); near means at a small angle between them, and a caption is as near as its
-    nearest picture.
-
-    top1, top5: share of images whose prompt is the nearest caption, or one of the five nearest. Only prompts that
-    are captions have a right answer; `n` counts them, and without any both are left out. words: mean overlap
-    (words in common over all words of both) of the prompt with the nearest caption, for every image: prompts that
-    nobody drew, such as new compositions, can be judged by it.
+    images: what was generated, (N, ...).
+    prompts: what each image was generated from, N.
+    gallery: real pictures, (M, ...).
+    captions: of each picture, M; several may share one, which is then as near as its nearest picture.
+    features: images -> (rows, D); near means at a small angle between them.
+    Returns "top1" and "top5", the shares of images whose prompt is the nearest caption or one of the five nearest,
+    counted where the prompt is a caption and left out if none is; and "words", the mean overlap (words in common
+    over all words of both) of prompt and nearest caption, which also judges prompts that nobody drew.
+    Raises HastenError if the numbers do not fit together, or features are not (rows, D) and finite.
     """
     if len(images) != len(prompts) or len(gallery) != len(captions) or not len(images) or not len(gallery):
         raise HastenError(
@@ -45,10 +46,10 @@ def alignment(
         raise HastenError(
             f"features of images and gallery must be equally long, got {len(queries.T)} and {len(real.T)}"
         )
-    found = _ranked(queries, real, captions)
+    ranked = _ranked(queries, real, captions)
     known = set(captions)
-    places = [near.index(prompt) for prompt, near in zip(prompts, found, strict=True) if prompt in known]
-    words = [overlap(prompt, near[0]) for prompt, near in zip(prompts, found, strict=True)]
+    places = [near.index(prompt) for prompt, near in zip(prompts, ranked, strict=True) if prompt in known]
+    words = [overlap(prompt, near[0]) for prompt, near in zip(prompts, ranked, strict=True)]
     result = {"words": bootstrap(words, "mean").named("words")}
     if places:
         for name, depth in (("top1", 1), ("top5", NEAR)):

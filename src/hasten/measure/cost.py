@@ -15,6 +15,7 @@ from typing import Any, overload
 import torch
 from torch import Tensor, nn
 
+from hasten.core.console import tracked
 from hasten.core.errors import HastenError, positive_int
 from hasten.core.estimates import Estimate, bootstrap
 
@@ -23,7 +24,11 @@ Job = Callable[[], Any]
 
 @dataclass
 class Calls:
-    """What `count_calls` saw: `calls` of the network (NFE), and `rows`: the batch entries of all calls."""
+    """What `count_calls` saw.
+
+    calls: how often the network was called (NFE).
+    rows: the batch entries of all calls.
+    """
 
     calls: int = 0
     rows: int = 0
@@ -31,10 +36,12 @@ class Calls:
 
 @contextmanager
 def count_calls(module: nn.Module) -> Iterator[Calls]:
-    """Count the forward calls of a module while the context is open; the module is left as it was found.
+    """Count the forward calls of a module while the context is open; afterwards it is as it was.
 
-    With classifier-free guidance in one batch, a step is one call and two rows an image. The rows of a call
-    are the first dimension of the first tensor argument that has at least two dimensions, 1 if there is none.
+    With classifier-free guidance in one batch, a step is one call and two rows an image. The rows of a call are the
+    first dimension of the first tensor argument that has at least two dimensions, 1 if there is none.
+
+    module: the network.
     """
     seen = Calls()
 
@@ -56,6 +63,8 @@ def macs(run: Job) -> int:
     Everything else (norms, activations, softmax, sampling arithmetic) counts as nothing, as is usual.
     Compiled parts run uncompiled meanwhile, because the counter cannot look inside kernels; kernels from
     outside torch that it does not know count as nothing too.
+
+    run: what is to be counted.
     """
     from torch.utils.flop_counter import FlopCounterMode
 
@@ -101,8 +110,16 @@ def timed_ratio(
 
     Every round times each run once, so that a slow minute of the machine hits all of them; the order is
     random in even rounds and the reverse of it in odd ones, so that what a predecessor leaves behind (caches,
-    heat) cancels. Accelerators are waited for; garbage is collected between rounds, not within. 2 means twice
-    as fast. clock: seconds; time.process_time on a CPU with one thread is blind to what other processes do.
+    heat) cancels. Accelerators are waited for; garbage is collected between rounds, not within.
+
+    default: the run that the others are compared with.
+    others: one run, or several by name.
+    repeats: rounds, at least 1.
+    warmup: how often each runs before anything is timed.
+    seed: of the orders and the bootstrap.
+    progress: whether to show a bar.
+    clock: a function to seconds; time.process_time on a CPU with one thread is blind to what other processes do.
+    Returns the speed-up, 2 meaning twice as fast, or one for each name.
     """
     runs = {"": others} if callable(others) else dict(others)
     rounds = positive_int("repeats", repeats)
@@ -112,7 +129,8 @@ def timed_ratio(
     names: list[str | None] = [None, *runs]
     shuffle = random.Random(seed).shuffle
     ratios: dict[str, list[float]] = {name: [] for name in runs}
-    for number in _tracked(rounds, progress):
+    numbers = range(rounds)
+    for number in tracked(numbers, "timing") if progress else numbers:
         if number % 2:
             names.reverse()
         else:
@@ -121,8 +139,8 @@ def timed_ratio(
         seconds = {name: _seconds(default if name is None else runs[name], clock) for name in names}
         for name in runs:
             ratios[name].append(seconds[None] / seconds[name])
-    found = {name: bootstrap(x, seed=seed).named(f"speed-up {name}".rstrip(), "x") for name, x in ratios.items()}
-    return found[""] if callable(others) else found
+    gains = {name: bootstrap(x, seed=seed).named(f"speed-up {name}".rstrip(), "x") for name, x in ratios.items()}
+    return gains[""] if callable(others) else gains
 
 
 def peak_memory(run: Job, device: str | torch.device | None = None) -> int:
@@ -131,7 +149,10 @@ def peak_memory(run: Job, device: str | torch.device | None = None) -> int:
     Weights loaded before the run are not in it (`weight_bytes` has them). On CUDA this is the caching
     allocator's peak, on the CPU the running sum of the allocator's events, which torch's profiler records:
     exact and repeatable for what torch allocates, blind to what other libraries allocate themselves.
-    device: "cuda" if CUDA is in use, else "cpu". Resets CUDA's peak statistics.
+
+    run: what is to be measured; CUDA's peak statistics are reset before it.
+    device: "cuda" or "cpu"; if None, "cuda" if CUDA is in use, else "cpu".
+    Raises HastenError for another device, and if torch's profiler is already recording.
     """
     place = torch.device(device or ("cuda" if torch.cuda.is_initialized() else "cpu"))
     gc.collect()
@@ -151,6 +172,9 @@ def weight_bytes(model: Any) -> int:
     """Bytes that the parameters and buffers of a module, or of all modules of a pipeline, occupy.
 
     Shared storage counts once; low-bit tensors count with their packed data and scales.
+
+    model: a torch module or a diffusers pipeline.
+    Raises HastenError for anything else.
     """
     parts = [model] if isinstance(model, nn.Module) else list(getattr(model, "components", {}).values())
     modules = [part for part in parts if isinstance(part, nn.Module)]
@@ -185,12 +209,6 @@ def wait() -> None:
         torch.cuda.synchronize()
     elif torch.backends.mps.is_available():
         torch.mps.synchronize()
-
-
-def _tracked(rounds: int, progress: bool) -> Iterator[int]:
-    from rich.progress import track
-
-    yield from track(range(rounds), "timing", disable=not progress, transient=True)
 
 
 def _cpu_allocations(run: Job) -> list[int]:

@@ -1,7 +1,7 @@
 """How far samples are from data as distributions: Frechet and kernel distances, fidelity and diversity.
 
-All functions take features: (N, D) rows for generated samples and (M, D) rows for data, for instance
-`hasten.measure.features`. With those the numbers are not comparable with published FID, which uses Inception.
+All functions take features, for instance `hasten.measure.features`. With those the numbers are not comparable with
+published FID, which uses Inception.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from hasten.core.errors import HastenError, positive_int
 from hasten.core.estimates import RESAMPLES, Estimate, bootstrap, interval, wilson
 
 Array = NDArray[np.float64]
+NORMAL_95 = 1.96  # standard deviations that 95 % of a normal distribution lie within
 
 
 def frechet_distance(generated: Tensor, data: Tensor) -> Estimate:
@@ -24,6 +25,9 @@ def frechet_distance(generated: Tensor, data: Tensor) -> Estimate:
 
     It is biased upwards for small sets: compare only sets of equal size. The interval is the sampling spread
     around the value, from every sample's influence on it (the delta method), and does not hold that bias.
+
+    generated: features of samples, (N, D), N at least 2.
+    data: features of data, (M, D), M at least 2.
     Source: Heusel et al. 2017, arXiv 1706.08500, eq. (6).
     """
     x, y = _checked(generated, data, at_least=2)
@@ -32,7 +36,7 @@ def frechet_distance(generated: Tensor, data: Tensor) -> Estimate:
     few = min(len(x), len(y)) <= x.shape[1]
     spread, pull_x, pull_y = (_frechet_by_products if few else _frechet_by_covariance)(x, y)
     pulls = (pull_x + 2 * x @ shift, pull_y - 2 * y @ shift)
-    half = 1.96 * float(np.sqrt(sum(pull.var() / len(pull) for pull in pulls)))
+    half = NORMAL_95 * float(np.sqrt(sum(pull.var() / len(pull) for pull in pulls)))
     value = float(shift @ shift) + spread
     return Estimate(value, max(0.0, value - half), value + half, min(len(x), len(y)), "FD")
 
@@ -42,6 +46,11 @@ def kernel_distance(generated: Tensor, data: Tensor, *, resamples: int = RESAMPL
 
     Unbiased, so it can be below 0. The interval is the spread over resampled sets, centred at the value.
     Memory grows with N^2 + M^2.
+
+    generated: features of samples, (N, D), N at least 2.
+    data: features of data, (M, D), M at least 2.
+    resamples: of the bootstrap, at least 1.
+    seed: of the bootstrap.
     Source: Binkowski et al. 2018, arXiv 1801.01401, section 3.
     """
     x, y = _checked(generated, data, at_least=2)
@@ -62,11 +71,14 @@ def kernel_distance(generated: Tensor, data: Tensor, *, resamples: int = RESAMPL
 def precision_recall(generated: Tensor, data: Tensor, *, k: int = 5) -> dict[str, Estimate]:
     """Precision, recall, density and coverage by k nearest neighbours.
 
-    precision: share of generated samples inside the data (within the k-NN ball of some data point); recall:
-    share of data inside the generated set; density: how many data balls hold a generated sample, over k (can
-    exceed 1); coverage: share of data whose ball holds a generated sample. Each interval is over the samples
-    that are counted, given the other set. Source: Kynkaanniemi et al. 2019, arXiv 1904.06991; Naeem et al.
-    2020, arXiv 2002.09797.
+    generated: features of samples, (N, D), N above k.
+    data: features of data, (M, D), M above k.
+    k: how far the ball of a point reaches: to its k-th nearest neighbour in its own set.
+    Returns "precision", the share of generated samples in the ball of some data point; "recall", the share of data
+    in the ball of some generated sample; "density", in how many balls of data a generated sample lies, over k (can
+    exceed 1); "coverage", the share of data whose ball holds a generated sample. Each interval is over the samples
+    that are counted, given the other set.
+    Source: Kynkaanniemi et al. 2019, arXiv 1904.06991; Naeem et al. 2020, arXiv 2002.09797.
     """
     positive_int("k", k)
     x, y = (torch.from_numpy(a) for a in _checked(generated, data, at_least=k + 1))
@@ -78,9 +90,9 @@ def precision_recall(generated: Tensor, data: Tensor, *, k: int = 5) -> dict[str
         "recall": in_generated_ball.any(1),
         "coverage": in_data_ball.any(1),
     }
-    found = {name: wilson(int(hit.sum()), len(hit)).named(name) for name, hit in shares.items()}
+    estimates = {name: wilson(int(hit.sum()), len(hit)).named(name) for name, hit in shares.items()}
     density = bootstrap((in_data_ball.sum(0) / k).numpy(), "mean").named("density")
-    return {**found, "density": density}
+    return {**estimates, "density": density}
 
 
 def _frechet_by_products(x: Array, y: Array) -> tuple[float, Array, Array]:

@@ -14,10 +14,10 @@ from torch import Tensor
 from hasten.core.errors import HastenError, unknown
 from hasten.core.estimates import Estimate, bootstrap, bootstrap_ratio, wilson
 from hasten.measure.features import activation_distance, check_images, distances, embed, signature, signatures
+from hasten.measure.pixels import decibels, rmse, ssim
 
 Kind = Literal["images", "states"]
 HIGHER_IS_BETTER = frozenset({"psnr", "ssim"})
-PSNR_CEILING = 100.0  # dB; what equal images get, so that statistics stay finite
 TIE = 1e-4  # relative; a network's output for one image differs by rounding from batch to batch
 FLIP_DISTANCE = {
     "images": "angle between EfficientNet-Lite0 signatures (five depths on a 4 x 4 grid)",
@@ -27,11 +27,13 @@ FLIP_DISTANCE = {
 
 @dataclass(frozen=True)
 class Drift:
-    """Per-sample distances of results from their references, in order, and which samples flipped.
+    """Distances of results from their references, sample by sample in order, and which samples flipped.
 
-    samples: metric name -> (n,) array. "rmse" always; for images also "psnr" (dB, at most 100), "ssim" and
-    "effnet" (EfficientNet distance, not LPIPS); "latent_rmse" where latents were given. flipped: (n,)
-    booleans, judged by `flip_distance` among `candidates` references; empty if there was no other reference.
+    kind: "images" or "states".
+    samples: metric name -> (n,) array. "rmse" always; for images also "psnr" (dB, at most 100), "ssim" and "effnet"
+        (EfficientNet distance, not LPIPS); "latent_rmse" where latents were given.
+    flipped: whether another reference is nearer by `flip_distance`, (n,) booleans; empty if there was no other.
+    candidates: how many references each sample could have been nearest to.
     """
 
     kind: Kind
@@ -41,6 +43,7 @@ class Drift:
 
     @property
     def n(self) -> int:
+        """How many samples."""
         return len(self.samples["rmse"])
 
     @property
@@ -54,15 +57,18 @@ class Drift:
         return wilson(int(self.flipped.sum()), len(self.flipped)).named("flips")
 
     def estimate(self, metric: str = "rmse", statistic: str = "median", *, seed: int = 0) -> Estimate:
-        """ "median", "mean" or "p95" of a metric over samples, with a bootstrap interval.
+        """A metric over all samples, with a bootstrap interval.
 
-        "p95" is what 95 % of the samples are no worse than: for PSNR and SSIM, where more is better, that is
-        their fifth percentile.
+        metric: one of `samples`.
+        statistic: "median", "mean" or "p95", which is what 95 % of the samples are no worse than: for PSNR and SSIM,
+            where more is better, their fifth percentile.
+        seed: of the bootstrap.
+        Raises HastenError for a metric that was not measured.
         """
         x = self._metric(metric)
         lower_tail = statistic == "p95" and metric in HIGHER_IS_BETTER
-        found = bootstrap(x, "p05" if lower_tail else statistic, seed=seed)
-        return found.named(f"{metric} {statistic}", " dB" if metric == "psnr" else "")
+        estimate = bootstrap(x, "p05" if lower_tail else statistic, seed=seed)
+        return estimate.named(f"{metric} {statistic}", " dB" if metric == "psnr" else "")
 
     def to_json(self) -> dict[str, Any]:
         """Every metric's median and p95, the share of flips and what judged them, as plain JSON values."""
@@ -91,12 +97,13 @@ def drift(
 ) -> Drift:
     """Distance of each result from its own reference, and whether another reference is nearer (a flip).
 
-    result, reference: (N, C, H, W) images in [0, 1], H and W at least 8, or states of any shape (N, ...):
-    latents, points. With `kind` left out, 4-D tensors of 1 or 3 channels are images. The candidates of a flip
-    are the references of the same set and `others` (M, ...); a tie with the own reference is no flip.
-    latents: (result, reference) latents of the same samples, reported as "latent_rmse" beside the images'
-    metrics.
-    Raises HastenError on unequal shapes, on non-finite values (a run that diverged), images outside [0, 1].
+    result: images in [0, 1], (N, C, H, W), H and W at least 8; or states of any shape (N, ...): latents, points.
+    reference: what each result should be, of the same shape.
+    others: further references that a result may be nearest to, (M, ...); a tie with the own one is no flip.
+    latents: (result, reference) latents of the same samples, reported as "latent_rmse" beside the images' metrics.
+    kind: "images" or "states"; if None, 4-D tensors of 1 or 3 channels are images.
+    batch: how many images pass the network of the perceptual distance at a time.
+    Raises HastenError for unequal shapes, values that are not finite (a run that diverged), images outside [0, 1].
     """
     kind = kind or ("images" if result.ndim == 4 and result.shape[1] in (1, 3) else "states")
     if kind not in FLIP_DISTANCE:
@@ -105,12 +112,11 @@ def drift(
     if others is not None and others.shape[1:] != reference.shape[1:]:
         raise HastenError(f"others must be (M, {str(tuple(reference.shape[1:]))[1:]}, got {tuple(others.shape)}")
     result, reference = result.detach(), reference.detach().to(result.device)
-    samples = {"rmse": _rmse(result, reference)}
+    samples = {"rmse": rmse(result, reference)}
     if kind == "images":
         check_images(result, "result")
         check_images(reference, "reference")
-        mse = samples["rmse"].square().clamp(min=10 ** (-PSNR_CEILING / 10))
-        samples |= {"psnr": -10 * mse.log10(), "ssim": _ssim(result, reference)}
+        samples |= {"psnr": decibels(samples["rmse"]), "ssim": ssim(result, reference)}
         samples["effnet"], ours, theirs = _perceive(result, reference, batch)
         with torch.no_grad():
             rivals = None if others is None else signatures(others.to(result.device), batch=batch)
@@ -122,18 +128,23 @@ def drift(
         _check_pair(*latents, names=("result latents", "reference latents"))
         if len(latents[0]) != len(result):
             raise HastenError(f"latents: {len(latents[0])} samples, but there are {len(result)} results")
-        samples["latent_rmse"] = _rmse(*(x.detach() for x in latents))
+        samples["latent_rmse"] = rmse(*(x.detach() for x in latents))
     flipped = _flips(ours, theirs, rivals)
     candidates = len(theirs) + (0 if rivals is None else len(rivals))
     return Drift(kind, {k: v.double().cpu().numpy() for k, v in samples.items()}, flipped, candidates)
 
 
 def relative(ours: Drift, theirs: Drift, metric: str = "rmse", statistic: str = "median", *, seed: int = 0) -> Estimate:
-    """How many times further from the reference `ours` is than `theirs`, on the same samples in order.
+    """How many times further from the reference `ours` is than `theirs`, with a paired bootstrap interval.
 
-    The ratio of the two statistics ("median", "mean", "p95") with a paired bootstrap interval: below 1,
-    `ours` is closer. SSIM is compared as 1 - SSIM; PSNR is a logarithm, so its ratio means nothing: use
-    "rmse". Two exact results compare as 1, anything against an exact one as infinity.
+    Two exact results compare as 1, anything against an exact one as infinity.
+
+    ours: a drift; below 1 it is the closer one.
+    theirs: a drift of the same samples in the same order.
+    metric: "rmse", "ssim" (compared as 1 - SSIM), "effnet" or "latent_rmse".
+    statistic: of both: "median", "mean" or "p95".
+    seed: of the bootstrap.
+    Raises HastenError for "psnr", a logarithm whose ratio means nothing, and for drifts that are not paired.
     """
     if metric == "psnr":
         raise HastenError("metric: a ratio of 'psnr' (decibels) means nothing; use 'rmse', which orders alike")
@@ -155,26 +166,13 @@ def _flips(ours: Tensor, theirs: Tensor, rivals: Tensor | None) -> NDArray[np.bo
 
 def _perceive(result: Tensor, reference: Tensor, batch: int) -> tuple[Tensor, Tensor, Tensor]:
     """Perceptual distances (N,) and both sets of signatures (N, D), each image passing the network once."""
-    found: list[tuple[Tensor, Tensor, Tensor]] = []
+    parts: list[tuple[Tensor, Tensor, Tensor]] = []
     with torch.no_grad():
         for x, y in zip(result.split(batch), reference.split(batch), strict=True):
             a, b = embed(x)[1], embed(y)[1]
-            found.append((activation_distance(a, b), signature(a), signature(b)))
-    gap, ours, theirs = (torch.cat(part) for part in zip(*found, strict=True))
+            parts.append((activation_distance(a, b), signature(a), signature(b)))
+    gap, ours, theirs = (torch.cat(part) for part in zip(*parts, strict=True))
     return gap, ours, theirs
-
-
-def _rmse(a: Tensor, b: Tensor) -> Tensor:
-    return (a.double() - b.to(a.device).double()).flatten(1).square().mean(1).sqrt()
-
-
-def _ssim(a: Tensor, b: Tensor) -> Tensor:
-    """Wang et al. 2004: 11 x 11 Gaussian window, sigma 1.5; (N,)."""
-    from torchmetrics.functional.image import structural_similarity_index_measure
-
-    found = structural_similarity_index_measure(a.float(), b.float(), data_range=1.0, reduction="none")
-    assert isinstance(found, Tensor)
-    return found.reshape(len(a))
 
 
 def _check_pair(a: Tensor, b: Tensor, names: tuple[str, str] = ("result", "reference")) -> None:

@@ -20,13 +20,18 @@ Extractor = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True)
 class Vision:
-    """A transformer that looks at pictures: where it lies, and what it wants them to be like."""
+    """A transformer that looks at pictures.
+
+    hub_id: where it lies.
+    kinds: what `model_type` in its config.json may be.
+    embed: (network, prepared pixels) -> features.
+    mean: of each colour, which is taken away from the pixels first.
+    std: of each colour, which they are then divided by.
+    """
 
     hub_id: str
     kinds: tuple[str, ...]
-    """What `model_type` in its config.json may be."""
     embed: Callable[[Any, Tensor], Tensor]
-    """Network and prepared pixels -> features."""
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
 
@@ -54,13 +59,14 @@ NAMES = ("effnet", *VISION, "inception")
 def extractor(name: str, model: str | Path | None = None, *, batch: int = 32) -> Extractor:
     """A function from images (N, 1 or 3, H, W), floats in [0, 1], to features (N, D) in float32.
 
-    effnet: `hasten.measure.features`, shipped, no download. dinov2: the class token of DINOv2 (Stein et al. 2023,
-    arXiv 2306.04675: the features that agree best with people). clip: the image embedding of CLIP. inception: the
-    2048 numbers of the original FID (Heusel et al. 2017), by torchmetrics, which needs the package torch-fidelity.
     Pictures are resized as a whole to 224 x 224 (bicubic, antialiased), for Inception as TensorFlow does.
 
-    model: for dinov2 and clip a local folder or a hub id with safetensors; for inception the weight file of
-    torch-fidelity. Where none is given, the usual one is fetched unless it is in the local cache.
+    name: "effnet" is `hasten.measure.features`, shipped; "dinov2" the class token of DINOv2 (Stein et al. 2023, arXiv
+        2306.04675: the features that agree best with people); "clip" the image embedding of CLIP; "inception" the
+        2048 numbers of the original FID (Heusel et al. 2017), by torchmetrics, which needs the package torch-fidelity.
+    model: for "dinov2" and "clip" a local folder or a hub id with safetensors, for "inception" the weight file of
+        torch-fidelity; if None, the usual one, which is fetched unless it is in the local cache.
+    batch: how many images pass the network at a time.
     Raises HastenError, in one line, if the name or the model is not known, not whole, or cannot be fetched.
     """
     if name not in NAMES:

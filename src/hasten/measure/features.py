@@ -25,9 +25,11 @@ TAPS = {0, 2, 4, 10, 15}  # the last block at each of the five resolutions
 def features(images: Tensor, *, size: int = SIZE, batch: int = 32) -> Tensor:
     """Pooled embedding of images, for distances between distributions (to recognise images: `signatures`).
 
-    images: (N, 1 or 3, H, W) floats in [0, 1], H and W at least 8; they are resized to `size` x `size`
-    (bilinear, antialiased). Returns (N, 1280) float32, non-negative, on the device of the images.
-    Differentiable.
+    images: floats in [0, 1], (N, 1 or 3, H, W), H and W at least 8.
+    size: the side they are resized to first (bilinear, antialiased), in pixels.
+    batch: how many pass the network at a time.
+    Returns float32 of at least 0, (N, 1280), on the device of the images. Differentiable.
+    Raises HastenError for anything else.
     """
     return torch.cat([embed(chunk, size)[0] for chunk in check_images(images).split(batch)])
 
@@ -37,7 +39,11 @@ def signatures(images: Tensor, *, size: int = SIZE, batch: int = 32) -> Tensor:
 
     They tell images apart where pooled features do not: of 120 emoji, noise of 0.1 leaves all 120 nearest to
     their original (pooled: 105), and 84 % are nearest to the same emoji in another style (pooled: 60 %).
-    images: as in `features`. Returns (N, 8192) float32; compare by `nearest`.
+
+    images: as of `features`.
+    size: as of `features`.
+    batch: as of `features`.
+    Returns float32, (N, 8192); compare them by `nearest`.
     """
     return torch.cat([signature(embed(chunk, size)[1]) for chunk in check_images(images).split(batch)])
 
@@ -49,7 +55,12 @@ def perceptual_distance(a: Tensor, b: Tensor, *, size: int = SIZE, batch: int = 
     channels and averaged over space and depths, so 0 <= distance <= 4. The form is that of LPIPS (Zhang et
     al. 2018, eq. (1)) with another network and without learned weights: the numbers are not LPIPS numbers.
 
-    a, b: (N, 1 or 3, H, W) floats in [0, 1], resized as in `features`. Returns (N,) float32. Differentiable.
+    a: images, as of `features`.
+    b: as many of the same shape.
+    size: as of `features`.
+    batch: as of `features`.
+    Returns float32, (N,). Differentiable.
+    Raises HastenError for unequal shapes, and as `features` does.
     """
     if a.shape != b.shape:
         raise HastenError(f"images to compare must have equal shapes, got {tuple(a.shape)} and {tuple(b.shape)}")
@@ -58,20 +69,32 @@ def perceptual_distance(a: Tensor, b: Tensor, *, size: int = SIZE, batch: int = 
 
 
 def nearest(queries: Tensor, gallery: Tensor) -> Tensor:
-    """Index of the row of `gallery` (M, D) at the smallest angle to each row of `queries` (N, D); (N,)."""
+    """For each query the index of the row at the smallest angle to it, (N,).
+
+    queries: (N, D).
+    gallery: (M, D).
+    """
     return distances(F.normalize(queries), F.normalize(gallery)).argmin(1)
 
 
 def distances(queries: Tensor, gallery: Tensor) -> Tensor:
-    """Euclidean distances (N, M) of rows; ties and zeros are exact, as they are not by a matrix product."""
+    """Euclidean distances of rows, (N, M); ties and zeros are exact, as they are not by a matrix product.
+
+    queries: (N, D).
+    gallery: (M, D).
+    """
     return torch.cdist(queries, gallery, compute_mode="donot_use_mm_for_euclid_dist")
 
 
 def embed(images: Tensor, size: int = SIZE) -> tuple[Tensor, list[Tensor]]:
-    """One pass of the network over a batch: pooled embedding (N, 1280), activations at five depths."""
+    """One pass of the network over a batch: pooled embedding (N, 1280), activations at five depths.
+
+    images: as of `features`, unchecked.
+    size: as of `features`.
+    """
     weights = _weights(str(images.device))
     x = F.interpolate(images.float(), (size, size), mode="bilinear", antialias=True).expand(-1, 3, -1, -1)
-    x = _conv(weights, "stem", (x * 255 - 127) / 128, stride=2).clamp(0, 6)
+    x = _conv(weights, "stem", (x * 255 - 127) / 128, stride=2).clamp(0, 6)  # normalised as in training
     taps = []
     for block in range(BLOCKS):
         x = _block(weights, block, x)
@@ -121,7 +144,12 @@ def _weights(device: str) -> dict[str, Tensor]:
 
 
 def check_images(images: Tensor, name: str = "images") -> Tensor:
-    """Pass (N, 1 or 3, H, W) finite floats in [0, 1] through; raise `HastenError` for anything else."""
+    """Images as they are, once they are known to be sound.
+
+    images: finite floats in [0, 1], (N, 1 or 3, H, W), H and W at least 8.
+    name: what the error calls them.
+    Raises HastenError for anything else.
+    """
     if images.ndim != 4 or images.shape[1] not in (1, 3) or min(images.shape[2:]) < 8 or not len(images):
         raise HastenError(f"{name} must be (N, 1 or 3, H, W), H and W at least 8; got shape {tuple(images.shape)}")
     if not images.is_floating_point():

@@ -4,7 +4,7 @@ All of it holds in the coordinates y = x / alpha, r = sigma / alpha of the noise
 Gaussian path is dy = sqrt(2 r) dW in r, the score of y is -eps / r, and no derivative of alpha or sigma is needed.
 
 probes: None forms every derivative exactly (one backward pass a dimension); a number draws that many random
-signs a row instead (Hutchinson), unbiased. The rows of a batch are taken to be independent of one another.
+signs a row instead (Hutchinson), unbiased.
 """
 
 from __future__ import annotations
@@ -27,7 +27,12 @@ STEP = 1e-3  # of the difference quotient in log r; its error is STEP^4 times th
 
 
 def probe(x: Tensor, probes: int | None, seed: int = 0) -> tuple[Iterator[Tensor], float]:
-    """Directions v shaped like x, and the weight with which the sum of v . J v is the trace of J."""
+    """Directions v shaped like x, and the weight with which the sum of v . J v is the trace of J.
+
+    x: states, (rows, ...).
+    probes: None for all unit vectors, else how many random directions a row.
+    seed: of the directions.
+    """
     if probes is None:
         return _basis(x), 1.0
     positive_int("probes", probes)
@@ -37,7 +42,13 @@ def probe(x: Tensor, probes: int | None, seed: int = 0) -> tuple[Iterator[Tensor
 
 
 def divergence(function: Function, x: Tensor, probes: int | None = None, seed: int = 0) -> Tensor:
-    """The trace of the Jacobian of `function` at every row of x, (rows,)."""
+    """The trace of a function's Jacobian at every row, (rows,).
+
+    function: states -> the same shape, rows independent.
+    x: states, (rows, ...).
+    probes: None for exact derivatives, else how many random directions a row.
+    seed: of the directions.
+    """
     with differentiable():
         pull = torch.func.vjp(function, x)[1]
         directions, weight = probe(x, probes, seed)
@@ -45,7 +56,11 @@ def divergence(function: Function, x: Tensor, probes: int | None = None, seed: i
 
 
 def linearised(function: Function, x: Tensor) -> tuple[Function, Function]:
-    """v -> J v and v -> J' v at x. J v is the derivative of J' u by u: some layers have no forward derivative."""
+    """v -> J v and v -> J' v. J v is the derivative of J' u by u, because some layers have no forward derivative.
+
+    function: states -> the same shape, rows independent.
+    x: where, (rows, ...).
+    """
     pull = torch.func.vjp(function, x)[1]
     push = torch.func.vjp(lambda u: pull(u)[0], torch.zeros_like(x))[1]
     return lambda v: push(v)[0].detach(), lambda v: pull(v)[0].detach()
@@ -55,6 +70,12 @@ def asymmetry(denoiser: DenoiserLike, x: Tensor, t: float, probes: int | None = 
     """|J - J'|^2 / |J|^2 for J the Jacobian of the score at states x and time t, summed over rows.
 
     0 for a conservative field, 4 for a purely rotating one. The interval is over rows.
+
+    denoiser: the network with its process; its rows do not depend on one another.
+    x: states at time t, (rows, ...).
+    t: a time where alpha and sigma are above 0.
+    probes: None for exact derivatives, else how many random directions a row.
+    seed: of the directions.
     Source: Horvat and Pfister 2024, arXiv 2402.03845 (conservativity).
     """
     unlike = whole = torch.zeros(len(x), dtype=torch.float64)
@@ -69,7 +90,11 @@ def asymmetry(denoiser: DenoiserLike, x: Tensor, t: float, probes: int | None = 
 
 
 def noise_field(denoiser: DenoiserLike, t: float) -> Function:
-    """The noise prediction at time t as a function of the state alone; -sigma times the score."""
+    """The noise prediction, -sigma times the score, as a function of the state alone.
+
+    denoiser: the network with its process.
+    t: the time.
+    """
     return lambda x: denoiser(x, t).noise
 
 
@@ -85,6 +110,13 @@ def fokker_planck_residual(
     which is 0 for all x and t when eps is the noise prediction of some density spread by the process, and
     bounds how far ODE and SDE samples may lie apart. With probes two independent sets are multiplied, so that
     probing adds no bias to the mean square. The interval is over rows.
+
+    denoiser: the network with its process; its rows do not depend on one another.
+    x: states at time t, (rows, ...).
+    t: a time where alpha and sigma are above 0.
+    probes: None for exact derivatives, else how many random directions a row.
+    seed: of the directions.
+    Raises HastenError for a time where alpha or sigma is 0.
     Source: Deveney et al. 2023, arXiv 2311.15996 (the gradient of their log-density residual).
     """
     one = _residual(denoiser, x, t, probes, 2 * seed)
@@ -96,7 +128,13 @@ def density_residual(log_density: LogDensity, process: Process, x: Tensor, t: fl
     r"""d phi / du - r^2 (laplacian phi + |grad phi|^2) in y, for a log density phi(x, t) of the states, (rows,).
 
     u = log(sigma / alpha) grows with time; multiply by du/dt for the residual a unit of time. A constant c(t)
-    that is missing from phi adds dc/du. Source: Deveney et al. 2023, arXiv 2311.15996 (log-density residual).
+    that is missing from phi adds dc/du.
+
+    log_density: (x, t) -> phi, (rows,).
+    process: what alpha and sigma are.
+    x: states at time t, (rows, ...).
+    t: a time where alpha and sigma are above 0.
+    Source: Deveney et al. 2023, arXiv 2311.15996 (log-density residual).
     """
     r, n = _ratio(process, t), x[0].numel()
 
@@ -116,7 +154,14 @@ def gauge_residual(
     """Root mean square of sigma^2 (div R + R . score) over rows, R the difference of the scores of the two.
 
     0 if the difference moves samples along the density without changing it, so that both have the same
-    marginals. `exact` knows the true score (a GaussianMixture); x are states at time t drawn from it.
+    marginals.
+
+    denoiser: the network with its process; its rows do not depend on one another.
+    exact: knows the true score: a GaussianMixture.
+    x: states at time t drawn from `exact`, (rows, ...).
+    t: a time where sigma is above 0.
+    probes: None for exact derivatives, else how many random directions a row.
+    seed: of the directions.
     Source: Horvat and Pfister 2024, arXiv 2402.03845 (gauge condition).
     """
     sigma = float(exact.process.sigma(t))
@@ -131,8 +176,12 @@ def gauge_residual(
 def conservative_part(function: Function, basis: Callable[[Tensor], Tensor], x: Tensor) -> Function:
     """The gradient field nearest to `function` in the mean square over the states x; the rest is a gauge freedom.
 
-    basis: (rows, ...) -> (rows, m), functions whose sums the potential is sought among, by least squares; for
-    few dimensions. Sampling with `function` is exact if and only if this part is the true score.
+    Sampling with `function` is exact if and only if this part is the true score.
+
+    function: states -> the same shape.
+    basis: (rows, ...) -> (rows, m), functions whose sums the potential is sought among, by least squares; for few
+        dimensions.
+    x: states, (rows, ...).
     Source: Horvat and Pfister 2024, arXiv 2402.03845 (decomposition).
     """
     values, pull = torch.func.vjp(basis, x)[:2]
@@ -179,9 +228,9 @@ def _ratio(process: Process, t: float) -> float:
 
 def _rms(squares: Tensor) -> Estimate:
     """The root of a mean of squares, its interval through the root."""
-    found = bootstrap(squares.detach().double().cpu().numpy(), "mean")
-    root = {name: math.sqrt(max(0.0, getattr(found, name))) for name in ("value", "low", "high")}
-    return replace(found, **root)
+    mean = bootstrap(squares.detach().double().cpu().numpy(), "mean")
+    root = {name: math.sqrt(max(0.0, getattr(mean, name))) for name in ("value", "low", "high")}
+    return replace(mean, **root)
 
 
 def _basis(x: Tensor) -> Iterator[Tensor]:
@@ -193,7 +242,11 @@ def _basis(x: Tensor) -> Iterator[Tensor]:
 
 
 def row_dot(a: Tensor, b: Tensor | None = None) -> Tensor:
-    """Inner product of each row, with itself if there is no other."""
+    """Inner product of each row, (rows,).
+
+    a: (rows, ...).
+    b: of the same shape; `a` itself if None.
+    """
     return (a * (a if b is None else b)).flatten(1).sum(1)
 
 

@@ -30,11 +30,15 @@ def log_likelihood(
 ) -> Tensor:  # fmt: skip
     """The log density of every row of x under the ODE's samples at the smallest time of the grid, (rows,) nats.
 
-    x: (rows, ...) states at t_min (real data are off by the noise that t_min stands for). prior: the log
-    density (rows,) of states at the start; a Gaussian of the process's start scale if None, which a process
-    whose alpha does not reach 0 only comes near. probes: None for exact divergences, else how many random
-    signs a row, the same along the whole path, which is unbiased. Four network calls a step, each with its
-    vector-Jacobian products. Source: Chen et al. 2018, eq. (8); Song et al. 2021, arXiv 2011.13456, eq. (39).
+    denoiser: the network with its process; its rows do not depend on one another.
+    x: states at t_min, (rows, ...); real data are off by the noise that t_min stands for.
+    steps: of the solution, four network calls each with their vector-Jacobian products.
+    grid: where the times lie, as of `hasten.sample`.
+    prior: states at the start -> their log density, (rows,); if None a Gaussian of the process's start scale, which a
+        process whose alpha does not reach 0 only comes near.
+    probes: None for exact divergences, else how many random signs a row, the same along the whole path; unbiased.
+    seed: of the signs.
+    Source: Chen et al. 2018, eq. (8); Song et al. 2021, arXiv 2011.13456, eq. (39).
     """
     times = schedule(grid, denoiser.process, steps, "min")[::-1]
     scale, nodes = _coordinates(denoiser.process, times)
@@ -56,7 +60,13 @@ def bits_per_dimension(
 ) -> Estimate:  # fmt: skip
     """Minus the mean log likelihood in bits a coordinate; see `log_likelihood`. The interval is over rows.
 
+    denoiser: the network with its process; its rows do not depend on one another.
+    x: states at t_min, (rows, ...).
+    steps: of the solution.
+    grid: where the times lie, as of `hasten.sample`.
     scale: how many units of the data's natural measure one unit of x is (127.5 for bytes shown as -1 to 1).
+    probes: as of `log_likelihood`.
+    seed: as of `log_likelihood`.
     """
     nats = log_likelihood(denoiser, x, steps, grid, probes=probes, seed=seed)
     bits = -nats.double().cpu().numpy() / (math.log(2) * x[0].numel()) + math.log2(scale)
@@ -69,9 +79,15 @@ def tangent_spectrum(
 ) -> tuple[Array, Tensor]:  # fmt: skip
     """How far the ODE's way from x to data stretches small balls of start states around x.
 
-    x: (rows, ...) states at the first time. tangents: how many random orthonormal directions are carried
-    along; None for all. Returns the times and the singular values (times, rows, tangents), largest first, of
-    the Jacobian of the state there with respect to x. Use float64: they span the whole noise range.
+    denoiser: the network with its process; its rows do not depend on one another.
+    x: states at the first time, (rows, ...); use float64, because the values span the whole noise range.
+    steps: of the solution, four network calls each.
+    grid: where the times lie, as of `hasten.sample`.
+    tangents: how many random orthonormal directions are carried along; None for all.
+    seed: of the directions.
+    Returns the times and the singular values, (times, rows, tangents), largest first, of the Jacobian of the state
+    there with respect to x.
+    Raises HastenError for more tangents than a state has dimensions.
     Source: Horvat and Pfister 2024, arXiv 2402.03845 (intrinsic dimension).
     """
     times = schedule(grid, denoiser.process, steps, "min")
@@ -98,7 +114,15 @@ def intrinsic_dimension(
 
     Such directions keep their length as noise falls; across the data manifold they shrink with sigma. Counted
     are those whose slope against log(sigma / alpha) is below 1/2 in the last step, so the grid should end
-    where noise is larger than what thickens the manifold. At most `tangents`. See `tangent_spectrum`.
+    where noise is larger than what thickens the manifold.
+
+    denoiser: the network with its process; its rows do not depend on one another.
+    x: states at the first time, (rows, ...); use float64.
+    steps: of the solution, four network calls each.
+    grid: where the times lie, as of `hasten.sample`.
+    tangents: as of `tangent_spectrum`; no more than these can be counted.
+    seed: as of `tangent_spectrum`.
+    Source: Horvat and Pfister 2024, arXiv 2402.03845 (intrinsic dimension).
     """
     times, spectrum = tangent_spectrum(denoiser, x, steps, grid, tangents, seed)
     slope = (spectrum[-1].log() - spectrum[-2].log()) / float(np.subtract(*denoiser.process.lam(times[[-2, -1]])))

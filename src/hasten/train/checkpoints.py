@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from hasten.core.errors import HastenError
-from hasten.core.files import Header, read_header
+from hasten.core.files import Header, read_header, save_tensors
 
 WAY_OUT = "delete it to begin anew, or resume from a whole copy put in its place"
 
@@ -21,16 +20,12 @@ def save_checkpoint(
     path: Path, model: nn.Module, average: nn.Module, optimizer: Optimizer, facts: Mapping[str, Any]
 ) -> None:
     """Write weights, their moving average and the optimizer's state; `facts` is any JSON (step, settings)."""
-    from safetensors.torch import save_file
-
     tensors = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
     tensors |= {f"average.{name}": tensor for name, tensor in average.state_dict().items()}
     for index, state in optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer.{index}.{name}": tensor for name, tensor in state.items()}
-    tensors = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}
-    partial = path.with_suffix(".partial")
-    save_file(tensors, partial, metadata={"facts": json.dumps(dict(facts))})
-    os.replace(partial, path)
+    tensors = {name: tensor.detach().cpu().clone() for name, tensor in tensors.items()}
+    save_tensors(path, tensors, {"facts": json.dumps(dict(facts))})
 
 
 def load_checkpoint(

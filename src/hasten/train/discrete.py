@@ -13,7 +13,7 @@ from hasten.core.errors import one_of
 from hasten.core.estimates import Estimate, bootstrap
 from hasten.discrete.exact import Network, surprise
 from hasten.discrete.masking import LogLinear, Schedule
-from hasten.train import Objective
+from hasten.train.objectives import Objective
 
 Draw = Callable[[Tensor], tuple[Tensor, Tensor]]  # tokens -> what is hidden, and the weight (rows,)
 WAYS = ("lambda", "count", "time")
@@ -23,10 +23,15 @@ EARLIEST = 1e-3  # of the times that are drawn
 class AnyOrder(Objective):
     """Trains a network on `batch["tokens"]`, integers (rows, length), to fill in what is hidden.
 
+    The mean loss is an upper bound of -log p of a sequence, in nats, the same one for every way but for the ends
+    that "time" leaves out. Levels are spread evenly over the batch.
+
+    network: tokens (rows, length) -> logits (rows, length, V).
+    mask: the token that stands for a hidden one.
     way: "lambda" hides each token with a probability uniform in [0, 1] (lambda-DCE), "count" a uniform number of
-    them (k-DCE, any-order autoregression), "time" what `schedule` hides at a uniform time (t-DCE). All weigh
-    masks so that the mean loss is an upper bound of -log p of a sequence, in nats, the same one for all but
-    the ends that "time" leaves out. Levels are spread evenly over the batch.
+        them (k-DCE, any-order autoregression), "time" what `schedule` hides at a uniform time (t-DCE).
+    schedule: of "time"; LogLinear if None.
+    Raises HastenError for another way.
     Source: Ou et al. 2024, arXiv 2406.03736.
     """
 
@@ -43,7 +48,15 @@ class AnyOrder(Objective):
 
 
 def bound(network: Network, tokens: Tensor, mask: int, way: str = "lambda", draws: int = 16, seed: int = 0) -> Estimate:
-    """The mean over rows of the upper bound of -log p, in nats a sequence; `draws` masks each."""
+    """The mean over rows of the upper bound of -log p, in nats a sequence, with an interval over rows.
+
+    network: tokens (rows, length) -> logits (rows, length, V).
+    tokens: integers, (rows, length).
+    mask: the token that stands for a hidden one.
+    way: how masks are drawn, as of `AnyOrder`.
+    draws: masks a row.
+    seed: of the masks.
+    """
     one_of("way", way, WAYS)
     draw = drawing(way)
     with torch.random.fork_rng(), torch.no_grad():
@@ -56,7 +69,11 @@ def bound(network: Network, tokens: Tensor, mask: int, way: str = "lambda", draw
 
 
 def drawing(way: str, schedule: Schedule | None = None) -> Draw:
-    """How to draw what is hidden in tokens, and how much it weighs."""
+    """A function from tokens (rows, length) to what is hidden of them, (rows, length), and its weight, (rows,).
+
+    way: as of `AnyOrder`.
+    schedule: of "time"; LogLinear if None.
+    """
     return {"lambda": _by_lambda, "count": _by_count, "time": partial(_by_time, schedule or LogLinear())}[way]
 
 

@@ -1,14 +1,14 @@
-"""Small real models, their data, and how they were trained: `load("emoji-sd")` needs no download."""
+"""The models that ship with hasten, and what is known of them: `load("emoji-sd")` needs no download."""
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from hasten.core.console import no_bars, quiet
 from hasten.core.errors import unknown
 from hasten.core.files import read_header
 
@@ -23,14 +23,23 @@ def names() -> list[str]:
 
 
 def folder(name: str) -> Path:
-    """Where a model lies, in diffusers' layout. Raises HastenError for a name that is not in the zoo."""
+    """Where a model lies, in diffusers' layout.
+
+    name: of a model of the zoo.
+    Raises HastenError for a name that is not in the zoo, with the nearest that is.
+    """
     if name not in names():
         raise unknown("model", name, names())
     return WEIGHTS / name
 
 
 def load(name: str, where: Path | str | None = None) -> Any:
-    """A model of the zoo as a diffusers pipeline in float32 on the CPU; `where` replaces the shipped folder."""
+    """A model of the zoo as a diffusers pipeline in float32 on the CPU, without progress bars.
+
+    name: of a model of the zoo.
+    where: a folder that holds a model of the same kind, instead of the shipped one.
+    Raises HastenError for a name that is not in the zoo.
+    """
     import torch
 
     path = Path(where) if where else folder(name)
@@ -41,7 +50,7 @@ def load(name: str, where: Path | str | None = None) -> Any:
         import diffusers
 
         Pipeline = getattr(diffusers, kind)
-    with silence():
+    with quiet(), no_bars():
         pipe = Pipeline.from_pretrained(path, dtype=torch.float32, local_files_only=True)
     pipe.set_progress_bar_config(disable=True)
     height = call(path).get("height")
@@ -50,27 +59,11 @@ def load(name: str, where: Path | str | None = None) -> Any:
     return pipe
 
 
-@contextmanager
-def silence() -> Iterator[None]:
-    """No progress bars and advice from diffusers and transformers while a known model is loaded."""
-    from diffusers.utils import logging as diffusers_log
-    from transformers.utils import logging as transformers_log
-
-    before = [(log, log.get_verbosity(), log.is_progress_bar_enabled()) for log in (diffusers_log, transformers_log)]
-    for log, _, _ in before:
-        log.set_verbosity_error()
-        log.disable_progress_bar()
-    try:
-        yield
-    finally:
-        for log, level, bars in before:
-            log.set_verbosity(level)
-            if bars:
-                log.enable_progress_bar()
-
-
 def call(path: Path | str) -> dict[str, Any]:
-    """What each call of the model in a folder should be given besides the prompt; most need nothing."""
+    """What each call of a model should be given besides the prompt; most need nothing.
+
+    path: the folder of the model.
+    """
     file = Path(path) / "call.json"
     return json.loads(file.read_text()) if file.exists() else {}
 
@@ -78,9 +71,10 @@ def call(path: Path | str) -> dict[str, Any]:
 def describe(name: str) -> dict[str, Any]:
     """What there is to know of a model before it is loaded, as plain data; needs no torch.
 
-    name, pipeline (class), parameters, bytes (on the disk), licence (of the weights, None if the card does not say),
-    data_licences, steps (of the default, None if unknown), metrics: every estimate of its evaluation by its path
-    ("retrieval.top1") as {value, low, high, n, ...}; none where it was not evaluated.
+    name: of a model of the zoo.
+    Returns name, pipeline (class), parameters, bytes (on the disk), licence (of the weights, None if the card does
+    not say), data_licences, steps (of the default, None if unknown), and metrics: every estimate of its evaluation by
+    its path ("retrieval.top1") as {value, low, high, n, ...}, none where it was not evaluated.
     Raises HastenError for a name that is not in the zoo, or if a file of it is damaged.
     """
     path = folder(name)
@@ -115,32 +109,21 @@ def _estimates(figures: Any, path: str = "") -> Iterator[tuple[str, dict[str, An
 
 
 def call_of(pipe: Any) -> dict[str, Any]:
-    """The same for a pipeline, by the folder it was loaded from."""
+    """What each call of a pipeline should be given besides the prompt.
+
+    pipe: a pipeline, which knows the folder it was loaded from.
+    """
     return call(str(getattr(pipe, "name_or_path", None) or "."))
 
 
 def captions(name: str, split: str = "search") -> list[str]:
-    """Prompts the model knows; "search" and "confirm" share none, so what one tuned the other can judge."""
+    """Prompts that a model knows.
+
+    name: of a model of the zoo.
+    split: "search" or "confirm"; they share no prompt, so what one tuned the other can judge.
+    Raises HastenError for a name or a split that is not known.
+    """
     splits: dict[str, list[str]] = json.loads((folder(name) / "captions.json").read_text())
     if split not in splits:
         raise unknown("split", split, splits)
     return splits[split]
-
-
-def train(name: str, out: Path | str | None = None, **choices: Any) -> Path:
-    """Train a model of the zoo and return the exported folder.
-
-    `choices`: data (folder of the npm packages), steps, names (how many emoji names), vae (folder), resume, fast.
-    """
-    from hasten.zoo_training.training import TRAINERS, Plan
-
-    if name not in TRAINERS:
-        raise unknown("model", name, TRAINERS)
-    return TRAINERS[name](Plan(out=Path(out or Path("runs") / name), **choices))
-
-
-def evaluate(name: str, **choices: Any) -> Mapping[str, Any]:
-    """Measure a model for its card; see `hasten.zoo_training.quality.measure`."""
-    from hasten.zoo_training.quality import measure
-
-    return measure(name, **choices)

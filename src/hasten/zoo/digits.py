@@ -33,26 +33,31 @@ class DigitsPipeline(DiffusionPipeline):
 
     @torch.no_grad()
     def __call__(
-        self,
-        prompt: Prompts,
-        num_inference_steps: int = 50,
-        timesteps: list[int] | None = None,
-        sigmas: list[float] | None = None,
-        guidance_scale: float = 2.0,
-        negative_prompt: Prompts | None = None,
-        num_images_per_prompt: int = 1,
-        eta: float = 0.0,
-        generator: torch.Generator | list[torch.Generator] | None = None,
-        latents: Tensor | None = None,
-        output_type: str = "pil",
-        return_dict: bool = True,
+        self, prompt: Prompts, num_inference_steps: int = 50, timesteps: list[int] | None = None,
+        sigmas: list[float] | None = None, guidance_scale: float = 2.0, negative_prompt: Prompts | None = None,
+        num_images_per_prompt: int = 1, eta: float = 0.0,
+        generator: torch.Generator | list[torch.Generator] | None = None, latents: Tensor | None = None,
+        output_type: str = "pil", return_dict: bool = True,
         callback_on_step_end: Callable[[Any, int, Any, dict[str, Any]], dict[str, Any]] | None = None,
         callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",),
-    ) -> Any:
-        """Images of the digits named by `prompt` ("three" or "3"; "" for any digit).
+    ) -> Any:  # fmt: skip
+        """Draw digits.
 
-        `latents` (N, 1, 8, 8) is the start noise. `output_type`: "pil", "np" (N, 8, 8, 1) and "pt" (N, 1, 8, 8) in
-        [0, 1], or "latent" (N, 1, 8, 8) around [-1, 1]. Raises ValueError for a prompt that is not a digit.
+        prompt: which ones: "three" or "3"; "" for any.
+        num_inference_steps: how many steps the scheduler is asked for.
+        timesteps: explicit ones, for schedulers that take them.
+        sigmas: explicit ones, for schedulers that take them.
+        guidance_scale: of classifier-free guidance; up to 1 is none.
+        negative_prompt: what to guide away from; any digit if None.
+        num_images_per_prompt: how many images a prompt.
+        eta: passed to schedulers that take it.
+        generator: of the noise, one for all or one an image.
+        latents: the start noise, (N, 1, 8, 8).
+        output_type: "pil"; "np" (N, 8, 8, 1) or "pt" (N, 1, 8, 8) in [0, 1]; "latent" (N, 1, 8, 8) around [-1, 1].
+        return_dict: whether to return an object with `images`, or a tuple.
+        callback_on_step_end: (pipe, step, time, tensors) -> tensors to go on with.
+        callback_on_step_end_tensor_inputs: which tensors it is given: "latents", "labels".
+        Raises ValueError for a prompt that is not a digit, or another impossible argument.
         """
         labels = self.encode_prompt(prompt, num_images_per_prompt)
         null = torch.full_like(labels, NULL)
@@ -75,13 +80,7 @@ class DigitsPipeline(DiffusionPipeline):
             for index, t in enumerate(steps):
                 if self.interrupt:
                     continue
-                classes = torch.cat([null, labels]) if self.do_classifier_free_guidance else labels
-                states = torch.cat([state] * 2) if self.do_classifier_free_guidance else state
-                states = self.scheduler.scale_model_input(states, t)
-                noise = self.unet(states, t, class_labels=classes, return_dict=False)[0]
-                if self.do_classifier_free_guidance:
-                    free, bound = noise.chunk(2)
-                    noise = free + guidance_scale * (bound - free)
+                noise = self._guided(state, t, labels, null)
                 state = self.scheduler.step(noise, t, state, **extra, return_dict=False)[0]
                 if callback_on_step_end is not None:
                     tensors = {"latents": state, "labels": labels}
@@ -95,8 +94,23 @@ class DigitsPipeline(DiffusionPipeline):
         self.maybe_free_model_hooks()
         return ImagePipelineOutput(images=images) if return_dict else (images,)
 
+    def _guided(self, state: Tensor, t: Tensor, labels: Tensor, null: Tensor) -> Tensor:
+        """The noise that the network predicts, with guidance away from the labels `null`."""
+        classes = torch.cat([null, labels]) if self.do_classifier_free_guidance else labels
+        states = torch.cat([state] * 2) if self.do_classifier_free_guidance else state
+        states = self.scheduler.scale_model_input(states, t)
+        noise = self.unet(states, t, class_labels=classes, return_dict=False)[0]
+        if not self.do_classifier_free_guidance:
+            return noise
+        free, bound = noise.chunk(2)
+        return free + self.guidance_scale * (bound - free)
+
     def encode_prompt(self, prompt: Prompts, num_images_per_prompt: int = 1) -> Tensor:
-        """Prompts as class labels (N * num_images_per_prompt,)."""
+        """Prompts as class labels, (N * num_images_per_prompt,).
+
+        prompt: one or several, N.
+        num_images_per_prompt: how often each label is repeated.
+        """
         prompts = [prompt] if isinstance(prompt, str) else list(prompt)
         labels = torch.tensor([label(text) for text in prompts], device=self._execution_device)
         return labels.repeat_interleave(num_images_per_prompt)
@@ -104,7 +118,12 @@ class DigitsPipeline(DiffusionPipeline):
     def prepare_latents(
         self, count: int, generator: torch.Generator | list[torch.Generator] | None, latents: Tensor | None
     ) -> Tensor:
-        """The start noise (count, 1, 8, 8) at the scheduler's scale."""
+        """The start noise at the scheduler's scale, (count, 1, 8, 8).
+
+        count: how many images.
+        generator: of the noise, one for all or one an image.
+        latents: unit noise to use instead.
+        """
         side = self.unet.config.sample_size
         shape = (count, self.unet.config.in_channels, side, side)
         if latents is None:
@@ -114,7 +133,11 @@ class DigitsPipeline(DiffusionPipeline):
         return latents.to(self._execution_device) * self.scheduler.init_noise_sigma
 
     def prepare_extra_step_kwargs(self, generator: Any, eta: float) -> dict[str, Any]:
-        """What this scheduler's `step` takes of eta and generator."""
+        """What this scheduler's `step` takes of the two.
+
+        generator: of the noise.
+        eta: how much of it.
+        """
         import inspect
 
         accepted = inspect.signature(self.scheduler.step).parameters
@@ -122,6 +145,7 @@ class DigitsPipeline(DiffusionPipeline):
 
     @property
     def guidance_scale(self) -> float:
+        """Of the latest call, as diffusers' call-backs look it up; so are the next three."""
         return self._guidance_scale
 
     @property
@@ -138,7 +162,11 @@ class DigitsPipeline(DiffusionPipeline):
 
 
 def label(text: str) -> int:
-    """The class of a prompt."""
+    """The class of a prompt, from 0 to NULL.
+
+    text: a digit, its English name, or nothing.
+    Raises ValueError for anything else.
+    """
     word = text.strip().lower()
     if not word:
         return NULL
@@ -150,12 +178,17 @@ def label(text: str) -> int:
 
 
 def check_output_type(name: str) -> None:
+    """Raise a ValueError for a kind of output that does not exist."""
     if name not in ("pil", "np", "pt", "latent"):
         raise ValueError(f"output_type: {name!r} is not one of pil, np, pt, latent")
 
 
 def as_output(latents: Tensor, output_type: str) -> Any:
-    """Pixels around [-1, 1] as the caller wants them."""
+    """Pixels as the caller wants them.
+
+    latents: around [-1, 1], (N, 1, 8, 8).
+    output_type: as of a call of the pipeline.
+    """
     if output_type == "latent":
         return latents
     images = (latents.float() / 2 + 0.5).clamp(0, 1)
@@ -167,44 +200,3 @@ def as_output(latents: Tensor, output_type: str) -> Any:
     from PIL import Image
 
     return [Image.fromarray((array[..., 0] * 255).round().astype("uint8")) for array in arrays]
-
-
-def unet() -> Any:
-    """A `UNet2DModel` of about half a million parameters with skips at 8x8, 4x4 and 2x2."""
-    from diffusers import UNet2DModel
-
-    return UNet2DModel(
-        sample_size=8,
-        in_channels=1,
-        out_channels=1,
-        layers_per_block=1,
-        block_out_channels=(32, 32, 48),
-        down_block_types=("DownBlock2D", "AttnDownBlock2D", "DownBlock2D"),
-        up_block_types=("UpBlock2D", "AttnUpBlock2D", "UpBlock2D"),
-        attention_head_dim=8,
-        norm_num_groups=8,
-        num_class_embeds=len(WORDS) + 1,
-    )
-
-
-def scheduler() -> Any:
-    """DDIM on Stable Diffusion's noise schedule."""
-    from diffusers import DDIMScheduler
-
-    return DDIMScheduler(
-        beta_start=0.00085,
-        beta_end=0.012,
-        beta_schedule="scaled_linear",
-        clip_sample=False,
-        set_alpha_to_one=False,
-        steps_offset=1,
-    )
-
-
-def data() -> tuple[Tensor, Tensor]:
-    """scikit-learn's handwritten digits: images (1797, 1, 8, 8) in [-1, 1] and labels (1797,)."""
-    from sklearn.datasets import load_digits
-
-    digits: Any = load_digits()
-    images = torch.tensor(digits.images, dtype=torch.float32)[:, None] / 8 - 1
-    return images, torch.tensor(digits.target)

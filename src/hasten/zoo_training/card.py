@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import functools
-import json
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from hasten.core.errors import HastenError
+from hasten.core.files import write_json, write_text
 from hasten.train.checkpoints import read_facts
 from hasten.zoo import WEIGHTS
 
@@ -35,10 +35,13 @@ The 1,797 handwritten digits of scikit-learn's `load_digits` (8x8 pixels, 17 gre
 
 
 def publish(name: str, run: Path, figures: Mapping[str, Any], facts: Mapping[str, Any] | None = None) -> Path:
-    """Copy the model exported in `run` to the shipped weights, with its figures, pictures and card.
+    """Copy an exported model to the shipped weights, with its figures, pictures and card, and return the folder.
 
-    `facts` are further lines of the card (heading -> text); for the emoji models also those in INTERNAL.
-    Raises HastenError if the weights are too large.
+    name: of the model.
+    run: folder of its training run.
+    figures: what `hasten.zoo_training.evaluate` returns for it.
+    facts: further lines of the card (heading -> text); for the emoji models also those in INTERNAL.
+    Raises HastenError if the model is too large.
     """
     size = sum(path.stat().st_size for path in (run / "model").rglob("*") if path.is_file())
     if size > LIMIT:
@@ -48,15 +51,18 @@ def publish(name: str, run: Path, figures: Mapping[str, Any], facts: Mapping[str
     shutil.copytree(run / "model", target)
     for picture in run.glob("*.png"):
         shutil.copy(picture, target)
-    (target / "evaluation.json").write_text(json.dumps(figures, indent=1) + "\n")
-    (target / "README.md").write_text(CARDS[name](figures, training(run), facts or {}))
+    write_json(target / "evaluation.json", figures, indent=1)
+    write_text(target / "README.md", CARDS[name](figures, training(run), facts or {}))
     for path in target.rglob("*"):
         path.chmod(0o755 if path.is_dir() else 0o644)
     return target
 
 
 def training(run: Path) -> str:
-    """How a run was trained, in one sentence."""
+    """How a model was trained, in one sentence.
+
+    run: folder of its training run.
+    """
     facts = read_facts(run / "checkpoint.safetensors")
     settings = facts["settings"]
     precision = "bfloat16 autocast" if settings["bf16"] else "float32"
@@ -68,6 +74,7 @@ def training(run: Path) -> str:
 
 
 def digits_card(figures: Mapping[str, Any], how: str, facts: Mapping[str, Any]) -> str:
+    """The card of `digits`. how: its training in one sentence. figures, facts: as of `publish`."""
     return f"""\
 # digits
 
@@ -128,7 +135,8 @@ RETRAIN = {
 
 
 def emoji_card(name: str, figures: Mapping[str, Any], how: str, facts: Mapping[str, Any]) -> str:
-    found, psnr, floor = figures["retrieval"], figures["psnr"], figures["floor"]
+    """The card of an emoji model. how: its training in one sentence. Other parameters: as of `publish`."""
+    names = figures["retrieval"]["names"]
     return f"""\
 # {name}
 
@@ -137,21 +145,13 @@ def emoji_card(name: str, figures: Mapping[str, Any], how: str, facts: Mapping[s
 
 ## Trained on
 
-{found["names"]} names of faces, animals, food and objects in both styles (a CPU's portion: there was no GPU), each
+{names} names of faces, animals, food and objects in both styles (a CPU's portion: there was no GPU), each
 name exactly as captioned, no augmentation. Other emoji are unknown to it, and it does not generalise far beyond the
 names it saw: it is a small real model for measuring accelerations, not an artist.
 
 ## Measured
 
-- Autoencoder on {psnr["n"]} held-out pictures: PSNR {psnr["value"]:.2f} dB [{psnr["low"]:.2f}, {psnr["high"]:.2f}]
-  (mean over images; {figures["psnr_of_mean_error"]:.2f} dB of the mean squared error).
-- Retrieval: {found["top1"]["n"]} training captions drawn with the default; the nearest training picture of the same
-  style (angle between EfficientNet-Lite0 features) is the captioned one for {percent(found["top1"])}; it is among the
-  five nearest for {percent(found["top5"])}.
-- Distance of {figures["drawn"]:,} pictures drawn with the default to the training set, in EfficientNet-Lite0 features:
-  FD {interval(figures["fd"])}, KD {interval(figures["kd"])}. The training set through the autoencoder and back has
-  FD {interval(floor["fd"])} and KD {interval(floor["kd"])}: no sampling can come closer. These are not Inception FIDs.
-- `evaluation.json` has these figures and every miss.
+{measured(figures)}
 {further(facts)}
 ![loss](loss.png)
 
@@ -170,7 +170,7 @@ Captions it was not trained on:
 ## Retrain
 
     hasten train emoji-vae --out runs/vae --steps {facts["vae_steps"]}
-    {RETRAIN[name]} --names {found["names"]} --steps {facts["steps"]}
+    {RETRAIN[name]} --names {names} --steps {facts["steps"]}
 
 Runs resume where they were stopped. With a GPU, leave out `--names` to train on all names.
 
@@ -182,15 +182,33 @@ The weights are licensed Apache-2.0; pictures in the Twemoji style carry the att
 """
 
 
+def measured(figures: Mapping[str, Any]) -> str:
+    """The figures of an emoji model as a list in Markdown."""
+    nearest, psnr, floor = figures["retrieval"], figures["psnr"], figures["floor"]
+    return f"""\
+- Autoencoder on {psnr["n"]} held-out pictures: PSNR {psnr["value"]:.2f} dB [{psnr["low"]:.2f}, {psnr["high"]:.2f}]
+  (mean over images; {figures["psnr_of_mean_error"]:.2f} dB of the mean squared error).
+- Retrieval: {nearest["top1"]["n"]} training captions drawn with the default; the nearest training picture of the same
+  style (angle between EfficientNet-Lite0 features) is the captioned one for {percent(nearest["top1"])}; it is among the
+  five nearest for {percent(nearest["top5"])}.
+- Distance of {figures["drawn"]:,} pictures drawn with the default to the training set, in EfficientNet-Lite0 features:
+  FD {interval(figures["fd"])}, KD {interval(figures["kd"])}. The training set through the autoencoder and back has
+  FD {interval(floor["fd"])} and KD {interval(floor["kd"])}: no sampling can come closer. These are not Inception FIDs.
+- `evaluation.json` has these figures and every miss."""
+
+
 def percent(estimate: Mapping[str, Any]) -> str:
+    """A share with its interval, in percent."""
     return f"{estimate['value']:.1%} [{estimate['low']:.1%}, {estimate['high']:.1%}]"
 
 
 def interval(estimate: Mapping[str, Any]) -> str:
+    """A value with its interval, in three digits."""
     return f"{estimate['value']:.3g} [{estimate['low']:.3g}, {estimate['high']:.3g}]"
 
 
 def further(facts: Mapping[str, Any]) -> str:
+    """The facts that have no place of their own, as a list in Markdown."""
     lines = [f"- {heading}: {text}" for heading, text in facts.items() if heading not in INTERNAL]
     return "\n" + "\n".join(lines) + "\n" if lines else ""
 

@@ -33,7 +33,14 @@ SKINS = {
 
 @dataclass(frozen=True)
 class Emoji:
-    """One picture: `name` is shared by all styles and skin variants, `caption` is its own."""
+    """One picture.
+
+    name: in lower-case words, shared by all styles and skin variants.
+    style: a word of STYLES.
+    category: as the packages name it.
+    path: the PNG file.
+    skin: the colour in words; empty for the plain one.
+    """
 
     name: str
     style: str
@@ -43,6 +50,7 @@ class Emoji:
 
     @property
     def caption(self) -> str:
+        """Style, name and skin: its own among all pictures."""
         return " ".join(word for word in (self.style, self.name, self.skin) if word)
 
     @property
@@ -52,8 +60,12 @@ class Emoji:
 
 
 def emojis(data: Path | str | None = None) -> list[Emoji]:
-    """Every picture of both styles; fetches the npm packages into `data` if they are not there."""
-    found = []
+    """Every picture of both styles.
+
+    data: folder of the npm packages, which are fetched into it if they are not there; the user's cache if None.
+    Raises HastenError if they cannot be fetched.
+    """
+    pictures = []
     for style, vendor in STYLES.items():
         package = find_package(vendor, Path(data) if data else default_cache())
         for entry in json.loads((package / "emoji.json").read_text()):
@@ -63,14 +75,16 @@ def emojis(data: Path | str | None = None) -> list[Emoji]:
             for skin, variant in variants:
                 path = package / "img" / vendor / "64" / variant["image"]
                 if path.exists():
-                    found.append(Emoji(simple(entry["name"]), style, entry["category"], path, skin))
-    return found
+                    pictures.append(Emoji(simple(entry["name"]), style, entry["category"], path, skin))
+    return pictures
 
 
 def choose(all_emojis: Iterable[Emoji], names: int | None = None) -> list[Emoji]:
     """What a text-to-image model trains on: no held-out names, no skin variants.
 
-    With `names`, only that many names (chosen by a hash) of faces, animals, food and objects: a CPU's portion.
+    all_emojis: every picture.
+    names: how many names (chosen by a hash) of faces, animals, food and objects, a CPU's portion; None for all.
+    Raises HastenError for fewer than one name or more than there are.
     """
     kept = [e for e in all_emojis if not e.held_out and not e.skin]
     if names is None:
@@ -84,7 +98,10 @@ def choose(all_emojis: Iterable[Emoji], names: int | None = None) -> list[Emoji]
 
 
 def images(pictures: Sequence[Emoji]) -> Tensor:
-    """Pictures on white as (N, 3, 64, 64) in [-1, 1]."""
+    """Pictures on white as (N, 3, 64, 64) in [-1, 1].
+
+    pictures: N emoji.
+    """
     import numpy as np
     from PIL import Image
 
@@ -97,10 +114,14 @@ def images(pictures: Sequence[Emoji]) -> Tensor:
 
 
 def varied(pictures: Tensor, copies: int, seed: int = 0) -> Tensor:
-    """Each picture (N, 3, 64, 64) in [-1, 1] and `copies` of it, moved by up to 2 pixels and resized by up to 4 %.
+    """Pictures and copies of them, moved by up to 2 pixels and resized by up to 4 %.
 
-    Returns (N * (copies + 1), ...): all pictures, then all first copies, and so on. Nothing is mirrored, turned or
-    recoloured: that would contradict captions ("left arrow", "red apple").
+    Nothing is mirrored, turned or recoloured: that would contradict captions ("left arrow", "red apple").
+
+    pictures: in [-1, 1], (N, 3, 64, 64).
+    copies: how many of each.
+    seed: of the changes.
+    Returns (N * (copies + 1), 3, 64, 64): all pictures, then all first copies, and so on.
     """
     from torch.nn import functional as F
 
@@ -127,11 +148,17 @@ def fraction(text: str) -> float:
 
 
 def default_cache() -> Path:
+    """Where data lies if no folder is named."""
     return Path.home() / ".cache" / "hasten"
 
 
 def find_package(vendor: str, data: Path) -> Path:
-    """Folder of the unpacked npm package of `vendor`, unpacking its .tgz or fetching it where needed."""
+    """The folder of an unpacked npm package, which is unpacked or fetched where needed.
+
+    vendor: a folder of STYLES.
+    data: where packages lie.
+    Raises HastenError if it cannot be fetched.
+    """
     package = f"emoji-datasource-{vendor}"
     for folder in (data / package, data / vendor, data):
         if (folder / "emoji.json").exists() and (folder / "img" / vendor / "64").is_dir():
@@ -143,6 +170,12 @@ def find_package(vendor: str, data: Path) -> Path:
 
 
 def fetch(package: str, data: Path) -> None:
+    """Fetch the .tgz of an npm package.
+
+    package: its name and version, with an @ between them.
+    data: the folder to fetch it into.
+    Raises HastenError if npm is not there or fails.
+    """
     npm = shutil.which("npm")
     if npm is None:
         raise HastenError(f"data: {data} has no {package}, and npm, which would fetch it, is not installed")
@@ -153,7 +186,12 @@ def fetch(package: str, data: Path) -> None:
 
 
 def unpack(archive: Path, target: Path, vendor: str) -> Path:
-    """Extract the captions and the 64-pixel pictures, and nothing else."""
+    """Extract the captions and the 64-pixel pictures of an npm package, and nothing else; return the folder.
+
+    archive: the .tgz.
+    target: the folder, which appears when all is in it.
+    vendor: a folder of STYLES.
+    """
     wanted = ("package/emoji.json", "package/LICENSE", f"package/img/{vendor}/64/")
     partial = target.with_suffix(".partial")
     with tarfile.open(archive) as tar:

@@ -10,7 +10,10 @@ FLUX_CALL = {"height": 64, "width": 64, "max_sequence_length": 32}
 
 
 def autoencoder(width: int = 32) -> Any:
-    """An `AutoencoderTiny` from 3x64x64 to 4x16x16."""
+    """An `AutoencoderTiny` from 3x64x64 to 4x16x16.
+
+    width: channels of every block.
+    """
     from diffusers import AutoencoderTiny
 
     return AutoencoderTiny(
@@ -23,7 +26,12 @@ def autoencoder(width: int = 32) -> Any:
 
 
 def tokenizer(captions: Iterable[str], size: int = 3072, length: int = 24) -> Any:
-    """A `CLIPTokenizer` with its own byte-pair vocabulary, learned from `captions`."""
+    """A `CLIPTokenizer` with its own byte-pair vocabulary.
+
+    captions: what it is learned from.
+    size: of the vocabulary, at most.
+    length: of a padded caption, in tokens.
+    """
     import json
 
     from tokenizers.trainers import BpeTrainer
@@ -41,7 +49,11 @@ def tokenizer(captions: Iterable[str], size: int = 3072, length: int = 24) -> An
 
 
 def text_encoder(words: Any, hidden: int = 128) -> Any:
-    """A `CLIPTextModel` of two layers for the tokenizer `words`."""
+    """A `CLIPTextModel` of two layers.
+
+    words: its tokenizer.
+    hidden: its width.
+    """
     from transformers import CLIPTextConfig, CLIPTextModel
 
     return CLIPTextModel(
@@ -61,7 +73,11 @@ def text_encoder(words: Any, hidden: int = 128) -> Any:
 
 
 def unet(channels: tuple[int, int, int] = (64, 128, 160), hidden: int = 128) -> Any:
-    """A `UNet2DConditionModel` for 4x16x16 latents with cross-attention at the two lower resolutions."""
+    """A `UNet2DConditionModel` for 4x16x16 latents with cross-attention at the two lower resolutions.
+
+    channels: at each resolution.
+    hidden: the width of the text encoder.
+    """
     from diffusers import UNet2DConditionModel
 
     return UNet2DConditionModel(
@@ -96,7 +112,13 @@ def scheduler() -> Any:
 
 
 def stable_diffusion(vae: Any, words: Any, encoder: Any, network: Any) -> Any:
-    """The parts as a `StableDiffusionPipeline` without a safety checker."""
+    """The parts as a `StableDiffusionPipeline` without a safety checker.
+
+    vae: the autoencoder.
+    words: the tokenizer.
+    encoder: the text encoder.
+    network: the U-Net.
+    """
     from diffusers import StableDiffusionPipeline
 
     without: dict[str, Any] = {"safety_checker": None, "feature_extractor": None}
@@ -112,7 +134,12 @@ def stable_diffusion(vae: Any, words: Any, encoder: Any, network: Any) -> Any:
 
 
 def t5_tokenizer(captions: Iterable[str], size: int = 2048, length: int = 512) -> Any:
-    """A `T5Tokenizer` with its own unigram vocabulary, learned from `captions`."""
+    """A `T5Tokenizer` with its own unigram vocabulary.
+
+    captions: what it is learned from.
+    size: of the vocabulary, at most.
+    length: of a padded caption, in tokens, at most.
+    """
     import json
 
     from tokenizers.trainers import UnigramTrainer
@@ -128,7 +155,11 @@ def t5_tokenizer(captions: Iterable[str], size: int = 2048, length: int = 512) -
 
 
 def t5_encoder(words: Any, hidden: int = 128) -> Any:
-    """A `T5EncoderModel` of two layers for the tokenizer `words`."""
+    """A `T5EncoderModel` of two layers.
+
+    words: its tokenizer.
+    hidden: its width.
+    """
     from transformers import T5Config, T5EncoderModel
 
     return T5EncoderModel(
@@ -152,6 +183,11 @@ def flux_transformer(width: int = 192, double: int = 3, single: int = 6, hidden:
 
     Every block starts as the identity and the output at 0: the modulations that gate them start at 0
     (Peebles and Xie 2023, adaLN-Zero), without which a small run hardly learns.
+
+    width: of a token.
+    double: how many blocks keep text and picture apart.
+    single: how many blocks treat them as one sequence.
+    hidden: the width of the text encoders.
     """
     from diffusers import FluxTransformer2DModel
     from torch import nn
@@ -191,7 +227,13 @@ def flow_scheduler() -> Any:
 
 
 def flux(vae: Any, clip: tuple[Any, Any], t5: tuple[Any, Any], network: Any) -> Any:
-    """The parts as a `FluxPipeline`. clip, t5: tokenizer and encoder of each."""
+    """The parts as a `FluxPipeline`.
+
+    vae: the autoencoder.
+    clip: tokenizer and encoder.
+    t5: tokenizer and encoder.
+    network: the transformer.
+    """
     from diffusers import FluxPipeline
 
     return FluxPipeline(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -28,11 +27,23 @@ from hasten.train import (
 from hasten.train.pictures import grid
 from hasten.zoo import WEIGHTS
 from hasten.zoo_training import emoji, emoji_models
+from hasten.zoo_training.export import finish, sample_captions, split_prompts
+from hasten.zoo_training.tensors import encode, reconstruct, to_pil, tokens
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What a user may choose about a training run; None means the model's own default."""
+    """What a user may choose about a training run; None means the model's own default.
+
+    out: folder of the run.
+    data: folder of the npm packages with the emoji, fetched if they are not there.
+    steps: of training.
+    names: how many emoji names to train on.
+    vae: folder of the autoencoder.
+    resume: go on with a run that was stopped.
+    copies: varied copies of each picture beside it (see `emoji.varied`): 3 with a GPU, none without.
+    fast: compile the network first (minutes at the start, about 10 % faster steps on a CPU).
+    """
 
     out: Path
     data: Path | None = None
@@ -41,16 +52,16 @@ class Plan:
     vae: Path | None = None
     resume: bool = True
     copies: int | None = None
-    """Varied copies of each picture beside it (see `emoji.varied`): 3 with a GPU, none without."""
     fast: bool = False
-    """Compile the network first (minutes at the start, about 10 % faster steps on a CPU)."""
 
     @property
     def variants(self) -> int:
+        """How many varied copies of each picture."""
         default = 3 if torch.cuda.is_available() else 0
         return default if self.copies is None else self.copies
 
     def steps_or(self, default: int) -> int:
+        """The steps that were chosen, or else the model's own."""
         return default if self.steps is None else self.steps
 
 
@@ -98,7 +109,7 @@ def train_emoji_sd(plan: Plan) -> Path:
 
     def pipeline(averaged: Any) -> Any:
         parts = averaged.conditioner.text_encoder, averaged.network
-        return quiet(emoji_models.stable_diffusion(data.vae, words, *parts)).to(averaged.network.device)
+        return without_bars(emoji_models.stable_diffusion(data.vae, words, *parts)).to(averaged.network.device)
 
     return _train_emoji(plan, data, objective, pipeline, lambda captions: tokens(words, captions), 6000)
 
@@ -125,14 +136,19 @@ def train_emoji_flux(plan: Plan) -> Path:
         encoders = averaged.conditioner
         pair = (clip_words, encoders.clip), (t5_words, encoders.t5)
         pipe = emoji_models.flux(data.vae, *pair, averaged.network.transformer)
-        return quiet(pipe).to(averaged.network.transformer.device)
+        return without_bars(pipe).to(averaged.network.transformer.device)
 
     return _train_emoji(plan, data, objective, pipeline, both, 8000, emoji_models.FLUX_CALL)
 
 
 @dataclass(frozen=True)
 class EmojiData:
-    """What the latent models train on: chosen emoji, the autoencoder, and every caption a tokenizer should know."""
+    """What the latent models train on.
+
+    chosen: the emoji.
+    vae: the autoencoder.
+    vocabulary: every caption a tokenizer should know.
+    """
 
     chosen: list[emoji.Emoji]
     vae: Any
@@ -149,7 +165,10 @@ class EmojiData:
         return cls(chosen, vae, sorted({e.caption for e in pictures if not e.skin}))
 
     def latents(self, copies: int) -> Tensor:
-        """Of every picture and its varied copies, in the order of `emoji.varied`."""
+        """Of every picture and its varied copies, in the order of `emoji.varied`.
+
+        copies: how many of each.
+        """
         return encode(self.vae, emoji.varied(emoji.images(self.chosen), copies))
 
 
@@ -159,7 +178,13 @@ def _train_emoji(
 ) -> Path:  # fmt: skip
     """What the latent models share.
 
-    pipeline(averaged objective) -> pipeline. read(captions) -> token ids. call: what each call of it needs.
+    plan: what the user chose.
+    data: what is trained on.
+    objective: what is minimised.
+    pipeline: averaged objective -> pipeline.
+    read: captions -> token ids.
+    steps: of training, where the user chose none.
+    call: what each call of the pipeline needs besides the prompt.
     """
     shown = sample_captions(data.chosen)
 
@@ -192,22 +217,23 @@ def _train_emoji(
 
 def train_digits(plan: Plan) -> Path:
     """Train the class-conditional model on scikit-learn's digits; returns the exported pipeline's folder."""
-    from hasten.zoo import digits
+    from hasten.zoo.digits import NULL, WORDS, DigitsPipeline
+    from hasten.zoo_training import digits
 
     images, labels = digits.data()
-    words: list[str] = [*digits.WORDS]
+    words: list[str] = [*WORDS]
     torch.manual_seed(0)
     network, process = digits.unet(), from_config(digits.scheduler().config)
 
     def pipeline(averaged: Any) -> Any:
-        return quiet(digits.DigitsPipeline(averaged.network, digits.scheduler()))
+        return without_bars(DigitsPipeline(averaged.network, digits.scheduler()))
 
     def draw(averaged: Any) -> Any:
         pictures = pipeline(averaged)(words * 4, generator=torch.Generator().manual_seed(0)).images
         return grid(pictures, columns=10, scale=4)
 
     trainer = Trainer(
-        objective=Denoising(network, Labels(), torch.tensor(digits.NULL), process),
+        objective=Denoising(network, Labels(), torch.tensor(NULL), process),
         data={"sample": images, "condition": labels},
         folder=plan.out,
         steps=plan.steps_or(2000),
@@ -229,7 +255,11 @@ TRAINERS: dict[str, Callable[[Plan], Path]] = {
 
 
 def vae_folder(plan: Plan) -> Path:
-    """The autoencoder a latent model trains on: the one asked for, or the shipped one."""
+    """Where the autoencoder lies that a latent model trains on: the one asked for, or the shipped one.
+
+    plan: what the user chose.
+    Raises HastenError if there is none.
+    """
     folder = Path(plan.vae) if plan.vae else WEIGHTS / "emoji-sd" / "vae"
     if not (folder / "config.json").exists():
         raise HastenError(f"vae: {folder} holds no model; `hasten train emoji-vae` makes one in OUT/model")
@@ -254,72 +284,7 @@ def quick_attention(network: Any) -> Iterator[None]:
         network.set_default_attn_processor()
 
 
-def finish(
-    trainer: Trainer, model: Any, prompts: dict[str, list[str]] | None = None, call: Mapping[str, Any] | None = None
-) -> Path:
-    """Export the trained model, its prompts and what its calls need; a run that was stopped only says where it is."""
-    folder = trainer.folder / "model"
-    if trainer.finished and trainer.main:
-        export(model, folder)
-        if prompts:
-            (folder / "captions.json").write_text(json.dumps(prompts, indent=0) + "\n")
-        if call:
-            (folder / "call.json").write_text(json.dumps(dict(call)) + "\n")
-    return folder if trainer.finished else trainer.folder
-
-
-def sample_captions(chosen: list[emoji.Emoji], count: int = 24) -> list[str]:
-    """What the sample grid of a run shows; row by row, eight a row."""
-    return [e.caption for e in sorted(chosen, key=lambda e: emoji.fraction("show " + e.caption))][:count]
-
-
-def split_prompts(chosen: list[emoji.Emoji]) -> dict[str, list[str]]:
-    """Training captions in a fixed random order, in two halves that share no name."""
-    order = sorted(chosen, key=lambda e: emoji.fraction("prompt " + e.caption))
-    halves = {"search": 0, "confirm": 1}
-    return {
-        split: [e.caption for e in order if int(2 * emoji.fraction("split " + e.name)) == half]
-        for split, half in halves.items()
-    }
-
-
-def export(model: Any, folder: Path) -> Path:
-    """Save a diffusers model or pipeline as fp16 safetensors."""
-    import copy
-
-    copy.deepcopy(model).to(dtype=torch.float16).save_pretrained(folder, safe_serialization=True)
-    for file in folder.rglob("config.json"):  # without the place on this machine that a part was read from
-        kept = {key: value for key, value in json.loads(file.read_text()).items() if key != "_name_or_path"}
-        file.write_text(json.dumps(kept, indent=2) + "\n")
-    return folder
-
-
-def tokens(words: Any, captions: list[str]) -> Tensor:
-    """Captions as padded token ids (N, L), exactly as `StableDiffusionPipeline` makes them."""
-    length = words.model_max_length
-    return words(captions, padding="max_length", max_length=length, truncation=True, return_tensors="pt").input_ids
-
-
-@torch.no_grad()
-def encode(vae: Any, pictures: Tensor) -> Tensor:
-    """Scaled latents (N, 4, 16, 16) of images in [-1, 1]."""
-    return torch.cat([vae.encode(part).latents for part in pictures.split(64)]) * vae.config.scaling_factor
-
-
-@torch.no_grad()
-def reconstruct(vae: Any, pictures: Tensor) -> Tensor:
-    """Images in [-1, 1] through the autoencoder and back."""
-    return torch.cat([vae.decode(vae.encode(part).latents).sample for part in pictures.split(64)])
-
-
-def to_pil(pictures: Tensor) -> list[Any]:
-    """Images (N, 3, H, W) in [-1, 1] as PIL images."""
-    from PIL import Image
-
-    pixels = ((pictures.clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).cpu().numpy()
-    return [Image.fromarray(one) for one in pixels]
-
-
-def quiet(pipe: Any) -> Any:
+def without_bars(pipe: Any) -> Any:
+    """A pipeline, whose calls show no progress bar from now on."""
     pipe.set_progress_bar_config(disable=True)
     return pipe

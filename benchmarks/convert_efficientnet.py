@@ -1,6 +1,8 @@
-"""One-off conversion of the published EfficientNet-Lite0 weights; nothing at run time imports this file.
+"""One-off conversion of the published EfficientNet-Lite0 weights to those in src/hasten/zoo/weights.
 
-python -m hasten.measure.convert efficientnet-lite0-57934424.pth weights/efficientnet_lite0.safetensors
+    python benchmarks/convert_efficientnet.py efficientnet-lite0-57934424.pth efficientnet_lite0.safetensors
+
+The file comes from a pickle: its digest is checked, and it is read with weights_only=True.
 """
 
 from __future__ import annotations
