@@ -95,7 +95,10 @@ def _noise() -> Iterator[Scheduler]:
 
 
 def _flow(dynamic: bool) -> Iterator[Scheduler]:
-    """The pipeline's own shift first, which is None here, then others. dynamic: pipelines pass a shift they find."""
+    """Schedulers for flow models, with the pipeline's own shift of the times first (None here), then with others.
+
+    dynamic: whether the pipeline computes its shift from the size of the picture.
+    """
     for shift in (None, *_SHIFTS):
         for bent in _BENT if shift is None else _BENT[:1]:
             yield "FlowMatchEulerDiscreteScheduler", {**_shifted(shift, dynamic, "shift"), **bent}

@@ -23,7 +23,11 @@ SKRAMPLE = "skrample"  # in place of the name of a diffusers scheduler class
 
 
 def scheduler_of(scheduler: Any, spec: Any) -> Any:
-    """A new scheduler like `spec` says, made from the pipeline's own as users do; a copy of that for None."""
+    """A new scheduler, made from the pipeline's own as users do.
+
+    scheduler: the pipeline's own.
+    spec: the name of a scheduler class and what is changed of its config; None makes a copy of the pipeline's own.
+    """
     if spec is None:
         return copy.deepcopy(scheduler)
     name, changes = spec
@@ -54,7 +58,12 @@ def _skrample(scheduler: Any, sampler: str, order: int = 0, schedule: str = "", 
 
 
 def deepcached(pipe: Any, interval: int, branch: int) -> Any:
-    """The pipeline, whose network the package DeepCache has patched."""
+    """The pipeline, with its network patched by the package DeepCache.
+
+    pipe: a diffusers pipeline with a U-Net.
+    interval: steps from one full call to the next, at least 1.
+    branch: how many blocks still run in between, from 0.
+    """
     from DeepCache import DeepCacheSDHelper
 
     helper = DeepCacheSDHelper(pipe=pipe)
@@ -75,17 +84,14 @@ METHODS = {"deepcache": deepcached, "pruna": _pruna}
 
 
 class Worker:
-    """Answers requests, each by the method it names.
+    """Answers requests, each by the method that it names."""
 
-    made: the latest method's pipeline; own: its own scheduler.
-    """
-
-    method: Any = None
-    made: Any = None
-    own: Any = None
+    method: Any = None  # what is on the network of `made`
+    made: Any = None  # the pipeline of the latest method
+    own: Any = None  # its own scheduler
 
     def hello(self, package: str) -> dict[str, Any]:
-        """Import the peer; versions."""
+        """Import the peer, and tell the versions of what it runs with."""
         importlib.import_module(package)
         names = ("torch", "diffusers", "safetensors", package)
         versions = {name: importlib.metadata.version(name) for name in reversed(names)}
@@ -94,7 +100,14 @@ class Worker:
     def load(
         self, folder: str, dtype: str, device: str, threads: int, call: dict[str, Any], steps: int
     ) -> dict[str, Any]:
-        """Take the pipeline in a folder, and what every call of it gets. steps: of the default."""
+        """Load the pipeline.
+
+        folder: as written by save_pretrained.
+        dtype, device: of the pipeline.
+        threads: that torch uses.
+        call: what every call gets.
+        steps: of the default.
+        """
         import torch
 
         torch.set_num_threads(threads)
@@ -107,7 +120,13 @@ class Worker:
     def draw(
         self, setting: dict[str, Any] | None, prompts: list[str], seeds: list[int], batch: int, file: str
     ) -> dict[str, Any]:
-        """Write images (N, C, H, W) in [0, 1] and final latents to a safetensors file."""
+        """Write images (N, C, H, W) in [0, 1] and final latents to a safetensors file.
+
+        setting: how they are drawn; None is the default.
+        prompts, seeds: of the images.
+        batch: how many run at once.
+        file: that is written.
+        """
         import torch
         from safetensors.torch import save_file
 
@@ -120,7 +139,13 @@ class Worker:
     def time(
         self, setting: dict[str, Any], prompts: list[str], seeds: list[int], rounds: int, steps: int
     ) -> dict[str, Any]:
-        """Seconds of the default at `steps` steps and of the setting, in turn, after a run of each."""
+        """Seconds of the default and of a setting, in turn, after a run of each.
+
+        setting: that is timed.
+        prompts, seeds: of one image.
+        rounds: how many pairs of seconds.
+        steps: of the default.
+        """
         default, run = self._run(None, steps), self._run(setting)
         seconds: list[list[float]] = []
         for number in range(-1, rounds):
@@ -135,7 +160,7 @@ class Worker:
         return {"seconds": seconds[1:]}
 
     def cost(self, setting: dict[str, Any], prompts: list[str], seeds: list[int]) -> dict[str, Any]:
-        """Network calls and multiply-adds of a run."""
+        """Network calls and multiply-adds of a run; the parameters are those of `time`."""
         import torch
         from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
@@ -164,12 +189,12 @@ class Worker:
         return lambda prompts, seeds: _call(pipe, chosen, prompts, seeds)
 
     def _prepared(self, setting: dict[str, Any] | None) -> tuple[Any, dict[str, Any]]:
-        """A pipeline that runs by a setting. Only the default and the latest method are kept."""
+        """A pipeline that runs by a setting, and its call. Only the default's and the latest method's are kept."""
         if setting is None:
             return self.default, self.call
         method = setting["method"] or {}
         if method != self.method:
-            self.method = self.made = None  # the memory of the one before
+            self.method = self.made = None  # frees the memory of the one before
             pipe = self._fresh()
             self.own = pipe.scheduler
             fields = {key: value for key, value in method.items() if key != "name"}
