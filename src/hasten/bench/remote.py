@@ -15,7 +15,7 @@ from typing import IO, Any
 import torch
 
 from hasten.bench.setting import Setting
-from hasten.bridge.loading import _no_bars
+from hasten.core.console import no_bars
 from hasten.core.errors import HastenError
 from hasten.evaluate.problem import Cost, Pictures, Problem
 from hasten.evaluate.samples import Samples
@@ -98,7 +98,7 @@ class Remote:
         """Hand over a copy of the pipeline, and what every call gets."""
         folder = Path(self.folder.name) / "model"
         if not folder.exists():
-            with _no_bars():
+            with no_bars():
                 problem.pipe.save_pretrained(folder)
         parameter = next(network_of(problem.pipe).parameters())
         try:

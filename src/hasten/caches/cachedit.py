@@ -13,6 +13,7 @@ from torch import nn
 from hasten.caches.borrowed import TEACACHE, Borrowed, at_least, stack
 from hasten.caches.hooked import Generations, Store, adopt
 from hasten.caching.cache import CACHES
+from hasten.core.console import quiet
 from hasten.core.errors import HastenError, positive_int
 from hasten.core.registry import Span
 from hasten.runtime.run import Run
@@ -55,7 +56,7 @@ class DBCache(Borrowed):
 
     def check(self, network: nn.Module) -> None:
         try:
-            with _quiet():
+            with quiet(logging.INFO):
                 from cache_dit import BlockAdapterRegister
         except ImportError:
             raise HastenError("cache-dit: is not installed; pip install 'hasten[compare]'") from None
@@ -80,7 +81,7 @@ class DBCache(Borrowed):
             max_warmup_steps=self.warmup, max_cached_steps=-1 if self.most is None else self.most,
             max_continuous_cached_steps=-1 if self.in_a_row is None else self.in_a_row, enable_separate_cfg=False,
         )  # fmt: skip
-        with _quiet():
+        with quiet(logging.INFO):
             cache_dit.enable_cache(network, cache_config=config, calibrator_config=series)
 
     def attach(self, network: nn.Module, run: Run) -> None:
@@ -115,7 +116,7 @@ class _Contexts(Store):
         if history in self._kept:
             live.update(self._kept[history])
         else:
-            with _quiet():
+            with quiet(logging.INFO):
                 self._kept[history] = {n: self._manager.new_context(**s) for n, s in self._settings.items()}
         try:
             yield
@@ -125,14 +126,3 @@ class _Contexts(Store):
     def keep(self, histories: Set[str]) -> None:
         for name in set(self._kept) - histories:
             del self._kept[name]
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Without the many lines that cache-dit writes for information."""
-    before = logging.root.manager.disable
-    logging.disable(max(before, logging.INFO))
-    try:
-        yield
-    finally:
-        logging.disable(before)

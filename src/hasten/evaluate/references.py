@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from hasten.core.errors import HastenError
+from hasten.core.files import save_tensors
 from hasten.evaluate.problem import Pictures, Problem, Ticks
 from hasten.evaluate.samples import Samples
 from hasten.grids import settling
@@ -98,18 +99,12 @@ class References:
     def _save(self) -> None:
         if self.file is None:
             return
-        from safetensors.torch import save_file
-
         tensors = {}
         for (what, split), made in self._pictures.items():
             tensors |= {f"{what}.{split}.images": made.images, f"{what}.{split}.latents": made.latents}
         convergence = {split: asdict(one) for split, one in self._convergence.items()}
-        partial = self.file.with_suffix(".partial")
-        save_file(
-            {name: tensor.contiguous() for name, tensor in tensors.items()}, partial,
-            metadata={"made of": fingerprint(self.problem), "convergence": json.dumps(convergence)},
-        )  # fmt: skip
-        partial.replace(self.file)
+        metadata = {"made of": fingerprint(self.problem), "convergence": json.dumps(convergence)}
+        save_tensors(self.file, tensors, metadata)
 
     def _load(self, file: Path) -> None:
         with _opened(file) as kept:

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from hasten.core.console import tracked
 from hasten.denoisers import DenoiserLike
-from hasten.fit.runs import integrate, shown
+from hasten.fit.runs import integrate
 from hasten.grids import schedule
 from hasten.processes import Array
 
@@ -59,7 +60,7 @@ class Aim:
         a, b, to_a, to_b = noises[:half], noises[half : 2 * half], solution[:half], solution[half : 2 * half]
         low = torch.zeros(half, *(1,) * (noises.ndim - 1), dtype=noises.dtype, device=noises.device)
         high = low + math.pi / 2
-        for _ in shown("where results jump", range(bisections)):
+        for _ in tracked(range(bisections), "where results jump"):
             middle = (low + high) / 2
             y = converged(_arc(a, b, middle))
             nearer_a = (_gap(y, to_a) < _gap(y, to_b)).reshape(low.shape)

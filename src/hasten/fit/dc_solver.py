@@ -10,9 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from hasten.core.console import tracked
 from hasten.core.fitters import fitters
 from hasten.denoisers import DenoiserLike
-from hasten.fit.runs import integrate, shown
+from hasten.fit.runs import integrate
 from hasten.grids import GridLike, schedule
 from hasten.processes import Array
 from hasten.solvers import DCSolver
@@ -49,7 +50,7 @@ def fit(
     aims = integrate(denoiser, noises, times, substeps)
     x, values = noises, [getattr(denoiser(noises, times[0]), frame.value(0))]
     ratios: list[float] = []
-    for i in shown("DC-Solver", range(steps)):
+    for i in tracked(range(steps), "DC-Solver"):
         step = functools.partial(after, solver, denoiser, frame, times, x, values)
         ratios.append(1.0 if i + 1 < NODES else best_ratio(step, aims[i + 1]))
         x, values = step(ratios[-1])

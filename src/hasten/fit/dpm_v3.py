@@ -8,10 +8,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from hasten.core.console import tracked
 from hasten.core.fitters import fitters
 from hasten.denoisers import DenoiserLike
 from hasten.fit.probe import Probe
-from hasten.fit.runs import shown
 from hasten.grids import start
 from hasten.solvers import DPMSolverV3
 from hasten.solvers.statistics import Statistics
@@ -53,8 +53,8 @@ def measured(probe: Probe, points: int) -> Statistics:
     """
     process, step = probe.denoiser.process, probe.step
     lam = np.linspace(start(process) + step, float(process.lam(process.t_min)) - step, points)
-    l = torch.stack([probe.slope(at) for at in shown("DPM-Solver-v3, linear part", lam)])  # noqa: E741
+    l = torch.stack([probe.slope(at) for at in tracked(lam, "DPM-Solver-v3, linear part")])  # noqa: E741
     (turn,) = torch.gradient(l, spacing=float(lam[1] - lam[0]), dim=0)
-    affine = [probe.affine(at, *of) for at, *of in shown("DPM-Solver-v3, affine part", list(zip(lam, l, turn)))]
+    affine = [probe.affine(at, *of) for at, *of in tracked(list(zip(lam, l, turn)), "DPM-Solver-v3, affine part")]
     s, b = (torch.stack(table) for table in zip(*affine))
     return Statistics(torch.stack([l, s, b]), (float(lam[0]), float(lam[-1])))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import TypeVar
 
@@ -77,16 +77,3 @@ def _carried(denoiser: DenoiserLike, x: Tensor, s: float, t: float, substeps: in
     for a, b in pairwise(r):
         y = runge_kutta(slope, y, a, b)
     return y[0] * scale[1]
-
-
-def shown(text: str, items: Iterable[T]) -> Iterable[T]:
-    """The items, with a bar on stderr where that is a terminal.
-
-    text: what is said beside the bar.
-    items: what is gone through.
-    """
-    from rich.console import Console
-    from rich.progress import track
-
-    console = Console(stderr=True)
-    return track(list(items), text, console=console, transient=True, disable=not console.is_terminal)

@@ -10,11 +10,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from hasten.core.console import tracked
 from hasten.core.errors import positive_int
 from hasten.core.fitters import fitters
 from hasten.denoisers import DenoiserLike
 from hasten.fit.aim import Aim
-from hasten.fit.runs import shown, solve
+from hasten.fit.runs import solve
 from hasten.grids import GridLike, schedule
 from hasten.processes import Array, Process
 from hasten.solvers import USF
@@ -133,7 +134,7 @@ def search(
     Source: Liu et al. 2023, section 4.
     """
     scores, rng = {decisions: loss(decisions) for decisions in start}, np.random.default_rng(seed)
-    for stage in shown("S3", range(rounds)):
+    for stage in tracked(range(rounds), "S3"):
         parents = sorted(scores, key=scores.__getitem__)[:PARENTS]
         rate = (MUTATIONS[0] - MUTATIONS[1]) * (1 - stage / rounds) + MUTATIONS[1]
         bred = {breed(parents, rng, rate, expanded): None for _ in range(OFFSPRING)}

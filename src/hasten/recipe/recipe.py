@@ -13,6 +13,7 @@ from hasten.caches import CACHES
 from hasten.caching.cache import Cache
 from hasten.compilers import COMPILERS, Compiler
 from hasten.core.errors import HastenError, positive_int, unknown
+from hasten.core.files import save_tensors, write_json
 from hasten.core.registry import Registry
 from hasten.grids import ENDS, GRIDS, Explicit, Grid, resolve
 from hasten.guidance import GUIDANCES
@@ -187,14 +188,12 @@ class Recipe(pydantic.BaseModel):
 
     def save(self, folder: str | Path) -> None:
         """Write recipe.json, and tensors.safetensors beside it if anything in the recipe was fitted."""
-        from safetensors.torch import save_file
-
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         plain, tensors = split(self.to_dict())
         if tensors:
-            save_file({key: value.contiguous() for key, value in tensors.items()}, folder / TENSORS)
-        (folder / RECIPE).write_text(json.dumps(plain, indent=2) + "\n")
+            save_tensors(folder / TENSORS, tensors)
+        write_json(folder / RECIPE, plain)
 
     @classmethod
     def load(cls, path: str | Path) -> Recipe:
