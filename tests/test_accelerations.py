@@ -51,7 +51,7 @@ METHODS = [
     if cls.name not in MISSING
 ]
 EXACT = {"channels-last", "torch-compile"}  # may change nothing at all
-ROUNDING = {"bfloat16": 2e-2, "float16": 2e-3}  # relative, by which images may differ with the size of the batch
+ROUNDING = {"bfloat16": 2e-2, "float16": 5e-3}  # relative, by which images may differ with the size of the batch
 every_method = pytest.mark.parametrize("method", METHODS)
 
 
@@ -193,7 +193,14 @@ KINDS_OF_METHOD = {"deepcache", "sada", "interval"}
 @pytest.mark.parametrize(
     ("method", "solver"),
     [
-        pytest.param(*method.values, solver, id=f"{method.id}-{solver.name}")
+        pytest.param(
+            *method.values,
+            solver,
+            id=f"{method.id}-{solver.name}",
+            marks=[]
+            if solver.name == "unipc" or {method.id, solver.name} <= KINDS_OF_METHOD | KINDS_OF_SOLVER
+            else [pytest.mark.slow],
+        )
         for method in METHODS
         if method.id not in SLOW
         for solver in SOLVERS
@@ -378,13 +385,12 @@ def test_network_arguments_by_keyword(method):
         assert torch.equal(loop(True), loop(False))
 
 
+@pytest.mark.slow
 def test_a_method_that_is_only_registered_goes_through_the_whole_matrix():
     """Five made-up methods, one a phase, listed by a plugin: nothing else in hasten or in this file knows of them."""
-    import toys
-
     at = {"cwd": os.path.dirname(__file__), "env": os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}}
     command = [sys.executable, "-m", "pytest", "-p", "toys", "-n", "0", "-q", "-p", "no:cacheprovider", "--no-header"]
     done = subprocess.run([*command, __file__, "-k", "toy"], capture_output=True, text=True, **at)
     assert done.returncode == 0, done.stdout[-3000:]
     passed = int(done.stdout.rsplit(" passed", 1)[0].rsplit(maxsplit=1)[-1])
-    assert passed >= 10 * len(toys.TOYS)
+    assert passed >= 50

@@ -78,6 +78,7 @@ def test_what_a_cache_has_changed_is_compiled_in_its_untouched_parts(cache: dict
     assert relative(drawn(pipe, {"caches": [cache], "compile": eager}), drawn(pipe, {"caches": [cache]})) < 1e-5
 
 
+@pytest.mark.slow
 def test_inductor_gives_the_same_pictures_and_nothing_is_left() -> None:
     pipe = pipelines.make("sd")
     plain = drawn(pipe, {})

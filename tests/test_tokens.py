@@ -112,7 +112,7 @@ def test_all_tokens_are_refreshed_after_a_gap_and_every_few_steps():
 @pytest.mark.parametrize("kind", ["sd", "sdxl", "img2img", "controlnet"])
 @pytest.mark.parametrize("method", [tokens(sx=2, sy=2, max_fix=5), BUSY], ids=["tokens", "sada"])
 def test_a_batch_equals_its_singles_and_the_second_call_the_first(kind, method):
-    pipe = make(kind)
+    pipe = make(kind, torch.float64)  # in float32 the order of rounding, which batches change, can decide a near tie
     if method is BUSY and kind == "sd":  # where steps that are not skipped follow one another
         pipe.scheduler = diffusers.DDIMScheduler.from_config(pipe.scheduler.config)
     plain = call(pipe, steps=14)

@@ -58,7 +58,14 @@ def pixart() -> Any:
     )
 
 
-@pytest.mark.parametrize(("make", "more"), [(sdxl, {}), (sd3, {}), (pixart, {"use_resolution_binning": False})])
+@pytest.mark.parametrize(
+    ("make", "more"),
+    [
+        pytest.param(sdxl, {}, marks=pytest.mark.slow),
+        (sd3, {}),
+        pytest.param(pixart, {"use_resolution_binning": False}, marks=pytest.mark.slow),
+    ],
+)
 def test_any_pipeline_in_a_folder_can_be_tuned(
     make: Any, more: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

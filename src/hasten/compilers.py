@@ -40,7 +40,9 @@ class ChannelsLast(Compiler):
 
     def check(self, network: nn.Module) -> None:
         if not any(p.ndim == 4 for p in network.parameters()):
-            raise UnsupportedModel(f"compile: {type(network).__name__} has no convolutions for channels-last to serve")
+            raise UnsupportedModel(
+                f"compile: {type(network).__name__} has no convolutions for channels-last to serve; leave it out"
+            )
 
     def attach(self, network: nn.Module, run: Run) -> None:
         for module in network.modules():

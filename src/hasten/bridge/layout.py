@@ -58,7 +58,9 @@ class Layout:
             if len(numbers) != len(at):
                 raise HastenError(f"timesteps: {len(numbers)} were given with sigmas, but {len(at)} queries need one")
         levels = list(zip(process.alpha(at).tolist(), process.sigma(at).tolist()))
-        return cls(process, times, queries, numbers, levels, (process.alpha(times[-1]), process.sigma(times[-1])))
+        return cls(
+            process, times, queries, numbers, levels, (float(process.alpha(times[-1])), float(process.sigma(times[-1])))
+        )
 
     @property
     def steps(self) -> int:

@@ -31,7 +31,8 @@ class Borrowed(Cache):
     pools: ClassVar[bool] = False
 
     def refuses(self, other: Acceleration) -> bool:
-        return isinstance(other, Cache) and other.name not in (self.name, *self.beside)
+        another = isinstance(other, Cache) and other.name not in (self.name, *self.beside)
+        return another or super().refuses(other)
 
     @abstractmethod
     def put(self, network: nn.Module, run: Run) -> None:
@@ -57,8 +58,8 @@ def stack(network: nn.Module) -> list[nn.Module]:
     """The transformer blocks of a network in the order they run, as far as diffusers can tell."""
     from diffusers.hooks._common import _ALL_TRANSFORMER_BLOCK_IDENTIFIERS as NAMES
 
-    found = ((name, child) for name, child in network.named_children() if isinstance(child, nn.ModuleList))
-    return [block for name, child in found if name in NAMES for block in child]
+    lists = ((name, child) for name, child in network.named_children() if isinstance(child, nn.ModuleList))
+    return [block for name, child in lists if name in NAMES for block in child]
 
 
 class OnStack(Borrowed):

@@ -59,10 +59,10 @@ class DiffusersPAB(Borrowed):
             positive_int(field, getattr(self, field))
 
     def check(self, network: nn.Module) -> None:
-        found = list(attentions(network, "blocks", "layers"))
-        if not found:
+        attended = list(attentions(network, "blocks", "layers"))
+        if not attended:
             raise self.refuse(network, "has no attention in its blocks", "give a transformer or a U-Net with attention")
-        if self.spatial == self.temporal == 1 < self.cross and not any(_crosses(a) for a in found):
+        if self.spatial == self.temporal == 1 < self.cross and not any(_crosses(a) for a in attended):
             raise self.refuse(network, "has no cross-attention", "set `spatial` as well")
 
     def put(self, network: nn.Module, run: Run) -> None:

@@ -15,6 +15,7 @@ from hasten.caching.cache import CACHES, Cache, Rule
 from hasten.caching.gates import Every, Gate, Listed
 from hasten.caching.unet import UNetEncoder
 from hasten.core.errors import HastenError, natural, one_of, positive_int, unit_interval
+from hasten.core.frozen import set_fields
 from hasten.core.registry import Paper, Span
 from hasten.runtime.acceleration import Acceleration, Phase
 from hasten.runtime.run import Run
@@ -60,7 +61,7 @@ class FasterDiffusion(Cache):
         if isinstance(self.keys, str):
             one_of("keys", self.keys, NAMED)
         elif isinstance(self.keys, tuple | list):
-            object.__setattr__(self, "keys", tuple(natural("keys", key) for key in self.keys))
+            set_fields(self, keys=tuple(natural("keys", key) for key in self.keys))
         else:
             positive_int("keys", self.keys)
         if not 0 <= self.injection < float("inf"):

@@ -152,9 +152,9 @@ class Generations:
 
 def _joined(answers: Sequence[tuple[Sequence[int], Any]], count: int) -> Any:
     """One answer of `count` rows from answers for the rows at some positions each."""
-    found = [batched(answer, len(which)) for which, answer in answers]
+    pieces = [batched(answer, len(which)) for which, answer in answers]
     whole = []
-    for parts in zip(*found, strict=True):
+    for parts in zip(*pieces, strict=True):
         room = parts[0].new_empty(count, *parts[0].shape[1:])
         for (which, _), x in zip(answers, parts, strict=True):
             room[list(which)] = x

@@ -12,6 +12,7 @@ from hasten.caching.cache import CACHES, Cache, Rule
 from hasten.caching.gates import Every, Gate, Masked, Within
 from hasten.caching.pieces import Pieces
 from hasten.core.errors import HastenError, one_of, positive_int, unit_interval
+from hasten.core.frozen import set_fields
 from hasten.core.registry import Paper, Span
 
 STORAGES = ("residual", "absolute")
@@ -59,9 +60,9 @@ class FeatureInheritance(Cache):
         one_of("mode", self.mode, MODES)
         positive_int("interval", self.interval)
         unit_interval("share", self.share)
-        object.__setattr__(self, "pieces", self.site.pieces)
-        object.__setattr__(self, "mask", tuple(map(bool, self.mask)))
-        object.__setattr__(self, "policy", tuple(map(self._row, self.policy)))
+        set_fields(self, pieces=self.site.pieces)
+        set_fields(self, mask=tuple(map(bool, self.mask)))
+        set_fields(self, policy=tuple(map(self._row, self.policy)))
         _ = self.gate
 
     def _row(self, row: Any) -> FeatureInheritance:

@@ -201,10 +201,10 @@ class Extrapolated(Forecaster):
         return run
 
     def forecast(self, run: Run, nodes: Sequence[Node], images: Sequence[int]) -> Tensor:
-        found, held = trail(run, images), nodes[-1].tensor
-        if found is None:
+        path, held = trail(run, images), nodes[-1].tensor
+        if path is None:
             return held
-        data = SCHEMES[self.scheme].data(found, shown_state(run, images, found.state)).to(held.dtype)
+        data = SCHEMES[self.scheme].data(path, shown_state(run, images, path.state)).to(held.dtype)
         return torch.cat([data, held[:, data.shape[1] :]], 1)
 
 
@@ -273,10 +273,10 @@ class Stable(Gate):
 
 def scores_of(run: Run, images: Sequence[int], scheme: str) -> Tensor | None:
     """The score of each element of the images' states, (images, ...); None without three points to go by."""
-    found = trail(run, images)
-    if found is None or len(found.times) < 3:
+    path = trail(run, images)
+    if path is None or len(path.times) < 3:
         return None
-    return SCHEMES[scheme].score(found, shown_state(run, images, found.state))
+    return SCHEMES[scheme].score(path, shown_state(run, images, path.state))
 
 
 def shown_state(run: Run, images: Sequence[int], like: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ from hasten.caching.indicators import Added
 from hasten.caching.online import Accumulated, Moved
 from hasten.caching.planned import Magnitude
 from hasten.core.errors import HastenError, natural, positive_int, unit_interval
+from hasten.core.frozen import set_fields
 from hasten.core.registry import Paper, Span
 
 FLUX = (498.651651, -283.781631, 55.8554382, -3.82021401, 0.264230861)
@@ -84,7 +85,7 @@ class TeaCache(Cache):
     off: ClassVar[Mapping[str, Any]] = {"threshold": 0.0}
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "coefficients", tuple(map(float, self.coefficients)))
+        set_fields(self, coefficients=tuple(map(float, self.coefficients)))
         _ = self.gate
 
     @property
@@ -131,8 +132,8 @@ class MagCache(Cache):
         unit_interval("retention", self.retention)
         if not self.threshold >= 0:
             raise HastenError(f"threshold: {self.threshold!r} is not possible; give a number of at least 0")
-        object.__setattr__(self, "ratios", tuple(map(float, self.ratios)))
-        object.__setattr__(self, "keep", tuple(self.keep))
+        set_fields(self, ratios=tuple(map(float, self.ratios)))
+        set_fields(self, keep=tuple(self.keep))
 
     @property
     def needs_fit(self) -> bool:

@@ -55,13 +55,13 @@ class Tokens(Site):
 
     def inside(self, network: nn.Module) -> list[nn.Module]:
         """The transformer blocks of a U-Net, however deep. Raises UnsupportedModel if there are none."""
-        found = [part for part in network.modules() if any(map(is_attention, part.children())) and _has_context(part)]
-        if not found or not hasattr(network, "up_blocks"):
+        blocks = [part for part in network.modules() if any(map(is_attention, part.children())) and _has_context(part)]
+        if not blocks or not hasattr(network, "up_blocks"):
             raise UnsupportedModel(
                 f"model: {type(network).__name__} is no U-Net with transformer blocks; give a U-Net such as "
                 "UNet2DConditionModel with cross-attention"
             )
-        return found
+        return blocks
 
     def check(self, network: nn.Module) -> None:
         self.inside(network)

@@ -12,6 +12,7 @@ from hasten.caching.forecasters import FORECASTERS, Forecaster, Hold
 from hasten.caching.gates import GATES, Gate
 from hasten.caching.memory import Memory
 from hasten.caching.sites import SITES, Site
+from hasten.core.frozen import set_fields
 from hasten.core.registry import Paper, Registry
 from hasten.runtime.acceleration import Acceleration, Phase
 from hasten.runtime.run import Run
@@ -75,7 +76,7 @@ class Composed(Cache):
 
     def __post_init__(self) -> None:
         for field, family in (("site", SITES), ("gate", GATES), ("forecaster", FORECASTERS)):
-            object.__setattr__(self, field, family.build(getattr(self, field)))
+            set_fields(self, **{field: family.build(getattr(self, field))})
 
     @property
     def after(self) -> tuple[str, ...]:  # type: ignore[override]

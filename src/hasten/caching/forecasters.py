@@ -12,6 +12,7 @@ from torch import Tensor
 
 from hasten.caching.history import Node
 from hasten.core.errors import HastenError, one_of, positive_int, unit_interval
+from hasten.core.frozen import set_fields
 from hasten.core.registry import Registry, Span
 from hasten.runtime.run import Run
 
@@ -151,7 +152,7 @@ class Then(Forecaster):
 
     def __post_init__(self) -> None:
         for field in ("first", "second"):
-            object.__setattr__(self, field, FORECASTERS.build(getattr(self, field)))
+            set_fields(self, **{field: FORECASTERS.build(getattr(self, field))})
         unit_interval("start", self.start)
 
     @property

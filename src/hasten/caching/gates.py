@@ -17,6 +17,7 @@ from torch import Tensor
 from hasten.caching.history import History
 from hasten.caching.indicators import Indicator
 from hasten.core.errors import HastenError, positive_int, unit_interval
+from hasten.core.frozen import set_fields
 from hasten.core.registry import Registry, Span
 from hasten.runtime.run import Run
 
@@ -119,7 +120,7 @@ class Listed(Gate):
     name = "listed"
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "steps", tuple(sorted(set(self.steps))))
+        set_fields(self, steps=tuple(sorted(set(self.steps))))
 
     def opens(self, run: Run) -> bool:
         if self.of is None or self.of == run.steps:
@@ -137,7 +138,7 @@ class Masked(Gate):
     name = "masked"
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "mask", tuple(map(bool, self.mask)))
+        set_fields(self, mask=tuple(map(bool, self.mask)))
         if not self.mask:
             raise HastenError("mask: () is not possible; give at least one step")
 
@@ -168,7 +169,7 @@ class Within(Gate):
     name = "within"
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "gate", GATES.build(self.gate))
+        set_fields(self, gate=GATES.build(self.gate))
         if not 0 <= self.start <= self.stop <= 1:
             raise HastenError(f"start: {self.start} to stop: {self.stop} is not possible; give 0 <= start <= stop <= 1")
 
@@ -207,7 +208,7 @@ class Then(Gate):
 
     def __post_init__(self) -> None:
         for field in ("first", "second"):
-            object.__setattr__(self, field, GATES.build(getattr(self, field)))
+            set_fields(self, **{field: GATES.build(getattr(self, field))})
         unit_interval("start", self.start)
         if (
             self.first.indicator is not None

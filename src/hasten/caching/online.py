@@ -13,6 +13,7 @@ from hasten.caching.gates import GATES, Gate
 from hasten.caching.history import History
 from hasten.caching.indicators import INDICATORS
 from hasten.core.errors import HastenError
+from hasten.core.frozen import set_fields
 from hasten.runtime.run import Run
 
 
@@ -25,7 +26,7 @@ class Online(Gate):
     most: int | None
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "indicator", INDICATORS.build(self.indicator))  # type: ignore[arg-type]
+        set_fields(self, indicator=INDICATORS.build(self.indicator))  # type: ignore[arg-type]
         if not self.threshold >= 0:
             raise HastenError(f"threshold: {self.threshold!r} is not possible; give a number of at least 0 (0 is off)")
 

@@ -16,6 +16,7 @@ from hasten.caching.sites import SITES, Site, Standing
 from hasten.caching.unet import Hollow
 from hasten.caching.units import hosts_of, stand, units_of
 from hasten.core.errors import UnsupportedModel, one_of
+from hasten.core.frozen import set_fields
 from hasten.runtime.anatomy import batch_of, blocks_of, unet_units
 from hasten.runtime.view import wrap
 
@@ -50,7 +51,7 @@ class Pieces(Site):
 
     def __post_init__(self) -> None:
         one_of("granularity", self.granularity, GRANULARITIES)
-        object.__setattr__(self, "pieces", (self.pieces,) if isinstance(self.pieces, str) else tuple(self.pieces))
+        set_fields(self, pieces=(self.pieces,) if isinstance(self.pieces, str) else tuple(self.pieces))
 
     def inside(self, network: nn.Module) -> Mapping[str, Attach]:
         """The pieces by name, in the order of the model. Raises UnsupportedModel for a name that is none's."""
@@ -86,14 +87,14 @@ def pieces_of(network: Any, granularity: str) -> dict[str, Attach]:
         return {name: functools.partial(_chain, (block,)) for name, block in named.items() if block is not None}
     if granularity == "layer":
         return {name: functools.partial(_chain, parts) for name, parts in layers.items()}
-    found: dict[str, Attach] = {}
+    pieces: dict[str, Attach] = {}
     for name, parts in layers.items():
         parts = (*parts[0].resnets, *parts[0].attentions) if name == "mid" else parts
         resnets = [part for part in parts if hasattr(part, "conv1")]
         if resnets:
-            found[f"{name} resnet"] = functools.partial(_each, [functools.partial(_chain, (r,)) for r in resnets])
-        found |= {f"{name} {kind}": piece for kind, piece in _units(*parts).items()}
-    return found
+            pieces[f"{name} resnet"] = functools.partial(_each, [functools.partial(_chain, (r,)) for r in resnets])
+        pieces |= {f"{name} {kind}": piece for kind, piece in _units(*parts).items()}
+    return pieces
 
 
 def _layers(network: Any) -> dict[str, tuple[Any, ...]]:
@@ -111,13 +112,13 @@ def _layers(network: Any) -> dict[str, tuple[Any, ...]]:
 def _units(*modules: nn.Module) -> dict[str, Attach]:
     """The attention and MLP units inside of these modules, by kind; those of one kind are one piece."""
     hosts = [host for module in modules for host in hosts_of(module)]
-    found = {kind: [unit for host in hosts for unit in units_of(host, kind)] for kind in KINDS}
+    by_kind = {kind: [unit for host in hosts for unit in units_of(host, kind)] for kind in KINDS}
 
     def attach(units: list[Any], memory: Memory, key: Hashable, _: bool) -> None:
         for i, unit in enumerate(units):
             stand(unit, memory, (key, i))
 
-    return {kind: functools.partial(attach, units) for kind, units in found.items() if units}
+    return {kind: functools.partial(attach, units) for kind, units in by_kind.items() if units}
 
 
 def _block(network: nn.Module, index: int, memory: Memory, _: Hashable, residual: bool) -> None:

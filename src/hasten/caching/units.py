@@ -49,13 +49,13 @@ class Units(Site):
         hosts = hosts_of(network)
         if not hosts:
             raise UnsupportedModel(f"model: {type(network).__name__} has no attention units; give one that does")
-        found = [unit for host in hosts[self.first : self.last] for unit in units_of(host, self.kind)]
-        if not found:
+        units = [unit for host in hosts[self.first : self.last] for unit in units_of(host, self.kind)]
+        if not units:
             raise UnsupportedModel(
                 f"kind: {type(network).__name__} has no {self.kind} units from {self.first} to {self.last}; "
                 f"choose one of: {', '.join(kind for kind in UNITS if kind != self.kind)}"
             )
-        return found
+        return units
 
     def check(self, network: nn.Module) -> None:
         self.inside(network)

@@ -24,9 +24,9 @@ def ran(run: Run, inner: Callable[..., Any], args: Any, kwargs: Any, rows: Seque
 
 def batched(value: Any, rows: int) -> list[Tensor]:
     """Every tensor of `rows` rows in an answer, in a fixed order."""
-    found: list[Tensor] = []
-    mapped(value, lambda x: found.append(x) if x.ndim and len(x) == rows else None)
-    return found
+    tensors: list[Tensor] = []
+    mapped(value, lambda x: tensors.append(x) if x.ndim and len(x) == rows else None)
+    return tensors
 
 
 def replaced(value: Any, rows: int, by: Sequence[Tensor]) -> Any:

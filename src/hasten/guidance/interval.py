@@ -10,6 +10,7 @@ import numpy as np
 from torch import nn
 
 from hasten.core.errors import HastenError
+from hasten.core.frozen import set_fields
 from hasten.core.registry import Paper, Span
 from hasten.guidance.base import GUIDANCES, GuidanceMethod, needs_branches
 from hasten.guidance.branches import conditional, ran
@@ -46,7 +47,7 @@ class GuidanceInterval(GuidanceMethod):
 
     def __post_init__(self) -> None:
         if self.high == float("inf"):
-            object.__setattr__(self, "high", None)
+            set_fields(self, high=None)
         if not 0 <= self.low < float("inf"):
             raise HastenError(f"low: {self.low!r} is not possible; give a noise level sigma / alpha of at least 0")
         if self.high is not None and not self.high >= self.low:

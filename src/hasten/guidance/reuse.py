@@ -77,7 +77,7 @@ class Reuse(GuidanceMethod):
     Nothing is kept from another generation, picture size, number of images, dtype or device.
     """
 
-    before = ("interval",)  # it may leave steps unguided, and nothing is to be learnt from those
+    after = ("interval",)  # it may leave steps unguided, and nothing is to be learnt from those
 
     @abstractmethod
     def full(self, run: Run) -> bool:

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from hasten.core.errors import HastenError, one_of, unknown
+from hasten.core.frozen import set_fields
 from hasten.processes.base import Array, Process
 
 COSINE_OFFSET = 0.008  # the paper's s
@@ -42,11 +43,11 @@ class VariancePreserving(Process):
             )
         reaches_zero = table[-1] == 0.0
         positive = table[:-1] if reaches_zero else table
-        object.__setattr__(self, "alphas_cumprod", table)
-        object.__setattr__(self, "t_max", float(len(table)))
-        object.__setattr__(self, "t_min", 1.0)
-        object.__setattr__(self, "_reaches_zero", reaches_zero)
-        object.__setattr__(self, "_log_alphas", np.concatenate([[0.0], 0.5 * np.log(positive)]))
+        set_fields(self, alphas_cumprod=table)
+        set_fields(self, t_max=float(len(table)))
+        set_fields(self, t_min=1.0)
+        set_fields(self, _reaches_zero=reaches_zero)
+        set_fields(self, _log_alphas=np.concatenate([[0.0], 0.5 * np.log(positive)]))
 
     @classmethod
     def from_betas(
@@ -106,8 +107,8 @@ class VarianceExploding(Process):
     def __post_init__(self) -> None:
         if not 0 < self.sigma_min < self.sigma_max:
             raise HastenError(f"sigma_min: {self.sigma_min} must lie between 0 and sigma_max = {self.sigma_max}")
-        object.__setattr__(self, "t_max", self.sigma_max)
-        object.__setattr__(self, "t_min", self.sigma_min)
+        set_fields(self, t_max=self.sigma_max)
+        set_fields(self, t_min=self.sigma_min)
 
     def alpha(self, t: ArrayLike) -> Array:
         return np.ones_like(np.asarray(t, float))
@@ -146,7 +147,7 @@ class RectifiedFlow(Process):
     def __post_init__(self) -> None:
         if not (np.isfinite(self.shift) and self.shift > 0):
             raise HastenError(f"shift: {self.shift} is not possible; give a number above 0 (1 means none)")
-        object.__setattr__(self, "t_min", self.time_of_sigma(1 / self.scale).item())
+        set_fields(self, t_min=self.time_of_sigma(1 / self.scale).item())
 
     def alpha(self, t: ArrayLike) -> Array:
         t = np.asarray(t, float)

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from hasten.core.errors import HastenError, one_of, positive_int
+from hasten.core.frozen import set_fields
 from hasten.processes.base import Array, Process
 from hasten.processes.gaussian import COSINE_OFFSET
 
@@ -50,8 +51,8 @@ class MeanReverting(Process):
             raise HastenError(f"final: {self.final} is not possible; give a number between 0 and 1")
         passed = np.concatenate([[0.0], np.cumsum(_speeds(self.speed, self.steps))])
         # hidden from comparison and hashing: the fields above say it all
-        object.__setattr__(self, "_log_alphas", np.log(self.final) * passed / passed[-1])
-        object.__setattr__(self, "t_max", self.steps + 1.0)
+        set_fields(self, _log_alphas=np.log(self.final) * passed / passed[-1])
+        set_fields(self, t_max=self.steps + 1.0)
 
     def _log_alpha(self, t: ArrayLike) -> Array:
         logs: Array = self._log_alphas  # type: ignore[attr-defined]

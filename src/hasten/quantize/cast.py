@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from hasten.core.errors import UnsupportedModel
 from hasten.core.registry import Paper
 from hasten.quantize.base import QUANTIZERS, Quantizer
+from hasten.runtime.acceleration import Acceleration
 from hasten.runtime.anatomy import batch_of
 from hasten.runtime.rows import mapped
 from hasten.runtime.run import Run
@@ -28,9 +29,12 @@ class Cast(Quantizer):
 
     dtype: ClassVar[torch.dtype]
 
+    def refuses(self, other: Acceleration) -> bool:
+        return isinstance(other, Cast) and other.name != self.name
+
     def check(self, network: nn.Module) -> None:
         if not any(p.dtype == torch.float32 for p in network.parameters()):
-            raise UnsupportedModel(f"quantize: {type(network).__name__} has no float32 weights to cast")
+            raise UnsupportedModel(f"quantize: {type(network).__name__} has no float32 weights to cast; leave it out")
 
     def attach(self, network: nn.Module, run: Run) -> None:
         says_dtype(network, next(p.dtype for p in network.parameters() if p.is_floating_point()))

@@ -108,7 +108,6 @@ class Acceleration(ABC):
         network.__dict__[APPLIED] = (*network.__dict__[APPLIED], self)
 
     def _admit(self, network: nn.Module) -> None:
-        self.check(network)
         for other in network.__dict__.get(APPLIED, ()):
             if other.name == self.name:
                 raise HastenError(f"{self.name}: is applied to this pipeline already; leave that context first")
@@ -116,6 +115,7 @@ class Acceleration(ABC):
                 raise HastenError(f"{self.name}: cannot work together with {other.name!r}; keep one of them")
             if other.waits_for(self):
                 raise HastenError(f"{self.name}: must be applied before {other.name!r}; swap the two")
+        self.check(network)
 
     def refuses(self, other: Acceleration) -> bool:
         """Whether it cannot be in one recipe with the other; asked both ways round."""

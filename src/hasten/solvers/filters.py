@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from hasten.core.errors import HastenError, positive_share, unit_interval
+from hasten.core.frozen import set_fields
 from hasten.core.registry import Paper
 from hasten.predictions import thresholded
 from hasten.processes import Array, Process
@@ -29,7 +30,7 @@ class _Around(Solver):
     def __post_init__(self) -> None:
         inner = SOLVERS.build(self.solver)
         if isinstance(self.solver, Solver):
-            object.__setattr__(self, "solver", SOLVERS.describe(inner))
+            set_fields(self, solver=SOLVERS.describe(inner))
 
     @cached_property
     def inner(self) -> Solver:

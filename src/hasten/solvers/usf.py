@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from hasten.core.errors import HastenError, one_of
+from hasten.core.frozen import set_fields
 from hasten.core.registry import Paper
 from hasten.processes import Array, Process
 from hasten.solvers.base import SOLVERS
@@ -79,7 +80,7 @@ class USF(Tabular):
             one_of("decisions.rule", decision.rule, RULES)
             if decision.start and (decision.start != 1 or i == 0 or decisions[i - 1].start):
                 raise HastenError(f"decisions.start: {decision.start} at step {i}; 1 may only follow a step with 0")
-        object.__setattr__(self, "decisions", decisions)
+        set_fields(self, decisions=decisions)
 
     @property
     def needs_fit(self) -> bool:
