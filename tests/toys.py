@@ -22,7 +22,6 @@ from hasten.quantize.cast import retype
 from hasten.runtime.rows import mapped
 from hasten.runtime.view import wrap
 
-
 PAPER = Paper("A method that nobody wrote", 2026, "0000.00000")
 
 
