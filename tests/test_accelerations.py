@@ -63,11 +63,17 @@ def takes(method: Acceleration, pipe) -> bool:
     return True
 
 
-def pipelines(method: Acceleration) -> list:
-    """One of each kind that has what the method needs."""
-    suited = [pipe for pipe in map(make, KINDS) if takes(method, pipe)]
-    assert suited
+FEW = ("sd", "controlnet", "flux")  # kinds of pipelines that are always tried; the others if slow
+
+
+def pipelines(method: Acceleration, kinds=KINDS) -> list:
+    """One of each of these kinds that has what the method needs, or the first of all that has."""
+    suited = [pipe for pipe in map(make, kinds) if takes(method, pipe)]
+    suited = suited or [next(pipe for pipe in map(make, KINDS) if takes(method, pipe))]
     return suited
+
+
+every_kind = pytest.mark.parametrize("kinds", [FEW, pytest.param(KINDS, marks=pytest.mark.slow)], ids=["few", "all"])
 
 
 def off(method: Acceleration) -> Acceleration:
@@ -110,8 +116,9 @@ def interrupted_call(pipe) -> None:
 
 
 @every_method
-def test_undo_is_exact(method):
-    for pipe in pipelines(method):
+@every_kind
+def test_undo_is_exact(method, kinds):
+    for pipe in pipelines(method, kinds):
         plain = call(pipe)
         before = fingerprint(pipe)
         with method.applied(pipe):
@@ -147,16 +154,18 @@ def test_a_refusal_is_one_line_and_touches_nothing(method, kind):
 
 
 @every_method
-def test_off_is_exact(method):
-    for pipe in pipelines(method):
+@every_kind
+def test_off_is_exact(method, kinds):
+    for pipe in pipelines(method, kinds):
         plain = call(pipe, prompts=2)
         with off(method).applied(pipe):
             assert torch.equal(call(pipe, prompts=2), plain)
 
 
 @every_method
-def test_every_call_is_the_same(method):
-    for pipe in pipelines(method):
+@every_kind
+def test_every_call_is_the_same(method, kinds):
+    for pipe in pipelines(method, kinds):
         with method.applied(pipe):
             first = call(pipe)
             call(pipe, prompts=3, steps=2)  # another number of images and steps
@@ -167,10 +176,11 @@ def test_every_call_is_the_same(method):
 
 
 @every_method
-def test_a_batch_equals_its_singles(method):
+@every_kind
+def test_a_batch_equals_its_singles(method, kinds):
     if getattr(method, "pools", False):
         pytest.skip("decides for a whole batch at once, and says so")
-    for pipe in pipelines(method):
+    for pipe in pipelines(method, kinds):
         three = arguments(pipe, 3)
 
         def image(i: int, three=three) -> dict:
@@ -237,8 +247,9 @@ def test_json_round_trip_is_exact(method):
 
 
 @every_method
-def test_a_pipeline_that_shares_the_network_is_untouched(method):
-    for pipe in pipelines(method):
+@every_kind
+def test_a_pipeline_that_shares_the_network_is_untouched(method, kinds):
+    for pipe in pipelines(method, kinds):
         other = type(pipe)(**pipe.components)
         other.set_progress_bar_config(disable=True)
         name = network_name(pipe)
@@ -280,8 +291,9 @@ def test_text_to_image_after_image_to_image_remembers_nothing(method):
 
 
 @every_method
-def test_applied_twice_is_refused_and_the_first_goes_on(method):
-    for pipe in pipelines(method):
+@every_kind
+def test_applied_twice_is_refused_and_the_first_goes_on(method, kinds):
+    for pipe in pipelines(method, kinds):
         with method.applied(pipe):
             first = call(pipe)
             before = fingerprint(pipe)

@@ -193,6 +193,7 @@ def test_the_final_goes_between_what_the_race_tried(monkeypatch: pytest.MonkeyPa
 
 
 @packages
+@pytest.mark.slow
 def test_a_worker_draws_what_hasten_draws() -> None:
     problem = contest()
     samples = problem.samples["search"]

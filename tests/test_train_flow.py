@@ -138,7 +138,8 @@ def test_varied_copies_move_and_resize_a_little_and_nothing_else():
     assert float(made[:, :, 0].min()) > 0.99
 
 
-@pytest.mark.parametrize("step", [pytest.param(2, marks=pytest.mark.slow), 8])
+@pytest.mark.slow
+@pytest.mark.parametrize("step", [2, 8])
 def test_digits_killed_at_a_step_and_resumed_have_the_same_weights(tmp_path, step):
     script = tmp_path / "train.py"
     script.write_text(

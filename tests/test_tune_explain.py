@@ -112,6 +112,7 @@ def test_the_recipe_without_its_only_ingredient_is_the_default(ground: Any, monk
     assert row.drift and row.drift.value == 1 and found.closure == pytest.approx(1)
 
 
+@pytest.mark.slow
 def test_what_diverges_or_is_refused_without_an_ingredient_is_told(
     ground: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -62,7 +62,7 @@ def pixart() -> Any:
     ("make", "more"),
     [
         pytest.param(sdxl, {}, marks=pytest.mark.slow),
-        (sd3, {}),
+        pytest.param(sd3, {}, marks=pytest.mark.slow),
         pytest.param(pixart, {"use_resolution_binning": False}, marks=pytest.mark.slow),
     ],
 )

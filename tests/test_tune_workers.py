@@ -116,6 +116,7 @@ def test_a_helper_joins_a_search_and_stops_when_told(
     assert search.proposals in (2, 3), "out of time: no more than what a search tries at least"
 
 
+@pytest.mark.slow
 def test_workers_search_one_study(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     hurry(monkeypatch)
     result = hasten.tune(
