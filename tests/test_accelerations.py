@@ -36,21 +36,19 @@ EXAMPLES = {  # where an acceleration made without arguments does nothing, or no
     "taylorseer": {"interval": 2},
     "fora": {"interval": 4},
     "sada": {"acc_range": (0.0, 1.0), "tail": 0, "lagrange_step": 0.25, "lagrange_int": 3},
-    "torch-compile": {"backend": "aot_eager"},  # whose code takes no time to make, and is as uncompiled
 }
 MISSING = {"cache-dit"} if find_spec("cache_dit") is None else set()  # an optional extra
-SLOW = {"torch-compile"}  # traces every network of every test
+MISSING |= {"torch-compile"}  # tracing every network of every test takes hours: tests/test_execution.py has its own
 FIELDS = {cls: field for field, registry in FAMILIES.items() for cls in registry}  # of a recipe
 METHODS = [
     pytest.param(
         FAMILIES[field].build({"name": cls.name} | EXAMPLES.get(cls.name, {})),
         id=cls.name,
-        marks=[pytest.mark.slow] if cls.name in SLOW else [],
     )
     for cls, field in FIELDS.items()
     if cls.name not in MISSING
 ]
-EXACT = {"channels-last", "torch-compile"}  # may change nothing at all
+EXACT = {"channels-last"}  # may change nothing at all
 ROUNDING = {"bfloat16": 2e-2, "float16": 5e-3}  # relative, by which images may differ with the size of the batch
 every_method = pytest.mark.parametrize("method", METHODS)
 
@@ -69,8 +67,7 @@ FEW = ("sd", "controlnet", "flux")  # kinds of pipelines that are always tried; 
 def pipelines(method: Acceleration, kinds=KINDS) -> list:
     """One of each of these kinds that has what the method needs, or the first of all that has."""
     suited = [pipe for pipe in map(make, kinds) if takes(method, pipe)]
-    suited = suited or [next(pipe for pipe in map(make, KINDS) if takes(method, pipe))]
-    return suited
+    return suited or [next(pipe for pipe in map(make, KINDS) if takes(method, pipe))]
 
 
 every_kind = pytest.mark.parametrize("kinds", [FEW, pytest.param(KINDS, marks=pytest.mark.slow)], ids=["few", "all"])
@@ -212,7 +209,6 @@ KINDS_OF_METHOD = {"deepcache", "sada", "interval"}
             else [pytest.mark.slow],
         )
         for method in METHODS
-        if method.id not in SLOW
         for solver in SOLVERS
         if method.id in KINDS_OF_METHOD or solver.name in KINDS_OF_SOLVER
     ],
@@ -318,7 +314,7 @@ def pairs() -> list:
     return [
         pytest.param(
             *one.values, *other.values, id=f"{one.id}-{other.id}",
-            marks=[] if {one.id, other.id} in ordinary and not {one.id, other.id} & SLOW else [pytest.mark.slow],
+            marks=[] if {one.id, other.id} in ordinary else [pytest.mark.slow],
         )
         for one, other in itertools.permutations(ON_UNETS, 2)
     ]  # fmt: skip
