@@ -34,7 +34,6 @@ from hasten.core.errors import HastenError
 from hasten.denoisers import DenoiserLike
 from hasten.grids import schedule
 from hasten.measure import bootstrap, wilson
-from hasten.search.space import VARIANTS
 
 FITTED: tuple[dict[str, Any], ...] = (
     {"name": "unipc", "order": 2}, {"name": "dpm++", "order": 2}, {"name": "deis", "order": 3, "variable": "log-rho"},
@@ -66,7 +65,7 @@ def ours(case: Case, nfe: int) -> Iterator[Candidate]:
     for cls in solvers.all():
         if cls().stochastic or cls().adaptive:
             continue
-        for fields in VARIANTS.get(cls.name, [{}]) or [{}]:
+        for fields in cls.search_space or [{}]:
             for grid in GRIDS[:FEW] if case.bound else GRIDS:
                 made = _placed(cls(**fields), grid, case, nfe)
                 if made is not None:

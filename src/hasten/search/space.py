@@ -24,23 +24,6 @@ NONE = "none"
 ADDED = {"guidance": NONE, "cache": NONE}  # what may be added to a solver and its times; the words for none of it
 WITHOUT = {"grid": "own"} | ADDED  # the pipeline's own times
 
-VARIANTS: dict[str, list[dict[str, Any]]] = {
-    "dpm++": [
-        {"order": 2}, {"order": 2, "rule": "exact"}, {"order": 3}, {"order": 3, "compat": True},
-        {"order": 2, "method": "singlestep"},
-    ],
-    "unipc": [
-        {"order": 1}, {"order": 2}, {"order": 3}, {"order": 2, "variant": "bh1"}, {"order": 3, "variant": "bh1"},
-        {"order": 2, "corrector": False}, {"order": 3, "corrector": False},
-    ],
-    "bns": [{"order": 2}, {"order": 4}],
-    "deis": [{"order": 2}, {"order": 3}, {"order": 3, "variable": "log-rho"}],
-    "ipndm": [{"order": 2}, {"order": 4}],
-    "euler": [],  # the same steps as ddim
-    "edict": [], "bdia": [], "bdia-edm": [],  # made for inversion
-}  # fmt: skip
-"""Settings of a solver that are worth a try; every other solver without noise or `warning` is tried as it is."""
-
 
 @dataclass(frozen=True)
 class Space:
@@ -146,6 +129,6 @@ def _solvers() -> Iterator[tuple[str, dict[str, Any]]]:
         unfit = made.needs_fit and not learns(made)
         if made.stochastic or made.adaptive or unfit or made.warning:
             continue
-        for fields in VARIANTS.get(cls.name, [{}]):
+        for fields in cls.search_space:
             label = " ".join([cls.name, *(f"{key}={value}" for key, value in fields.items())])
             yield label, {"name": cls.name, **fields}

@@ -7,7 +7,7 @@ never calls it. What is fitted to a model is fitted by `hasten.fit`; nothing her
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple, Self
 
 import torch
@@ -51,6 +51,7 @@ class Solver(ABC):
     adaptive: whether it chooses its times as it goes, between the first and the last given.
     needs_fit: whether it takes numbers of the model, see `fit`, and has none yet; it walks without, as its base solver.
     warning: what is known to go wrong with it.
+    search_space: the settings that a search tries, each a mapping of fields; {} is as it is, none leaves it out.
     """
 
     name: ClassVar[str]
@@ -61,6 +62,7 @@ class Solver(ABC):
     adaptive: bool = False
     needs_fit: bool = False
     warning: ClassVar[str] = ""
+    search_space: ClassVar[Sequence[Mapping[str, Any]]] = ({},)
 
     @abstractmethod
     def walk(self, process: Process, times: Array, x: Tensor, noise: Noise) -> Walk:

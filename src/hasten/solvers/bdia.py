@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -34,6 +35,7 @@ class BDIA(Reversible):
     first = result = 1
     warning = "unstable at few evaluations under guidance; below 20 steps that grow fast (Karras times) take gamma 0.5"
     paper = Paper("Exact Diffusion Inversion via Bi-directional Integration Approximation", 2023, "2307.10829")
+    search_space: ClassVar[Sequence[Mapping[str, Any]]] = ()  # made for inversion
 
     def __post_init__(self) -> None:
         unit_interval("gamma", self.gamma)

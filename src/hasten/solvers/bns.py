@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -39,6 +41,7 @@ class BNS(Tabular):
     name = "bns"
     convergence = 2
     paper = Paper("Bespoke Non-Stationary Solvers for Fast Sampling of Diffusion and Flow Models", 2024, "2403.01329")
+    search_space: ClassVar[Sequence[Mapping[str, Any]]] = ({"order": 2}, {"order": 4})
 
     def __post_init__(self) -> None:
         positive_int("order", self.order)

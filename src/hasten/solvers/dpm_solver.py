@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, ClassVar
 
 from hasten.core.errors import one_of, positive_share, unit_interval
 from hasten.core.registry import Paper
@@ -44,6 +46,10 @@ class DPMSolverPP(Exponential):
     lower_order_final: bool = True
     name = "dpm++"
     paper = Paper("DPM-Solver++: Fast Solver for Guided Sampling", 2022, "2211.01095")
+    search_space: ClassVar[Sequence[Mapping[str, Any]]] = (
+        {"order": 2}, {"order": 2, "rule": "exact"}, {"order": 3}, {"order": 3, "compat": True},
+        {"order": 2, "method": "singlestep"},
+    )  # fmt: skip
 
     def __post_init__(self) -> None:
         one_of("order", self.order, (1, 2, 3))
@@ -101,6 +107,7 @@ class DPMSolver(DPMSolverPP):
     warning = "unstable under guidance: at 8 evaluations and guidance 7.5, 16 times DDIM's error on a mixture"
     expand = "noise"
     paper = Paper("DPM-Solver: A Fast ODE Solver for Diffusion Probabilistic Model Sampling", 2022, "2206.00927")
+    search_space: ClassVar[Sequence[Mapping[str, Any]]] = ({},)
 
 
 # MR sampler (Li et al. 2025, arXiv 2502.07856): the same on what is around the mean, see `denoisers.AroundMean`

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, ClassVar
 
 from hasten.core.errors import positive_share
 from hasten.core.registry import Paper
@@ -30,6 +32,7 @@ class EDICT(Reversible):
     evaluations = 2
     warning = "made for inversion: two calls a step at first order, poor at few steps, worst under guidance"
     paper = Paper("EDICT: Exact Diffusion Inversion via Coupled Transformations", 2022, "2211.12446")
+    search_space: ClassVar[Sequence[Mapping[str, Any]]] = ()  # made for inversion
 
     def __post_init__(self) -> None:
         positive_share("mixing", self.mixing)

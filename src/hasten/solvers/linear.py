@@ -10,8 +10,9 @@ The first is EDM's, the second that of rectified flow; it is the one without a s
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -88,6 +89,7 @@ class Euler(Tabular):
 
     name = "euler"
     paper = Paper("Elucidating the Design Space of Diffusion-Based Generative Models", 2022, "2206.00364")
+    search_space: ClassVar[Sequence[Mapping[str, Any]]] = ()  # the same steps as ddim
 
     def table(self, process: Process, times: Array) -> tuple[str, list[Update]]:
         return Coordinates.of(process, times, "auto").table(times, [(i, 0, i, {i: 1.0}) for i in range(len(times) - 1)])

@@ -7,8 +7,10 @@ equally spaced; DEIS integrates the polynomial through the true ones.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -54,6 +56,7 @@ class IPNDM(Tabular):
     order: int = 4
     name = "ipndm"
     paper = Paper("Fast Sampling of Diffusion Models with Exponential Integrator", 2022, "2204.13902")
+    search_space: ClassVar[Sequence[Mapping[str, Any]]] = ({"order": 2}, {"order": 4})
 
     def __post_init__(self) -> None:
         one_of("order", self.order, range(1, 6))
@@ -88,6 +91,7 @@ class GHVB(IPNDM):
     beta: float = 0.8
     name = "ghvb"
     paper = Paper("Diffusion Sampling with Momentum for Mitigating Divergence Artifacts", 2024, "2307.11118")
+    search_space: ClassVar[Sequence[Mapping[str, Any]]] = ({},)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -169,6 +173,11 @@ class DEIS(Tabular):
     variable: str = "time"
     name = "deis"
     paper = Paper("Fast Sampling of Diffusion Models with Exponential Integrator", 2022, "2204.13902")
+    search_space: ClassVar[Sequence[Mapping[str, Any]]] = (
+        {"order": 2},
+        {"order": 3},
+        {"order": 3, "variable": "log-rho"},
+    )
 
     def __post_init__(self) -> None:
         one_of("order", self.order, (1, 2, 3, 4))

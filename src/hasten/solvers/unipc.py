@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, ClassVar
 
 from hasten.core.errors import one_of
 from hasten.core.registry import Paper
@@ -32,6 +34,10 @@ class UniPC(Exponential):
     lower_order_final: bool = True
     name = "unipc"
     paper = Paper("UniPC: A Unified Predictor-Corrector Framework", 2023, "2302.04867")
+    search_space: ClassVar[Sequence[Mapping[str, Any]]] = (
+        {"order": 1}, {"order": 2}, {"order": 3}, {"order": 2, "variant": "bh1"}, {"order": 3, "variant": "bh1"},
+        {"order": 2, "corrector": False}, {"order": 3, "corrector": False},
+    )  # fmt: skip
 
     def __post_init__(self) -> None:
         one_of("order", self.order, (1, 2, 3))
