@@ -51,7 +51,7 @@ class Solver(ABC):
     adaptive: whether it chooses its times as it goes, between the first and the last given.
     needs_fit: whether it takes numbers of the model, see `fit`, and has none yet; it walks without, as its base solver.
     warning: what is known to go wrong with it.
-    search_space: the settings that a search tries, each a mapping of fields; {} is as it is, none leaves it out.
+    search_space: the settings that a search tries, a mapping of fields each; {} is as it is, () leaves the solver out.
     """
 
     name: ClassVar[str]
