@@ -125,7 +125,9 @@ def running(family: str, cls: Any, note: dict[str, Any]) -> Iterator[str]:
             yield f"```bash\nhasten generate {model} \"{PROMPT}\" \\\n    --recipe '{line}'\n```"
     elif fit:
         yield "It is fitted to a model before it is of use" + (
-            "; `hasten tune` does that inside of a pipeline." if family == "solver" or getattr(cls, "search_space", None) else "."
+            "; `hasten tune` does that inside of a pipeline."
+            if family == "solver" or getattr(cls, "search_space", None)
+            else "."
         )
     yield f"```python\n{python(family, cls, note).strip()}\n```"
 

@@ -398,7 +398,7 @@ def test_a_method_that_is_only_registered_goes_through_the_whole_matrix():
     """Five made-up methods, one a phase, listed by a plugin: nothing else in hasten or in this file knows of them."""
     # on 4 steps that pair is full on the same ones, so the inner changes nothing
     at = {"cwd": os.path.dirname(__file__), "env": os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}}
-    command = [sys.executable, "-m", "pytest", "-p", "toys", "-n", "0", "-q", "-p", "no:cacheprovider", "--no-header"]
+    command = [sys.executable, "-m", "pytest", "-p", "toys", "-n", "0", "-p", "no:cacheprovider", "--no-header"]
     done = subprocess.run(
         [*command, __file__, "-k", "toy and not toy-cache-taylorseer"], capture_output=True, text=True, **at
     )
