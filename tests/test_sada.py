@@ -227,6 +227,7 @@ def test_states_that_are_not_finite_are_computed():
 
 @pytest.mark.parametrize("scheduler", [*SCHEDULERS, "dpm++", "heun", "unipc"])
 @pytest.mark.parametrize("variant", ["paper", "official"])
+@pytest.mark.slow
 def test_any_solver_and_scheduler_in_a_batch_and_alone(scheduler, variant):
     pipe = scheduled("sd", scheduler)
     method = SADA(variant, acc_range=(0.0, 1.0), tail=1, lagrange_step=0.6, lagrange_int=3, lagrange_term=2)
@@ -347,6 +348,7 @@ def test_nodes_of_the_late_polynomial_lie_apart():
 @pytest.mark.parametrize("calls", [1, 2])
 @pytest.mark.parametrize("method", [BUSY, SADA("official", (0.0, 1.0), 0, lagrange_int=1), SADA()])
 @torch.no_grad()
+@pytest.mark.slow
 def test_sample_many_equals_sample(method, calls):
     network = unet(1)
     fast = AcceleratedDenoiser(network, lambda net: Guided(net, calls), [method])

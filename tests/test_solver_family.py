@@ -569,6 +569,7 @@ PATHS = [
 
 
 @pytest.mark.parametrize(("solver", "process"), [*((s, "vp") for s in PATHS), (PATHS[2], "flow")], ids=str)
+@pytest.mark.slow
 def test_brownian_noise_converges_to_one_path_and_fresh_noise_to_none(solver, process):
     """Strong order 1: halving the steps halves the distance to the next refinement, image by image."""
     process, counts = PROCESSES[process], (20, 40, 80, 160)
