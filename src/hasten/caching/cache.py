@@ -19,7 +19,12 @@ from hasten.runtime.run import Run
 
 
 class Rule(NamedTuple):
-    """What is not computed, when it is, and what stands in for it."""
+    """What is not computed, when it is, and what stands in for it.
+
+    site: the part of the network.
+    gate: on which steps, and for which rows, it is computed.
+    forecaster: what is taken for its tensors where it is not computed.
+    """
 
     site: Site
     gate: Gate
@@ -34,7 +39,7 @@ class Cache(Acceleration):
     def rules(self, network: nn.Module) -> Sequence[Rule]:
         """What is done to this network; several rules have a memory each, the first outermost.
 
-        Raises UnsupportedModel if it lacks what they need.
+        Raises UnsupportedModel if the network lacks what they need.
         """
         raise NotImplementedError
 
@@ -59,8 +64,11 @@ CACHES: Registry[Cache] = Registry("caches", Cache)
 class Composed(Cache):
     """Any site with any gate and any forecaster, as data: {"name": "cache", "site": {"name": "whole"}, ...}.
 
-    site, gate, forecaster: a name, an object with a name and fields, or an instance; of `SITES`, `GATES` and
-    `FORECASTERS`.
+    Each is given as a name, as an object with a name and fields, or as an instance.
+
+    site: what is not computed, of `SITES`.
+    gate: when it is computed, of `GATES`.
+    forecaster: what stands in for it, of `FORECASTERS`.
     """
 
     site: Any = "whole"
