@@ -14,7 +14,8 @@ from torch import nn
 from hasten import sample
 from hasten.bridge import SolverScheduler
 from hasten.caches import CACHES, SADA
-from hasten.caches.stability import SCHEMES, Extrapolated, Stable, Trail, slope, step_weights, trail
+from hasten.caches.stability import SCHEMES, Extrapolated, Stable
+from hasten.caches.trail import Trail, slope, step_weights, trail
 from hasten.caching.forecasters import Taylor
 from hasten.caching.history import History, Node
 from hasten.core.errors import HastenError

@@ -157,7 +157,7 @@ class Difference(Weighted):
 
 @FORECASTERS.add
 @dataclass(frozen=True)
-class Then(Forecaster):
+class SwitchedForecaster(Forecaster):
     """One forecaster up to a fraction of the run, another from step round(start * steps) on.
 
     first: the earlier forecaster: a name, an object with a name and fields, or an instance.

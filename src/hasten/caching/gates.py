@@ -221,7 +221,7 @@ class Within(Gate):
 
 @GATES.add
 @dataclass(frozen=True)
-class Then(Gate):
+class SwitchedGate(Gate):
     """One gate's rule up to a fraction of the run, another's from step round(start * steps) on.
 
     first: the earlier gate: a name, an object with a name and fields, or an instance.

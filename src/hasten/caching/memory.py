@@ -95,7 +95,7 @@ class Memory:
         return [self._order[at] for at in self.flowing]
 
     def split(self, key: Hashable) -> RowSplit:
-        """Which flowing rows of a tensor, or of all tensors of a part of the network, are computed, and which are forecast.
+        """Which flowing rows of a tensor, or of all tensors of a part of the network, are computed or else forecast.
 
         key: of the tensor or of the part.
 
@@ -169,8 +169,8 @@ class Memory:
     def decide(self, indicator: Tensor) -> None:
         """Decide which rows of the call are computed, by what the gate's indicator sees in the flowing rows.
 
-        Only the first time in a call counts. Rows are measured against what was seen when they were last computed, or at the
-        step before for gates that add changes up.
+        Only the first time in a call counts. Rows are measured against what was seen when they were last computed, or
+        at the step before for gates that add changes up.
 
         indicator: what is seen, (rows, ...).
         """

@@ -19,7 +19,11 @@ GUIDANCES: Registry[GuidanceMethod] = Registry("guidance", GuidanceMethod)
 
 
 def needs_branches(name: str, network: nn.Module) -> None:
-    """Raise UnsupportedModel if this network has its guidance distilled into it."""
+    """Raise UnsupportedModel if this network has its guidance distilled into it.
+
+    name: of the guidance method, for the message.
+    network: what is to be guided.
+    """
     if getattr(getattr(network, "config", None), "guidance_embeds", False):
         raise UnsupportedModel(
             f"guidance: {type(network).__name__} is guidance-distilled and has no unconditional branch to leave "

@@ -25,13 +25,14 @@ from hasten.runtime.view import wrap
 class GuidanceInterval(GuidanceMethod):
     """Guide only where low < sigma / alpha <= high.
 
-    low, high: noise levels, at least 0; high None is no limit, and (0, None) is plain guidance. SD-like
-    models: about (0.28, 5.4).
+    Elsewhere the network runs on the last branch of its batch, the conditional one, and its output is handed out for
+    both, so that whatever the pipeline extrapolates is the conditional prediction. Batches that are not made of two
+    branches run as they are, and so does the first call of a generation if nobody has said how many images it has
+    (diffusers pipelines do when they prepare latents). SD-like models take about (0.28, 5.4); (0, None) is off.
 
-    Elsewhere the network runs on the last branch of its batch, the conditional one, and its output is handed
-    out for both, so that whatever the pipeline extrapolates is the conditional prediction. Batches that are
-    not made of two branches run as they are, and so does the first call of a generation if nobody has said
-    how many images it has (diffusers pipelines do when they prepare latents).
+    low: noise level sigma / alpha, at least 0.
+    high: noise level sigma / alpha, at least `low`; None is no limit.
+
     Source: Kynkäänniemi et al. 2024, section 3.
     """
 

@@ -25,13 +25,19 @@ class Difference(Protocol):
     """Unconditional minus conditional answer of one network call, (images, ...), as last computed."""
 
     def forecast(self, time: float) -> Tensor:
-        """What it is at the network's time `time` (usually of 1,000), later than all asked before."""
+        """What it is at a later time, shaped as it was computed.
+
+        time: the network's, usually of 1,000, later in the run than all asked before.
+        """
         ...
 
 
 @dataclass
 class Held(Difference):
-    """The difference stays what it was."""
+    """The difference stays what it was.
+
+    last: as it was computed, (images, ...).
+    """
 
     last: Tensor
 
@@ -42,8 +48,13 @@ class Held(Difference):
 class Frequencies(Difference):
     """Low and high frequencies of the difference are multiplied anew on each call, by factors of the time.
 
-    Low is what lies in a disc of radius min(height, width) // 5 around the constant. Source: Lv et al. 2024
-    (FasterCache), eq. (9)-(11).
+    Low is what lies in a disc of radius min(height, width) // 5 around the constant.
+
+    last: the difference as it was computed, (images, ..., height, width).
+    factors: the network's time -> the factors on low and on high frequencies.
+
+    Raises UnsupportedModel for answers without height and width.
+    Source: Lv et al. 2024 (FasterCache), eq. (9)-(11).
     """
 
     def __init__(self, last: Tensor, factors: Callable[[float], tuple[float, float]]) -> None:
@@ -64,7 +75,11 @@ class Frequencies(Difference):
 
 
 def low_frequencies(height: int, width: int) -> Tensor:
-    """Which entries of a 2-D Fourier transform are low, (height, width), laid out as `torch.fft.fft2` does."""
+    """Which entries of a 2-D Fourier transform are low, (height, width), laid out as `torch.fft.fft2` does.
+
+    height: of the transform.
+    width: of the transform.
+    """
     y, x = torch.arange(height) - height // 2, torch.arange(width) - width // 2
     disc = y[:, None] ** 2 + x[None, :] ** 2 <= (min(height, width) // 5) ** 2
     return torch.fft.ifftshift(disc)
@@ -85,7 +100,10 @@ class Reuse(GuidanceMethod):
 
     @abstractmethod
     def difference(self, last: Tensor) -> Difference:
-        """What goes on from a difference that was computed."""
+        """What forecasts from a difference that was computed.
+
+        last: the difference, (images, ...).
+        """
 
     def check(self, network: nn.Module) -> None:
         needs_branches(self.name, network)
@@ -172,9 +190,12 @@ def _places(rows: Sequence[Row], part: Run) -> tuple[list[int], list[int]]:
 class DifferenceReuse(Reuse):
     """Guide with the difference of the branches that was computed last.
 
-    interval: both branches run on steps 0, interval, 2 interval, ...; at least 1, which is off. steps: if any,
-    they run on these instead (and on step 0). start: share of the first steps on all of which they run, 0 to
-    1. The unconditional answer is taken to be the conditional one plus the difference of the last full step.
+    The unconditional answer is taken to be the conditional one plus the difference of the last full step.
+
+    interval: both branches run on steps 0, interval, 2 interval, ...; at least 1, which is off.
+    steps: if there are any, both run on these instead, and on step 0.
+    start: share of the first steps on all of which both run, 0 to 1.
+
     Source: the CFG branch caching of Lv et al. 2024 (FasterCache), section 3.3, without its frequencies.
     """
 
@@ -209,11 +230,16 @@ class DifferenceReuse(Reuse):
 class FrequencyReuse(Reuse):
     """Guide with the difference computed last, its low and high frequencies growing from call to call.
 
-    interval: both branches run on steps 0, interval, 2 interval, ...; at least 1, which is off. start: share
-    of the first steps on all of which they run, 0 to 1; the authors' code has 0.36. below: they also run
-    while the network's time is at or above this number; None is no limit. low, high: factors, anew on
-    each call without the unconditional branch, while the time lies between, and not at, the two numbers of
-    low_between and high_between. Numbers are usually of 1,000. The defaults are those of diffusers.
+    Times are those the network is shown, usually of 1,000. The defaults are those of diffusers.
+
+    interval: both branches run on steps 0, interval, 2 interval, ...; at least 1, which is off.
+    start: share of the first steps on all of which both run, 0 to 1; the authors' code has 0.36.
+    below: the time from which on upwards both run; None is no limit.
+    low: factor on low frequencies, anew on each call without the unconditional branch, at least 0.
+    high: factor on high frequencies, likewise.
+    low_between: the two times between which `low` is used.
+    high_between: the two times between which `high` is used.
+
     Source: Lv et al. 2024 (FasterCache), eq. (9)-(11).
     """
 

@@ -22,9 +22,11 @@ from hasten.runtime.view import says_dtype, wrap
 class Cast(Quantizer):
     """The network's weights in 16 bits, and its arithmetic; states and sampler stay as they are.
 
-    Parts that a model asks to keep in float32 are kept. Arguments with rows (states, embeddings) are cast on the
-    way in and the answer on the way out; times are not. A pipeline that asks the network for its dtype is told the
-    one that it had.
+    Parts that a model asks to keep in float32 are kept. Arguments with rows (states, embeddings) are cast on the way in
+    and the answer on the way out; times are not. A pipeline that asks the network for its dtype is told the one that it
+    had.
+
+    dtype: the 16-bit type, set by the subclass.
     """
 
     dtype: ClassVar[torch.dtype]
@@ -80,7 +82,11 @@ class Float16(Cast):
 
 
 def retype(module: nn.Module, change: Callable[[Tensor], Tensor]) -> None:
-    """Change a view's own parameters and buffers (not its children's), without touching the originals."""
+    """Change a view's own parameters and buffers (not its children's), without touching the originals.
+
+    module: of the view.
+    change: an old tensor -> the new one, or the same.
+    """
     for name, parameter in module._parameters.items():
         if parameter is not None:
             changed = change(parameter.detach())
