@@ -41,7 +41,13 @@ class Layout:
         cls, config: Mapping[str, Any], resting: Process, solver: Solver, grid: Grid | None, end: str,
         steps: int | None, timesteps: Sequence[float] | None, sigmas: Sequence[float] | None, mu: float | None,
     ) -> Layout:  # fmt: skip
-        """Lay out a run. Arguments as of `SolverScheduler.set_timesteps`; resting: the process without a shift by mu.
+        """Lay out a run; the other arguments are as of `SolverScheduler.set_timesteps`.
+
+        config: of the scheduler.
+        resting: the process without a shift by mu.
+        solver: of the run.
+        grid: of its times; None visits those of the original scheduler.
+        end: "data" or "min".
 
         Raises HastenError for contradictory or impossible values.
         """
@@ -81,7 +87,11 @@ class Layout:
         return torch.tensor(np.append(sigmas[:-1], abs(sigmas[-1])), dtype=torch.float32)
 
     def index_of(self, timestep: Any, timesteps: Tensor) -> int:
-        """The first query that starts a step and shows the network this number. timesteps: as of `timesteps`."""
+        """The first query that starts a step and shows the network this number.
+
+        timestep: the number.
+        timesteps: those of the run, as of `timesteps`.
+        """
         number = torch.as_tensor(timestep, device=timesteps.device)
         for index in (timesteps == number).nonzero().flatten().tolist():
             if self.queries[index].stage == 0:
@@ -89,7 +99,10 @@ class Layout:
         raise HastenError(f"timestep: {float(number):g} is not one at which a step of this run begins")
 
     def tail(self, solver: Solver, index: int) -> list[Query]:
-        """The queries of a run that starts at this one, without a history.
+        """The queries of a run that starts midway, without a history.
+
+        solver: of the run.
+        index: the query that it starts at.
 
         Raises HastenError if there is no such query, or the solver would make others from there.
         """

@@ -32,7 +32,11 @@ FLOW_SCHEDULERS = ("FlowMatchEulerDiscreteScheduler", "FlowMatchHeunDiscreteSche
 
 @dataclass
 class SolverSchedulerOutput(BaseOutput):
-    """What `step` returns: the next state, and the data prediction of the step just made."""
+    """What `step` returns.
+
+    prev_sample: the next state.
+    pred_original_sample: the data prediction of the step just made.
+    """
 
     prev_sample: Tensor
     pred_original_sample: Tensor | None = None
@@ -41,14 +45,16 @@ class SolverSchedulerOutput(BaseOutput):
 class SolverScheduler(SchedulerMixin, ConfigMixin):
     """Any solver as a scheduler of any diffusers pipeline.
 
-    Make one with `SolverScheduler.from_config(pipe.scheduler.config, solver=..., grid=..., end="data")`. The
-    noise schedule and the kind of prediction come from that config, and are kept in this one's, from which a
-    diffusers scheduler can be made back.
+    Make one with `SolverScheduler.from_config(pipe.scheduler.config, solver=..., grid=..., end="data")`. The noise
+    schedule and the kind of prediction come from that config, and are kept in this one's, from which a diffusers
+    scheduler can be made back.
 
-    solver: an instance, name or mapping; DPM-Solver++ 2M if None. grid: a name, mapping, Grid or explicit times;
-    None visits the times the original scheduler would. end: "data" or "min" (see `hasten.grids.schedule`).
+    solver: an instance, name or mapping; DPM-Solver++ 2M if None.
+    grid: a name, mapping, Grid or explicit times; None visits the times the original scheduler would.
+    end: "data" or "min" (see `hasten.grids.schedule`).
     generator: an attribute; the noise of stochastic solvers comes from it where a pipeline hands none to `step`.
     run: the `hasten.runtime.run.Run` that caches and guidance read.
+
     Raises HastenError for unknown names and impossible fields.
     """
 
@@ -109,12 +115,14 @@ class SolverScheduler(SchedulerMixin, ConfigMixin):
         self, num_inference_steps: int | None = None, device: str | torch.device | None = None,
         timesteps: Sequence[float] | None = None, sigmas: Sequence[float] | None = None, mu: float | None = None,
     ) -> None:  # fmt: skip
-        """Lay out a run.
+        """Lay out a run. With timesteps and sigmas, flow models step along sigmas and show the network timesteps.
 
-        num_inference_steps: steps, each of `order` network calls. timesteps: the numbers the network is shown
-        at the start of each step. sigmas: for flow models noise levels in (0, 1] before the shift, else
-        sigma / alpha. With both, flow models step along sigmas and show the network timesteps. mu: the shift
-        of models that shift by picture size.
+        num_inference_steps: steps, each of `order` network calls.
+        device: where `timesteps` is put.
+        timesteps: the numbers the network is shown at the start of each step.
+        sigmas: for flow models noise levels in (0, 1] before the shift, else sigma / alpha.
+        mu: the shift of models that shift by picture size.
+
         Raises HastenError for contradictory or impossible values, and then changes nothing.
         """
         layout = Layout.of(
@@ -155,10 +163,14 @@ class SolverScheduler(SchedulerMixin, ConfigMixin):
     ) -> SolverSchedulerOutput | tuple[Tensor]:  # fmt: skip
         """Take the network's answer for the current query and return the state of the next one.
 
-        model_output, sample: the same shape; half precision is stepped in float32, and the result has the
-        dtype of `sample`. timestep: one of `timesteps`, only looked at in the first step of a run. generator:
-        of the noise of stochastic solvers, one or one an image. Other arguments (eta, s_noise, ...) belong to
-        other schedulers and are ignored. Raises HastenError outside of a run.
+        model_output: the answer, shaped like `sample`.
+        sample: the state, (rows, ...); half precision is stepped in float32, and the result has its dtype.
+        timestep: one of `timesteps`, only looked at in the first step of a run.
+        generator: of the noise of stochastic solvers, one or one an image.
+        return_dict: return a `SolverSchedulerOutput`, else a tuple of the next state.
+        extras: arguments of other schedulers (eta, s_noise, ...), which are ignored.
+
+        Raises HastenError outside of a run.
         """
         layout = self._layout
         if layout is None:

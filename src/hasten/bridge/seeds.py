@@ -10,8 +10,12 @@ from hasten.core.errors import HastenError, positive_int
 def generators(seed: int | list[int], prompts: int = 1, images_per_prompt: int = 1) -> list[torch.Generator]:
     """Generators on the CPU for a batch of `prompts * images_per_prompt` images, in diffusers' order.
 
-    seed: with one seed, image j of every prompt uses seed + j; a list gives one seed an image. Seeds are whole
-    numbers from 0 to 2^63 - 1. Raises HastenError for a list of another length and impossible seeds.
+    seed: with one seed, image j of every prompt uses seed + j; a list gives one seed an image. Seeds are whole numbers
+        from 0 to 2^63 - 1.
+    prompts: how many.
+    images_per_prompt: how many of each.
+
+    Raises HastenError for a list of another length and impossible seeds.
     """
     positive_int("prompts", prompts)
     positive_int("images_per_prompt", images_per_prompt)

@@ -81,8 +81,13 @@ def run_times(
 ) -> Array:  # fmt: skip
     """The times of a run as a pipeline asks for it: so many steps of a grid, or its own list.
 
-    timesteps, sigmas: as in `SolverScheduler.set_timesteps`. Raises HastenError for contradictory arguments and
-    impossible values.
+    config: of the scheduler.
+    process: of the model.
+    grid: of the times, unless they are given.
+    end: "data" or "min".
+    steps, timesteps, sigmas: as of `SolverScheduler.set_timesteps`.
+
+    Raises HastenError for contradictory arguments and impossible values.
     """
     if timesteps is None and sigmas is None:
         if steps is None:

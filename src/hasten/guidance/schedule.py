@@ -31,8 +31,8 @@ SHAPES: dict[str, Callable[[float], float]] = {
 class ScaleSchedule(GuidanceMethod):
     """Let what guidance adds to the conditional prediction grow from nothing at noise to twice as much at data.
 
-    A pipeline's guidance_scale w adds w - 1 times the difference of the branches; that difference is multiplied here, by
-    1 on average over time, so that w is whatever the pipeline is called with.
+    A pipeline's guidance_scale w adds w - 1 times the difference of the branches. That difference is multiplied here,
+    by 1 on average over time, so that w is whatever the pipeline is called with.
 
     shape: how the factor grows: "linear", "cosine", or "constant", which is off.
 

@@ -18,10 +18,14 @@ PAST = 4  # for how many steps answers are kept
 
 @dataclass(frozen=True)
 class Answer:
-    """A query that has been answered: the state, and the guided prediction that the solver was handed.
+    """A query that has been answered.
 
-    prediction.x is the state in the network's own process (Euler-like schedulers of diffusers, which keep
-    theirs divided by alpha, are converted), one row an image, without the branches of guidance.
+    step: of the query.
+    stage: of the query.
+    time: of the query.
+    prediction: the guided one that the solver was handed, one row an image, without the branches of guidance. Its x is
+        the state in the network's own process (Euler-like schedulers of diffusers, which keep theirs divided by alpha,
+        are converted).
     """
 
     step: int
@@ -31,10 +35,13 @@ class Answer:
 
 
 class Row(NamedTuple):
-    """Whose row of a network batch it is: a request's, and where in it, counted from the end.
+    """Whose row of a network batch it is.
 
-    With n images, places 0 .. n - 1 are the last branch of guidance (in pipelines the conditional one), the
-    next n the branch before it: a batch that shrinks to its last branch keeps its places.
+    With n images, places 0 .. n - 1 are the last branch of guidance (in pipelines the conditional one), the next n the
+    branch before it: a batch that shrinks to its last branch keeps its places.
+
+    part: the request.
+    place: where in the request it is, counted from the end.
     """
 
     part: Run
@@ -56,21 +63,27 @@ class Row(NamedTuple):
 class Run:
     """What a generation is doing right now. The scheduler writes it, accelerations read it.
 
-    number: which generation this is; everything remembered from another number is stale. step, steps,
-    stage, time: the query being answered, counted from the first executed step. call: how many times the
-    network has been called for this query (guidance in two calls makes two). times: of the steps, where each
-    asks the network once at a time that is known beforehand; else empty. images: rows of the state,
-    without the branches of guidance; None until known. expected: how many images a generation will have,
-    where whoever starts it says so. process: of the scheduler. reading: what the network's output means.
-    past: the answers of the last `PAST` steps, oldest first. edits: what accelerations do to the states that
-    the network is about to be asked for, one row an image, at every query but the first; the solver goes on from
-    what they return. A state is given in the network's own process, as `Answer` has it. shown: what the network is
-    shown in the running call, by image, (1, ...) each; written by caches. notes: what gates and forecasters keep of
-    this generation.
+    A network call may hold rows of several requests, each at a step of its own (`sample_many`): they are the `parts`,
+    and the run itself only holds them together. Whatever depends on the step must read `part.step` of the rows it
+    decides for (see `rows`), never `run.step`.
 
-    A network call may hold rows of several requests, each at a step of its own (`sample_many`): they are the
-    `parts`, and the run itself only holds them together. Whatever depends on the step must read
-    `part.step` of the rows it decides for (see `rows`), never `run.step`.
+    process: of the scheduler.
+    reading: what the network's output means; None if unknown.
+    number: which generation this is; everything remembered from another number is stale.
+    step: of the query being answered, from 0 at the first executed step.
+    steps: how many there are.
+    stage: of the query being answered, see `Query`.
+    time: of the query being answered.
+    times: of the steps, where each asks the network once at a time that is known beforehand; else empty.
+    call: how many times the network has been called for this query (guidance in two calls makes two).
+    images: rows of the state, without the branches of guidance; None until known.
+    expected: how many images a generation will have, where whoever starts it says so.
+    past: the answers of the last `PAST` steps, oldest first.
+    edits: what accelerations do to the states that the network is about to be asked for, one row an image, at every
+        query but the first; the solver goes on from what they return. States are in the network's own process, as in
+        `Answer`.
+    shown: what the network is shown in the running call, by image, (1, ...) each; written by caches.
+    notes: what gates and forecasters keep of this generation.
     """
 
     process: Process
@@ -105,7 +118,12 @@ class Run:
         self.images = self.expected = images
 
     def ask(self, step: int, time: float, stage: int = 0) -> None:
-        """The network is asked at `time` for `step`."""
+        """The network is asked.
+
+        step: of the query.
+        time: of the query.
+        stage: of the query, see `Query`.
+        """
         self.step, self.time, self.stage, self.call = step, float(time), stage, 0
         if step:
             self.expected = None  # what was said of this generation does not hold for the next
@@ -121,13 +139,22 @@ class Run:
         self.past.append(Answer(self.step, self.stage, self.time, prediction))
 
     def edited(self, part: Run, x: Tensor) -> Tensor:
-        """The state of a part, at the query that it is at, as the edits leave it."""
+        """A state as the edits leave it.
+
+        part: the request, at its query.
+        x: its state, (images, ...).
+        """
         for edit in self.edits if part.past else ():
             x = edit(part, x)
         return x
 
     def record(self, cache: str, image: int, computed: bool) -> None:
-        """At this step, the cache of this name had something computed for the image, or nothing."""
+        """Note whether a cache had something computed for an image at this step.
+
+        cache: its name.
+        image: which image.
+        computed: whether anything was.
+        """
         steps = self._paths.setdefault(cache, {}).setdefault(image, {})
         steps[self.step] = steps.get(self.step, False) or computed
 
