@@ -185,7 +185,7 @@ class SolverScheduler(SchedulerMixin, ConfigMixin):
         x = sample.float() if half else sample
         prediction = self._reading.at(x, model_output.to(x.dtype), *layout.levels[index])
         self._step_index = index + 1
-        self.run.images = len(x)
+        self.run.count(len(x))
         self.run.answer(prediction)
         try:
             query = self._walk.send(prediction)  # type: ignore[union-attr]

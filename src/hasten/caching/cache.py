@@ -15,6 +15,7 @@ from hasten.caching.sites import SITES, Site
 from hasten.core.frozen import set_fields
 from hasten.core.registry import Paper, Registry
 from hasten.runtime.acceleration import Acceleration, Phase
+from hasten.runtime.anatomy import needs_plain_rows
 from hasten.runtime.run import Run
 
 
@@ -45,6 +46,8 @@ class Cache(Acceleration):
 
     def check(self, network: nn.Module) -> None:
         for rule in self.rules(network):
+            if rule.site.inside:
+                needs_plain_rows(network)
             rule.site.check(network)
             if rule.gate.indicator is not None:
                 rule.gate.indicator.check(network)

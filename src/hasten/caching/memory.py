@@ -221,6 +221,7 @@ class Memory:
                 opens[i] = history.settle(part.step, bool(answer))
                 if part.number and part.step < part.steps:
                     part.record(self.name, history.image, opens[i])
+                    part.act(self.name, not opens[i])
         return opens
 
     # tensors

@@ -30,6 +30,7 @@ class Site(ABC):
 
     name: ClassVar[str]
     within: ClassVar[tuple[str, ...]] = ()
+    inside: ClassVar[bool] = True
     search_space: ClassVar[Mapping[str, Any] | None] = None  # as of an Acceleration
 
     @abstractmethod
@@ -120,6 +121,7 @@ class Whole(Site):
     space: str = "output"
 
     name = "whole"
+    inside = False
     search_space: ClassVar[Mapping[str, Any]] = {"space": ("data", "output")}
 
     def __post_init__(self) -> None:

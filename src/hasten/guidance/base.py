@@ -7,6 +7,7 @@ from torch import nn
 from hasten.core.errors import UnsupportedModel
 from hasten.core.registry import Registry
 from hasten.runtime.acceleration import Acceleration, Phase
+from hasten.runtime.anatomy import needs_plain_rows
 
 
 class GuidanceMethod(Acceleration):
@@ -24,6 +25,7 @@ def needs_branches(name: str, network: nn.Module) -> None:
     name: of the guidance method, for the message.
     network: what is to be guided.
     """
+    needs_plain_rows(network)
     if getattr(getattr(network, "config", None), "guidance_embeds", False):
         raise UnsupportedModel(
             f"guidance: {type(network).__name__} is guidance-distilled and has no unconditional branch to leave "

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
-from torch import nn
+from torch import Tensor, nn
 
 from hasten.core.errors import HastenError
 from hasten.core.frozen import set_fields
 from hasten.core.registry import Paper, Span
 from hasten.guidance.base import GUIDANCES, GuidanceMethod, needs_branches
-from hasten.guidance.branches import conditional, ran
+from hasten.guidance.branches import Alone, learn_order, ran
 from hasten.runtime.anatomy import batch_of
 from hasten.runtime.rows import mapped, pick
 from hasten.runtime.run import Run
@@ -40,6 +40,7 @@ class GuidanceInterval(GuidanceMethod):
     high: float | None = None
 
     name = "interval"
+    narrows = True
     search_space: ClassVar[Mapping[str, Any]] = {"low": Span(0.02, 1.5, log=True), "high": Span(1.5, 15.0, log=True)}
     paper = Paper(
         "Applying Guidance in a Limited Interval Improves Sample and Distribution Quality", 2024, "2404.07724"
@@ -68,17 +69,29 @@ class GuidanceInterval(GuidanceMethod):
             return
         batch = batch_of(network)
 
+        def alone(conditional: Any, states: Tensor) -> Any:
+            if self.guides(run):
+                return None
+            run.act(self.name)
+            return mapped(conditional, Tensor.clone)
+
+        Alone(network, run).instead(alone)
+
         def forward(inner: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
             count = len(batch(args, kwargs))
             rows = run.rows(count)
+            run.act(self.name, False)
             if rows is None or run.branches(count) != 2:
                 return inner(*args, **kwargs)
             guides = {part: self.guides(part) for part in run.parts}
             kept = [i for i, row in enumerate(rows) if row.branch == 0 or guides[row.part]]
-            if len(kept) == count:
-                return inner(*args, **kwargs)
+            if len(kept) == count or run.conditional_last is None:
+                answer = inner(*args, **kwargs)
+                learn_order(run, answer, count)
+                return answer
+            run.act(self.name)
             where = {rows[i]: position for position, i in enumerate(kept)}
-            source = [where.get(row, where[conditional(row)]) for row in rows]
+            source = [where.get(row, where[row.conditional]) for row in rows]
             return mapped(ran(run, inner, args, kwargs, rows, kept), lambda x: pick(x, len(kept), source))
 
         wrap(network, forward)

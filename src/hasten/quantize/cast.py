@@ -16,7 +16,7 @@ from hasten.runtime.acceleration import Acceleration
 from hasten.runtime.anatomy import batch_of
 from hasten.runtime.rows import mapped
 from hasten.runtime.run import Run
-from hasten.runtime.view import says_dtype, wrap
+from hasten.runtime.view import keeper_of, says_dtype, wrap
 
 
 class Cast(Quantizer):
@@ -35,6 +35,12 @@ class Cast(Quantizer):
         return isinstance(other, Cast) and other.name != self.name
 
     def check(self, network: nn.Module) -> None:
+        keeper = keeper_of(network)
+        if keeper is not None:
+            raise UnsupportedModel(
+                f"quantize: {keeper} decides where and how the weights of this {type(network).__name__} are kept; "
+                "undo that first, or leave it out"
+            )
         if not any(p.dtype == torch.float32 for p in network.parameters()):
             raise UnsupportedModel(f"quantize: {type(network).__name__} has no float32 weights to cast; leave it out")
 
@@ -47,6 +53,7 @@ class Cast(Quantizer):
         batch = batch_of(network)
 
         def forward(inner: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+            run.act(self.name)
             whole = batch(args, kwargs).dtype
             args, kwargs = (mapped(given, lambda x: _cast(x, dtype)) for given in (args, kwargs))
             return mapped(inner(*args, **kwargs), lambda x: _cast(x, whole))

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
+from hasten.core.errors import HastenError
 from hasten.predictions import Prediction, Reading
 from hasten.processes import Process
 from hasten.solvers import Query
@@ -49,8 +50,15 @@ class Row(NamedTuple):
 
     @property
     def branch(self) -> int:
-        """Which branch of guidance, counted from the last one; 0 while the number of images is unknown."""
-        return self.place // self.part.images if self.part.images else 0
+        """Which branch of guidance: 0 is the conditional one, as while the number of images is unknown."""
+        branch = self.place // self.part.images if self.part.images else 0
+        return 1 - branch if self.part.flipped else branch
+
+    @property
+    def conditional(self) -> Row:
+        """The row of the same image in the conditional branch."""
+        images = self.part.images or 1
+        return Row(self.part, self.place % images + (images if self.part.flipped else 0))
 
     @property
     def image(self) -> int:
@@ -84,10 +92,15 @@ class Run:
         `Answer`.
     shown: what the network is shown in the running call, by image, (1, ...) each; written by caches.
     notes: what gates and forecasters keep of this generation.
+    conditional_last: whether a batch of two branches of guidance ends with the conditional one; None until known.
+    needs_all_rows: whether the pipeline counts on all branches being there in each call of the network.
+    context: what the pipeline says that its calls of the network are for just now ("cond", "uncond", ...), if it does.
+    seeds: how many generators the pipeline was given, if a list.
+    acted: by name of an acceleration that tells, whether it has changed anything in this generation.
     """
 
-    process: Process
-    reading: Reading | None = None
+    process: Process = field(repr=False)
+    reading: Reading | None = field(default=None, repr=False)
     number: int = 0
     step: int = 0
     steps: int = 0
@@ -101,6 +114,13 @@ class Run:
     edits: list[Callable[[Run, Tensor], Tensor]] = field(default_factory=list, repr=False)
     shown: dict[int, Tensor] = field(default_factory=dict, repr=False)
     notes: dict[Hashable, Any] = field(default_factory=dict, repr=False)
+    conditional_last: bool | None = True
+    needs_all_rows: bool = False
+    context: str | None = None
+    acted: dict[str, bool] = field(default_factory=dict, repr=False)
+    seeds: int | None = None
+    _asked: list[int] = field(default_factory=list, repr=False)  # rows of the calls for this query
+    _branches: tuple[Tensor, Tensor] | None = field(default=None, repr=False)
     _paths: dict[str, dict[int, dict[int, bool]]] = field(default_factory=dict, repr=False)
     _parts: tuple[Run, ...] = field(default=(), repr=False)
     _narrowed: list[Row] | None = field(default=None, repr=False)
@@ -109,13 +129,22 @@ class Run:
         """A new generation of `steps` steps starts."""
         self.number += 1
         self.steps, self.times, self.images, self.expected = steps, (), self.expected, None
-        for kept in (self.past, self.shown, self.notes, self._paths):
+        for kept in (self.past, self.shown, self.notes, self.acted, self._paths):
             kept.clear()
         self.ask(0, self.process.t_max)
 
     def expect(self, images: int) -> None:
         """The generation that is about to begin, or has just begun, has this many images."""
-        self.images = self.expected = images
+        self.count(images)
+        self.expected = images
+
+    def count(self, images: int) -> None:
+        """The generation has this many images. Raises HastenError if it was given another number of seeds."""
+        if self.seeds is not None and self.seeds != images:
+            raise HastenError(
+                f"seed: {self.seeds} seeds for {images} images is not possible; give a list with one an image"
+            )
+        self.images = images
 
     def ask(self, step: int, time: float, stage: int = 0) -> None:
         """The network is asked.
@@ -125,6 +154,7 @@ class Run:
         stage: of the query, see `Query`.
         """
         self.step, self.time, self.stage, self.call = step, float(time), stage, 0
+        self._asked.clear()
         if step:
             self.expected = None  # what was said of this generation does not hold for the next
 
@@ -137,6 +167,8 @@ class Run:
         """The query has been answered so, guidance included."""
         self.past = [old for old in self.past if old.step > self.step - PAST]
         self.past.append(Answer(self.step, self.stage, self.time, prediction))
+        if self._branches is not None:
+            self._learn_order(prediction.output)
 
     def edited(self, part: Run, x: Tensor) -> Tensor:
         """A state as the edits leave it.
@@ -181,6 +213,10 @@ class Run:
         finally:
             self._parts, self.images = before
 
+    def asked(self, rows: int) -> None:
+        """The network is called with a batch of so many rows."""
+        self._asked[self.call :] = [rows]
+
     def called(self) -> None:
         """The network has been called for the query (once more)."""
         for part in self.parts:
@@ -189,6 +225,40 @@ class Run:
     def branches(self, rows: int) -> int:
         """How many branches of guidance a network batch of `rows` rows holds; 1 while that is unknown."""
         return rows // self.images if self.images and rows % self.images == 0 else 1
+
+    @property
+    def flipped(self) -> bool:
+        """Whether the running call holds two branches, the conditional one first."""
+        return self.conditional_last is False and bool(self._asked) and self._asked[-1] == 2 * (self.images or 0)
+
+    def alone(self, count: int) -> int | None:
+        """Which branch of guidance the running call is, of `count` rows: 0 is the conditional one.
+
+        Pipelines that call the network for each branch begin with the conditional one, or say which it is.
+        None for calls that hold several branches, or something else than a branch.
+        """
+        if len(self.parts) > 1 or count != self.images or self._narrowed is not None:
+            return None
+        if self.context is not None:
+            return {"cond": 0, "uncond": 1}.get(self.context)
+        return self.call if self.call < 2 and all(rows == count for rows in self._asked[: self.call]) else None
+
+    def guided(self, first: Tensor, last: Tensor) -> None:
+        """What the network has answered for the first and for the last branch, where the order is not known yet."""
+        self._branches = (first, last)
+
+    def _learn_order(self, output: Tensor) -> None:
+        """See from what the pipeline made of two branches which one it moves towards: the conditional one."""
+        (first, last), self._branches = self._branches or (output, output), None
+        if first.shape == output.shape:
+            apart = (last - first).double()
+            along = ((output - first).double() * apart).sum() / apart.square().sum().clamp(min=1e-30)
+            self.conditional_last = float(along) > 0.5  # it is 1 where the last branch is taken as it is
+
+    def act(self, name: str, changed: bool = True) -> None:
+        """The acceleration of this name has changed something, or might have and did not."""
+        for part in self.parts:
+            part.acted[name] = part.acted.get(name, False) or changed
 
     def rows(self, count: int) -> list[Row] | None:
         """Whose the rows of a network batch are, branch by branch, in each the parts in order.
@@ -199,7 +269,8 @@ class Run:
             return self._narrowed if len(self._narrowed) == count else None
         parts = self.parts
         if len(parts) == 1:
-            return [Row(parts[0], place) for place in range(count - 1, -1, -1)]
+            beyond = count * (self.alone(count) or 0)
+            return [Row(parts[0], beyond + place) for place in range(count - 1, -1, -1)]
         images = [part.images or 0 for part in parts]
         if not sum(images) or count % sum(images):
             return None
@@ -218,6 +289,10 @@ class Run:
     @contextmanager
     def narrowed(self, rows: list[Row]) -> Iterator[None]:
         """Meanwhile, only these rows flow through the network, or through the part of it that runs."""
+        if self.needs_all_rows and len(rows) < self._asked[-1]:
+            raise HastenError(
+                "rows: this pipeline needs all rows in each call of its network; use a cache that decides for all alike"
+            )
         before, self._narrowed = self._narrowed, rows
         try:
             yield
