@@ -109,7 +109,7 @@ class HeavyBall(_Around):
     def __post_init__(self) -> None:
         super().__post_init__()
         inner = self.inner
-        inside = inner.evaluations > 1 or getattr(inner, "method", "multistep") != "multistep"
+        inside = inner.evaluations > 1 or getattr(inner, "method", "multistep") != "multistep" or not inner.convergence
         if inside or not isinstance(inner, Tabular):
             raise HastenError(f"solver: {inner.name!r} has no slope of a step; choose a multistep solver")
         positive_share("beta", self.beta)
