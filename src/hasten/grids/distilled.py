@@ -78,7 +78,7 @@ class SanaSprint(Grid):
 
     middle: the second of two times, as an angle of which 1.5708 is t_max; None for an even gap.
 
-    Source: Chen et al. 2025 (Sana-Sprint), section 3.
+    Source: Chen et al. 2025 (Sana-Sprint), the pipeline's defaults.
     """
 
     middle: float | None = 1.3

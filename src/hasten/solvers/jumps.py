@@ -64,13 +64,13 @@ class Jump(Tabular):
 class LCM(Jump):
     """Latent consistency: x_t = alpha_t (c_skip x_s + c_out D) + sigma_t z; the last step returns the bracket.
 
-    c_skip = sd^2 / ((k n)^2 + sd^2), c_out = k n / sqrt((k n)^2 + sd^2) at training step n. On processes without a table
-    of training steps (flows) c_skip is 0 and c_out 1: this is what diffusers calls FlowMatchLCM, alias "flow-lcm".
+    c_skip = sd^2 / ((k n)^2 + sd^2), c_out = k n / sqrt((k n)^2 + sd^2) at training step n. On processes without a
+    table of training steps (flows) c_skip is 0 and c_out 1: this is diffusers' FlowMatchLCM, alias "flow-lcm".
 
     timestep_scaling: k, above 0.
     sigma_data: sd, above 0.
 
-    Source: Luo et al. 2023, algorithm 3 and section 4.1.
+    Source: Luo et al. 2023, section 4 (boundary condition, multistep sampling).
     """
 
     timestep_scaling: float = 10.0
@@ -97,8 +97,8 @@ class LCM(Jump):
 class Consistency(Jump):
     """Multistep consistency sampling: x_t = alpha_t D + sqrt(sigma_t^2 - (alpha_t floor)^2) z.
 
-    D is the consistency function f(x_s, s) here. Where a network is preconditioned as in the paper, its boundary condition
-    (f(x, floor) = x) is in how its output is read, see `hasten.predictions.Reading`.
+    D is the consistency function f(x_s, s) here. Where a network is preconditioned as in the paper, its boundary
+    condition (f(x, floor) = x) is in how its output is read, see `hasten.predictions.Reading`.
 
     floor: sigma / alpha that f leaves in its answer, at least 0; the paper's epsilon.
     s_noise: a factor on the noise, at least 0.
@@ -126,14 +126,14 @@ class Consistency(Jump):
 class TCD(Jump):
     """Strategic stochastic sampling: to training step r = floor((1 - gamma) t) along the same noise, then up to t.
 
-    x_r = alpha_r D + sigma_r eps, x_t = (alpha_t / alpha_r) x_r + sqrt(1 - (alpha_t / alpha_r)^2) z, if alpha^2 + sigma^2
-    is 1. No r is below the process's t_min, which is the first training step: so a run that ends on data returns the
-    state there, as the authors' scheduler does. On processes without a table of training steps r is (1 - gamma) t.
+    x_r = alpha_r D + sigma_r eps, then x_t = (alpha_t / alpha_r) x_r + sqrt(1 - (alpha_t / alpha_r)^2) z where
+    alpha^2 + sigma^2 is 1. No r is below the process's t_min, the first training step, so a run that ends on data
+    returns the state there, as the authors' scheduler does. Without a table of training steps r is (1 - gamma) t.
 
     gamma: share of fresh noise, 0 (DDIM) to 1 (all); what diffusers calls eta.
     clean: whether a run that ends on data returns the data prediction instead.
 
-    Source: Zheng et al. 2024, algorithm 4.
+    Source: Zheng et al. 2024, section 4 (strategic stochastic sampling).
     """
 
     gamma: float = 0.3
@@ -166,7 +166,7 @@ class TCD(Jump):
 class SCM(Jump):
     """sCM: x_t = alpha_t D + sigma_t z, on `hasten.processes.TrigFlow` x_t = cos(t) D + sin(t) sigma_data z.
 
-    Source: Lu & Song 2024, section 2 and algorithm 1 on TrigFlow; Chen et al. 2025 (Sana-Sprint), section 3.
+    Source: Lu & Song 2024, sections 2 and 3; used by Sana-Sprint (Chen et al. 2025).
     """
 
     name = "scm"
