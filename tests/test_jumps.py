@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from typing import Any
 
 import diffusers
 import numpy as np
@@ -44,7 +45,7 @@ def close(a, b, tolerance=2e-5):
     assert (a - b).abs().max().item() <= tolerance * b.abs().max().item()
 
 
-def scheduled(scheduler, steps, x, step=None, **arguments):
+def scheduled(scheduler: Any, steps, x, step=None, **arguments):
     """The loop of a pipeline; its last state and the numbers that the network was shown."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -425,7 +426,7 @@ def test_half_precision_is_stepped_in_float32():
         (lambda: schedule(LatentConsistency(of=2000), VP, 4), "of: 2000 is more than the 1000 training steps"),
         (lambda: LatentConsistency(of=0), "of: 0"),
         (lambda: LatentConsistency(strength=0.0), "strength: 0.0"),
-        (lambda: ConsistencyLevels(of=2.5), "of: 2.5"),
+        (lambda: ConsistencyLevels(of=2.5), "of: 2.5"),  # type: ignore[arg-type]
         (lambda: SanaSprint(1.6), "middle: 1.6"),
         (lambda: TrigFlow(sigma_data=0.0), "sigma_data: 0.0"),
         (lambda: TrigFlow(t_max=2.0), "t_max: 2.0"),
