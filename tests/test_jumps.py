@@ -54,7 +54,7 @@ def scheduled(scheduler: Any, steps, x, step=None, **arguments):
     numbers = list(scheduler.timesteps)[: -1 if isinstance(scheduler, diffusers.SCMScheduler) else None]
     for t in numbers:
         shown = scheduler.scale_model_input(x, t) if hasattr(scheduler, "scale_model_input") else x
-        x = scheduler.step(net(shown, t), t, x, generator=generator, return_dict=False, **(step or {}))[0]
+        x = scheduler.step(net(shown, t), t, x, generator=generator, return_dict=False, **(step or {}))[0]  # type: ignore[arg-type]
     return x, torch.stack(numbers).double()
 
 
