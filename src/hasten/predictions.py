@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from hasten.core.errors import one_of, unknown
-from hasten.processes import Process, RectifiedFlow, VarianceExploding
+from hasten.processes import Process, RectifiedFlow, TrigFlow, VarianceExploding
 
 SIGMA_DATA = 0.5  # of EDM schedulers that do not say
 Coefficient = Any  # a float, or a tensor that broadcasts over the rows of the state
@@ -140,13 +140,18 @@ class Reading:
     kind: of its output, one of `KINDS`.
     sigma_data: of a network inside EDM's preconditioning; it is shown x / sqrt(sigma^2 + sigma_data^2), and
         its output, of kind "epsilon" or "v_prediction", is scaled and added to the state. None for all others.
+    boundary: with sigma_data, the noise level at which the state itself is the data prediction: 0, or the lowest level
+        of a consistency model.
+    unit: standard deviation of the noise that the output speaks of: 1, or sigma_data of a `TrigFlow`.
 
-    Source of the preconditioning: Karras et al. 2022, table 1.
+    Source of the preconditioning: Karras et al. 2022, table 1; of the boundary: Song et al. 2023, appendix C.
     """
 
     process: Process
     kind: str = "epsilon"
     sigma_data: float | None = None
+    boundary: float = 0.0
+    unit: float = 1.0
 
     def at(self, x: Tensor, output: Tensor, alpha: Coefficient, sigma: Coefficient) -> Prediction:
         """The prediction that an output stands for.
@@ -155,9 +160,9 @@ class Reading:
         output: of the network, shaped like the state.
         alpha, sigma: at the state's time: numbers, or tensors that broadcast over rows.
         """
-        if self.sigma_data is None:
+        if self.sigma_data is None and self.unit == 1:
             return Prediction(x, alpha, sigma, output, self.kind)
-        skip, out = self._preconditioning(sigma)
+        skip, out = self._weights(alpha, sigma)
         return Prediction(x, alpha, sigma, combine(x, skip, output, out), "sample")
 
     def input(self, x: Tensor, sigma: Coefficient) -> Tensor:
@@ -185,10 +190,7 @@ class Reading:
         alpha, sigma = self._levels(time)
         shown, _ = common(shown, data)
         x = self.state(shown, time)
-        if self.sigma_data is None:
-            x_weight, weight = _DATA[self.kind](alpha, sigma)
-        else:
-            x_weight, weight = self._preconditioning(sigma)
+        x_weight, weight = self._weights(alpha, sigma)
         return ((data - x_weight * x) / weight).to(shown.dtype)
 
     def _levels(self, time: float) -> tuple[float, float]:
@@ -201,12 +203,13 @@ class Reading:
             return x
         return x * (float(self.process.sigma(time)) ** 2 + self.sigma_data**2) ** 0.5
 
-    def _preconditioning(self, sigma: Coefficient) -> tuple[Coefficient, Coefficient]:
-        """The weights of the state and of the network's output in the data prediction."""
-        assert self.sigma_data is not None
-        total = sigma**2 + self.sigma_data**2
+    def _weights(self, alpha: Coefficient, sigma: Coefficient) -> tuple[Coefficient, Coefficient]:
+        """Of the state and of the network's output in the data prediction."""
+        if self.sigma_data is None:
+            return _DATA[self.kind](alpha, sigma / self.unit)
+        total, above = sigma**2 + self.sigma_data**2, sigma - self.boundary
         sign = 1.0 if self.kind == "epsilon" else -1.0
-        return self.sigma_data**2 / total, sign * sigma * self.sigma_data / total**0.5
+        return self.sigma_data**2 / (above**2 + self.sigma_data**2), sign * above * self.sigma_data / total**0.5
 
 
 def reading_of(process: Process, config: Mapping[str, Any]) -> Reading:
@@ -219,6 +222,9 @@ def reading_of(process: Process, config: Mapping[str, Any]) -> Reading:
     """
     if isinstance(process, RectifiedFlow):
         return Reading(process, "flow_prediction")
+    if isinstance(process, TrigFlow):
+        one_of("prediction_type", config.get("prediction_type", "trigflow"), ("trigflow",))
+        return Reading(process, "v_prediction", unit=process.sigma_data)
     kind = config.get("prediction_type", "epsilon")
     exploding = isinstance(process, VarianceExploding)
     one_of("prediction_type", kind, ("epsilon", "v_prediction") if exploding else KINDS)

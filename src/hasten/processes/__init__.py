@@ -18,6 +18,7 @@ from hasten.processes.gaussian import (
 )
 from hasten.processes.mean_reverting import MeanReverting
 from hasten.processes.one_sided import OneSided
+from hasten.processes.trig import TrigFlow
 
 __all__ = [
     "Array",
@@ -27,6 +28,7 @@ __all__ = [
     "PFGMPlusPlus",
     "Process",
     "RectifiedFlow",
+    "TrigFlow",
     "VarianceExploding",
     "VariancePreserving",
     "dynamic_process",
