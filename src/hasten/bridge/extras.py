@@ -59,8 +59,8 @@ def check_extras(solver: Solver, extras: Mapping[str, Any]) -> None:
             )
         if name == "per_token_timesteps" and not steps_like_euler(solver):
             raise HastenError(
-                f"per_token_timesteps: not possible with solver {solver.name!r}: it takes all tokens of a state to have "
-                "the same time; choose 'euler'"
+                f"per_token_timesteps: not possible with solver {solver.name!r}: all tokens have one time there; "
+                "choose 'euler'"
             )
 
 

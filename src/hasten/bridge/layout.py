@@ -15,7 +15,8 @@ from hasten.bridge.spacing import Shipped
 from hasten.core.errors import HastenError, natural
 from hasten.grids import Grid
 from hasten.predictions import Reading
-from hasten.processes import Array, Process, RectifiedFlow, dynamic_process
+from hasten.processes import Array, Process, RectifiedFlow, VarianceExploding, dynamic_process
+from hasten.processes.understood import Row
 from hasten.solvers import Query, Solver
 
 
@@ -70,6 +71,19 @@ class Layout:
         return cls(
             process, times, queries, numbers, levels, (float(process.alpha(times[-1])), float(process.sigma(times[-1])))
         )
+
+    def start_scale(self, row: Row, config: Mapping[str, Any]) -> float:
+        """What unit noise is multiplied by to become the first state, as the original scheduler does it.
+
+        row: of the original.
+        config: of the original.
+        """
+        sigma = self.levels[0][1]
+        if row.spacing == "unrounded" and config.get("timestep_spacing", "linspace") != "leading":
+            return sigma
+        if isinstance(self.process, VarianceExploding) and row.kind != "consistency":
+            return (sigma**2 + 1) ** 0.5
+        return self.process.start_scale
 
     def __deepcopy__(self, memo: Any) -> Layout:
         return self  # nothing in it is ever changed

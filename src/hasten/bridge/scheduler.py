@@ -163,7 +163,7 @@ class SolverScheduler(Tables, SchedulerMixin, ConfigMixin):
         self._layout = layout
         self.process = self.run.process = layout.process
         self._reading = self.run.reading = replace(self._resting, process=layout.process)
-        self.num_inference_steps = layout.steps
+        self.num_inference_steps, self.init_noise_sigma = layout.steps, layout.start_scale(self._row, self.config)
         self.timesteps, self.sigmas = layout.timesteps(device, self._row.closes), layout.sigmas()
         self._reset()
         self.run.begin(layout.steps)
@@ -317,7 +317,9 @@ class SolverScheduler(Tables, SchedulerMixin, ConfigMixin):
             return self.run.edited(self.run, query.x)
         except StopIteration as done:
             _check_finite(done.value)
-            return done.value
+            alpha = self._layout.end[0] if self._layout is not None else 1.0
+            in_levels = self.end is None and self._row.spacing == "unrounded"  # such schedulers carry x / alpha
+            return done.value / alpha if in_levels and alpha != 1 else done.value
 
     def _noise(self, step: int) -> Tensor:
         if self._handed is not None:

@@ -196,8 +196,8 @@ def flow_times(config: Mapping[str, Any], process: RectifiedFlow, levels: ArrayL
     terminal = config.get("shift_terminal")
     if terminal:
         sigmas = 1 - (1 - sigmas) * (1 - terminal) / (1 - sigmas[-1])
-    for field, spaced in _RESPACED.items():
-        if config.get(field):
+    for name, spaced in _RESPACED.items():
+        if config.get(name):
             sigmas = spaced(sigmas[0], sigmas[-1], len(sigmas))
     return process.time_of_sigma(sigmas)
 
