@@ -63,7 +63,8 @@ def index(listed: list[dict[str, Any]]) -> str:
         "---\nhide: [toc]\n---\n\n# Papers you can run",
         "Every method of hasten, with its paper. A page says what the method does, what can be set, the line that runs "
         "it on a model that ships with hasten, and what was measured.",
-        "*calls*: network calls a step. *order*: of convergence in the size of the steps. Figures are of models of up "
+        "*calls*: network calls a step. *order*: of convergence in the size of the steps, 0 for solvers of "
+        "[distilled models](../tutorials/distilled.md). Figures are of models of up "
         "to 64 pixels on two CPU cores; [how they are made](../measured/how.md). A solver's RMSE is the distance from "
         "the converged solution of the same noise and prompt, with the best of several grids. PSNR of a cache is taken "
         "to the default's own image, at the setting that halves the multiply-adds most nearly.",
@@ -136,7 +137,7 @@ def recipe_of(family: str, cls: Any, note: dict[str, Any]) -> dict[str, Any] | N
     """A recipe with the method as it is; None for what no recipe holds."""
     spec = {"name": cls.name, **note.get("settings", {})}
     if family == "solver":
-        return None if cls.adaptive else {"solver": spec, "steps": STEPS}
+        return {"solver": spec, "steps": STEPS} if not cls.adaptive and cls().convergence else None
     return {family: [spec] if family == "caches" else spec} if family != "start" else None
 
 

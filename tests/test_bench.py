@@ -246,6 +246,7 @@ def test_an_environment_that_does_not_work_says_why(tmp_path: Path) -> None:
 
 
 @packages
+@pytest.mark.slow
 def test_peers_beside_recipes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     gone = peers.Peer("pruna", "no_such_package", methods=ladders.smashes, here=False)
     monkeypatch.setitem(peers.PEERS, "pruna", gone)
@@ -267,6 +268,7 @@ def test_peers_beside_recipes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
 
 @packages
+@pytest.mark.slow
 def test_bench_from_the_command_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

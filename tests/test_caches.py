@@ -348,6 +348,7 @@ RUNS = [
 @pytest.mark.parametrize("calls", [1, 2])
 @pytest.mark.parametrize("spec", UNET_SPECS)
 @torch.no_grad()
+@pytest.mark.slow
 def test_sample_many_equals_sample_with_a_cache_on(spec, calls):
     network = unet(1)
     fast = AcceleratedDenoiser(network, lambda net: Guided(net, calls), [cache(**UNET_SPECS[spec])])

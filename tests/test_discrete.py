@@ -244,6 +244,7 @@ def test_a_row_depends_on_its_seed_alone_and_prompts_stay(unmasker):
 # ---------------------------------------------------------------------------------------------------- real text
 
 
+@pytest.mark.slow
 def test_a_small_network_learns_to_write_like_pythons_documentation():
     text = documentation()
     assert len(text) > 200_000 and set(text) <= set(" abcdefghijklmnopqrstuvwxyz.,")

@@ -146,6 +146,7 @@ def test_every_method_has_a_page_that_says_what_it_is(made):
 COMMANDS = r'^hasten generate (\S+) "(.+)" \\\n +--recipe \'(.+)\'$'
 
 
+@pytest.mark.slow
 def test_the_commands_of_pages_run(made, monkeypatch):
     """With two steps. What takes minutes to compile is only put together."""
     import hasten

@@ -173,6 +173,7 @@ def test_v3_corrector_is_unipcs_where_both_take_the_same_polynomial():
     ("order", "corrector", "expected"),
     [(1, "none", 1), (2, "none", 2), (3, "none", 3), (2, "plain", 2), (1, "pseudo", 2)],
 )
+@pytest.mark.slow
 def test_v3_converges_in_its_order_whatever_the_statistics(order, corrector, expected):
     """Any l, s, b only rewrite the ODE: with arbitrary ones the integrals must still add up."""
     rng = torch.Generator().manual_seed(4)

@@ -19,6 +19,7 @@ NAMES = [name for name in GRIDS.names() if name != "explicit"]
     end=st.sampled_from(["data", "min"]),
 )  # fmt: skip
 def test_every_grid_falls_within_every_process(process, name, steps, end):
+    steps = min(steps, getattr(resolve(name), "of", 61) - 1)  # some have so many levels and no more
     times = schedule(name, process, steps, end)
     assert len(times) == steps + 1 and (np.diff(times) < 0).all()
     assert 0 < times[0] <= process.t_max and (times[-1] == 0 if end == "data" else times[-1] > 0)

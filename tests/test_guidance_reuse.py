@@ -11,7 +11,7 @@ from hasten.bridge import SolverScheduler
 from hasten.caches import DeepCache
 from hasten.core.errors import HastenError, UnsupportedModel
 from hasten.guidance import GUIDANCES, DifferenceReuse, FrequencyReuse, GuidanceInterval, ScaleSchedule
-from hasten.guidance.reuse import low_frequencies
+from hasten.guidance.differences import low_frequencies
 from hasten.measure import macs
 from hasten.measure.cost import count_calls
 from hasten.processes import VariancePreserving

@@ -67,6 +67,7 @@ def test_the_exact_velocity_is_the_regression_of_the_slopes(path, t):
 
 @pytest.mark.parametrize("diffusion", [0.0, 0.5, 2.0])
 @each
+@pytest.mark.slow
 def test_every_path_and_diffusion_carries_the_base_to_the_data(path, diffusion):
     """Evidence 1 of the card: frequencies 1/3 and covariances within sampling error, 500 steps there."""
     x = BASE.sample(2500, torch.Generator().manual_seed(1))

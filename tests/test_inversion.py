@@ -327,6 +327,7 @@ def emoji():
     return pipe, picture, states_of(pipe, picture)
 
 
+@pytest.mark.slow
 def test_a_real_network_comes_back_in_float32(emoji):
     """50 steps without guidance: exact to 1e-4 where naive inversion is three orders of magnitude off."""
     pipe, _, x0 = emoji

@@ -12,6 +12,7 @@ from hasten.processes import (
     OneSided,
     PFGMPlusPlus,
     RectifiedFlow,
+    TrigFlow,
     VarianceExploding,
     VariancePreserving,
     from_config,
@@ -30,6 +31,8 @@ PROCESSES = {
     "cosine": Cosine(),
     "pfgm++": PFGMPlusPlus(),
     "mean-reverting": MeanReverting(),
+    "trigflow": TrigFlow(),
+    "trigflow-unit": TrigFlow(1.0, 1.5),
     **{f"one-sided-{path}": OneSided(path) for path in ("linear", "trig", "vp")},
 }
 each = pytest.mark.parametrize("process", PROCESSES.values(), ids=PROCESSES)
@@ -53,7 +56,9 @@ def test_ends_and_directions(process):
     assert (np.diff(process.alpha(t)) <= 0).all() and (np.diff(process.sigma(t)) >= 0).all()
 
 
-@pytest.mark.parametrize("name", ["sd", "linear", "squaredcos", "zero-snr", "cosine", "one-sided-trig", "one-sided-vp"])
+@pytest.mark.parametrize(
+    "name", ["sd", "linear", "squaredcos", "zero-snr", "cosine", "one-sided-trig", "one-sided-vp", "trigflow-unit"]
+)
 def test_variance_is_preserved(name):
     process = PROCESSES[name]
     t = np.linspace(0, process.t_max, 3001)

@@ -14,7 +14,8 @@ from torch import nn
 from hasten import sample
 from hasten.bridge import SolverScheduler
 from hasten.caches import CACHES, SADA
-from hasten.caches.stability import SCHEMES, Extrapolated, Stable, Trail, slope, step_weights, trail
+from hasten.caches.stability import SCHEMES, Extrapolated, Stable
+from hasten.caches.trail import Trail, slope, step_weights, trail
 from hasten.caching.forecasters import Taylor
 from hasten.caching.history import History, Node
 from hasten.core.errors import HastenError
@@ -227,6 +228,7 @@ def test_states_that_are_not_finite_are_computed():
 
 @pytest.mark.parametrize("scheduler", [*SCHEDULERS, "dpm++", "heun", "unipc"])
 @pytest.mark.parametrize("variant", ["paper", "official"])
+@pytest.mark.slow
 def test_any_solver_and_scheduler_in_a_batch_and_alone(scheduler, variant):
     pipe = scheduled("sd", scheduler)
     method = SADA(variant, acc_range=(0.0, 1.0), tail=1, lagrange_step=0.6, lagrange_int=3, lagrange_term=2)
@@ -347,6 +349,7 @@ def test_nodes_of_the_late_polynomial_lie_apart():
 @pytest.mark.parametrize("calls", [1, 2])
 @pytest.mark.parametrize("method", [BUSY, SADA("official", (0.0, 1.0), 0, lagrange_int=1), SADA()])
 @torch.no_grad()
+@pytest.mark.slow
 def test_sample_many_equals_sample(method, calls):
     network = unet(1)
     fast = AcceleratedDenoiser(network, lambda net: Guided(net, calls), [method])

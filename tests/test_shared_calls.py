@@ -61,6 +61,7 @@ def walks() -> list[dict]:
 
 @pytest.mark.parametrize(("kind", "family", "spec"), METHODS, ids=[spec["name"] for _, _, spec in METHODS])
 @torch.no_grad()
+@pytest.mark.slow
 def test_walks_at_different_steps_fare_as_alone(kind, family, spec):
     method = family.build(spec)
     fast, plain = denoiser(kind, [method]), denoiser(kind, [])

@@ -219,8 +219,8 @@ def test_momentum_of_beta_1_changes_nothing_around_whatever_it_takes(cls):
         filtered = HeavyBall(cls(), beta=1.0)
         got = final_state(filtered)
     except HastenError:
-        assert cls().evaluations > 1 or cls.name in ("dpm", "pndm", "dpm-v3", "bdia", "dpm-adaptive", "heavy-ball",
-                                                   "thresholded")  # fmt: skip
+        others = ("dpm", "pndm", "dpm-v3", "bdia", "dpm-adaptive", "heavy-ball", "thresholded")
+        assert cls().evaluations > 1 or not cls().convergence or cls.name in others
         return
     close(got, final_state(cls()))
 
@@ -569,6 +569,7 @@ PATHS = [
 
 
 @pytest.mark.parametrize(("solver", "process"), [*((s, "vp") for s in PATHS), (PATHS[2], "flow")], ids=str)
+@pytest.mark.slow
 def test_brownian_noise_converges_to_one_path_and_fresh_noise_to_none(solver, process):
     """Strong order 1: halving the steps halves the distance to the next refinement, image by image."""
     process, counts = PROCESSES[process], (20, 40, 80, 160)

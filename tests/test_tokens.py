@@ -147,6 +147,7 @@ def test_tokens_matter_beside_the_steps_that_are_skipped():
 
 @pytest.mark.parametrize("calls", [1, 2])
 @torch.no_grad()
+@pytest.mark.slow
 def test_sample_many_equals_sample(calls):
     fast = AcceleratedDenoiser(
         unet(1), lambda net: Guided(net, calls), [tokens(sx=3, sy=3, max_fix=4, max_downsample=4)]

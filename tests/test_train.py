@@ -179,6 +179,7 @@ def test_what_is_frozen_is_in_no_checkpoint_and_not_copied(tmp_path):
         trainer(tmp_path / "still", Taught().requires_grad_(False)).run()
 
 
+@pytest.mark.slow
 def test_two_processes_train_as_one(tmp_path):
     script = tmp_path / "script.py"
     script.write_text(

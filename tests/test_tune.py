@@ -96,6 +96,7 @@ def test_tuning_leaves_the_pipeline_alone(done: Any) -> None:
     assert torch.equal(one, two)
 
 
+@pytest.mark.slow
 def test_a_finished_tuning_is_resumed_without_new_work(
     done: Any, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -277,6 +278,7 @@ def test_prompts_cannot_break_the_report(done: Any) -> None:
 # The room
 
 
+@pytest.mark.slow
 def test_tune_is_a_function_however_it_is_imported() -> None:
     assert callable(hasten.tune) and list(inspect.signature(hasten.tune).parameters)[:2] == ["pipe", "prompts"]
     orders = (

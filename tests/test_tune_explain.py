@@ -88,6 +88,7 @@ def measured(ground: Any, recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> Ab
     return ablate(made, base, default, Finalist("A", recipe, confirmed=numbers, pictures=base.pictures))
 
 
+@pytest.mark.slow
 def test_contributions_make_up_the_whole(ground: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     recipe = Recipe(solver="unipc", steps=4, grid="karras", guidance=INTERVAL, caches=[CACHE])
     found = measured(ground, recipe, monkeypatch)
@@ -105,6 +106,7 @@ def test_contributions_make_up_the_whole(ground: Any, monkeypatch: pytest.Monkey
     assert [row["name"] for row in written["rows"]] == list(rows) and written["closure"] == found.closure
 
 
+@pytest.mark.slow
 def test_the_recipe_without_its_only_ingredient_is_the_default(ground: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     recipe = Recipe(caches=[CACHE])
     found = measured(ground, recipe, monkeypatch)

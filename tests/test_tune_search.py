@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -30,6 +31,7 @@ from hasten.search.finalists import finalists
 from hasten.search.judge import Judge, Verdict
 from hasten.search.near import near
 from hasten.search.space import Space
+from hasten.search.storage import SQLITE
 from hasten.search.study import Search, objectives
 
 torch.set_num_threads(1)  # the networks are tiny
@@ -348,3 +350,31 @@ def test_machines_that_share_a_folder_share_a_journal(tmp_path: Path) -> None:
     search(alone).run(Imagined(), FOREVER, most=1)  # type: ignore[arg-type]
     with pytest.raises(HastenError, match=r"cluster: .* kept in SQLite"):
         search(alone, resume=True, shared=True)
+
+
+@pytest.mark.parametrize("harm", ["cut", "garbled", "emptied"])
+def test_a_damaged_study_is_refused_in_one_line(tmp_path, harm):
+    search(tmp_path).run(Imagined(), FOREVER, most=4)
+    file = tmp_path / SQLITE
+    whole = file.read_bytes()
+    file.write_bytes({"cut": whole[:20_000], "garbled": b"x" * len(whole), "emptied": b""}[harm])
+    if harm == "emptied":  # SQLite takes an empty file for a new one, and so does the search
+        assert not search(tmp_path, resume=True).trials
+        return
+    with pytest.raises(HastenError, match="cannot be read or written") as caught:
+        search(tmp_path, resume=True)
+    assert "\n" not in str(caught.value) and str(tmp_path) in str(caught.value)
+
+
+def test_a_full_disk_ends_a_search_in_one_line(tmp_path, monkeypatch):
+    from sqlalchemy.exc import OperationalError
+
+    searching = search(tmp_path)
+    searching.run(Imagined(), FOREVER, most=3)
+
+    def full(*_, **__):
+        raise OperationalError("INSERT", {}, sqlite3.OperationalError("database or disk is full"))
+
+    monkeypatch.setattr(searching.study, "tell", full)
+    with pytest.raises(HastenError, match="disk is full"):
+        searching.run(Imagined(), FOREVER, most=5)

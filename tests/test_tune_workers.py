@@ -96,6 +96,7 @@ def loaded(model: Path) -> Any:
     return pipe
 
 
+@pytest.mark.slow
 def test_a_helper_joins_a_search_and_stops_when_told(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

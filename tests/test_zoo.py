@@ -93,6 +93,7 @@ def test_digits_is_the_plain_loop(digits, guidance):
     torch.testing.assert_close(drawn, state, atol=1e-5, rtol=0)
 
 
+@pytest.mark.slow
 def test_digits_runs_any_diffusers_scheduler(digits):
     from diffusers import DPMSolverMultistepScheduler, EulerDiscreteScheduler, PNDMScheduler
 
@@ -179,6 +180,7 @@ EMOJI = ("emoji-sd", "emoji-flux")
 
 
 @pytest.mark.parametrize(("name", "kind"), zip(EMOJI, ("StableDiffusionPipeline", "FluxPipeline")))
+@pytest.mark.slow
 def test_emoji_models_run_in_diffusers_without_hasten(name, kind):
     extra = zoo.call(zoo.folder(name)) | {"output_type": "latent"}
     script = (

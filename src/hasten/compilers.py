@@ -20,7 +20,10 @@ SHAPES = 64  # variants of one function (sizes, batch sizes) that are compiled b
 
 
 class Compiler(Acceleration):
-    """A change to how the network's code is run. prepares: whether that takes long for each new size of batch."""
+    """A change to how the network's code is run. Listed in `COMPILERS`.
+
+    prepares: whether that takes long for each new size of batch.
+    """
 
     phase = Phase.COMPILE
     prepares: ClassVar[bool] = False
@@ -54,10 +57,13 @@ class ChannelsLast(Compiler):
 class TorchCompile(Compiler):
     """Compile the largest parts of the network that nothing else has changed the inside of.
 
-    channels_last: lay out convolutions so as well. backend: of torch.compile. dynamic: one code for all sizes,
-    as torch.compile's own; with False each size of batch and picture is compiled when it is first seen.
-
     The first call compiles, for seconds to minutes; later views of the same network find the code again.
+
+    channels_last: lay out convolutions so as well, as `ChannelsLast` does.
+    backend: of torch.compile.
+    dynamic: one code for all sizes, as torch.compile's own; with False each size of batch and picture is compiled when
+        it is first seen.
+
     Source: Ansel et al. 2024.
     """
 

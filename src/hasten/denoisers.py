@@ -119,10 +119,13 @@ class GaussianMixture:
         return self.means[which] + self.stds[which].reshape(-1, *(1,) * (self.means.ndim - 1)) * noise
 
     def transport(self, x: Tensor, s: float, t: float) -> Tensor:
-        """The exact ODE solution, for a single component. Raises HastenError for more.
+        """The exact ODE solution, for a single component.
 
         x: the state at time s, (rows, ...).
-        s, t: the times of the state and of the result.
+        s: the time of the state.
+        t: the time of the result.
+
+        Raises HastenError for more components.
         """
         if len(self.means) != 1:
             raise HastenError(f"transport: closed form only for one component; this mixture has {len(self.means)}")

@@ -49,7 +49,10 @@ class Peer:
         return some
 
     def import_here(self) -> None:
-        """Import it. Raises HastenError, with the reason, if it cannot be imported."""
+        """Import it.
+
+        Raises HastenError, with the reason, if it cannot be imported.
+        """
         try:
             importlib.import_module(self.package)
         except Exception as error:  # a broken installation raises anything
@@ -70,7 +73,12 @@ DEFAULT = ("diffusers", "deepcache", "cache-dit", "pruna")
 
 
 def chosen(against: str | Iterable[str]) -> list[Peer]:
-    """The peers by name, from a list or a text with commas. Raises HastenError for a name nobody knows."""
+    """The peers that are asked for.
+
+    against: their names, as a list or a text with commas.
+
+    Raises HastenError for a name nobody knows.
+    """
     names = against.split(",") if isinstance(against, str) else against
     named = list(dict.fromkeys(name.strip() for name in names if name.strip()))
     for name in named:

@@ -87,7 +87,7 @@ def adjusted(solver: Solver, extras: Mapping[str, Any], given: frozenset[str] | 
     Raises HastenError for a value that its field does not allow.
     """
     fields = {
-        name: float(extras[name])
+        _field(solver, name): float(extras[name])
         for name in ("eta", "s_noise")
         if extras.get(name) is not None and has(solver, name)
         and (not _is_neutral(name, extras[name]) or name in (given or ()))
@@ -96,7 +96,11 @@ def adjusted(solver: Solver, extras: Mapping[str, Any], given: frozenset[str] | 
 
 
 def adjusted_reading(reading: Reading, extras: Mapping[str, Any]) -> Reading:
-    """How this step's answer is read."""
+    """How this step's answer is read.
+
+    reading: of the network.
+    extras: of the step.
+    """
     if extras.get("use_clipped_model_output") and reading.limit is not None:
         return dataclasses.replace(reading, limit=dataclasses.replace(reading.limit, renoise=True))
     return reading
@@ -121,6 +125,8 @@ def per_token(numbers: Tensor, process: Process, levels: Tensor) -> tuple[Tensor
 def without_variance(output: Tensor, sample: Tensor, learned: bool) -> Tensor:
     """The answer without the channels of a predicted variance.
 
+    output: of the network.
+    sample: the state.
     learned: whether the model predicts one.
     Raises HastenError for an answer that is not shaped like the state.
     """
@@ -136,13 +142,26 @@ def without_variance(output: Tensor, sample: Tensor, learned: bool) -> Tensor:
 
 
 def has(solver: Solver, name: str) -> bool:
-    """Whether a solver has a field."""
-    return any(field.name == name for field in dataclasses.fields(solver))  # type: ignore[arg-type]
+    """Whether a solver has a field for what pipelines call so.
+
+    solver: of the run.
+    name: of the argument.
+    """
+    fields = {field.name for field in dataclasses.fields(solver)}  # type: ignore[arg-type]
+    return _field(solver, name) in fields
 
 
 def steps_like_euler(solver: Solver) -> bool:
-    """Whether a solver's step is Euler's."""
+    """Whether a solver's step is Euler's.
+
+    solver: of the run.
+    """
     return solver.name == "euler" or (solver.name == "ddim" and not solver.stochastic)
+
+
+def _field(solver: Solver, name: str) -> str:
+    """What a solver calls an argument of pipelines: TCD's gamma is diffusers' eta."""
+    return "gamma" if name == "eta" and hasattr(solver, "gamma") else name
 
 
 def _is_neutral(name: str, value: Any) -> bool:

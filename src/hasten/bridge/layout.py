@@ -45,10 +45,13 @@ class Layout:
         steps: int | None, timesteps: Sequence[float] | None, sigmas: Sequence[float] | None, mu: float | None,
         extra: Mapping[str, Any] | None = None, given: frozenset[str] | None = None,
     ) -> Layout:  # fmt: skip
-        """Lay out a run. Arguments as of `SolverScheduler.set_timesteps`.
+        """Lay out a run; the other arguments are as of `SolverScheduler.set_timesteps`.
 
         config: of the original scheduler.
         reading: of the network, with the process as it is without a shift by mu.
+        solver: of the run.
+        grid: of its times; None visits those of the original scheduler.
+        end: "data" or "min"; None ends where the original would.
         extra: what else a pipeline asks its scheduler for.
         given: see `hasten.bridge.lists.asked`.
         Raises HastenError for contradictory or impossible values.
@@ -83,6 +86,8 @@ class Layout:
             return sigma
         if isinstance(self.process, VarianceExploding) and row.kind != "consistency":
             return (sigma**2 + 1) ** 0.5
+        if row.spacing == "angles":  # the pipeline multiplies by sigma_data itself
+            return 1.0
         return self.process.start_scale
 
     def __deepcopy__(self, memo: Any) -> Layout:
@@ -96,6 +101,7 @@ class Layout:
     def timesteps(self, device: str | torch.device | None, closes: bool = False) -> Tensor:
         """The numbers as diffusers has them: whole ones where the model has a table of them.
 
+        device: where they are put.
         closes: whether that of the end is among them.
         """
         whole = self.process.discrete and (self.numbers == np.round(self.numbers)).all()
@@ -139,7 +145,10 @@ class Layout:
         raise HastenError(f"timestep: {float(number):g} is not one at which a step of this run begins")
 
     def tail(self, solver: Solver, index: int) -> list[Query]:
-        """The queries of a run that starts at this one, without a history.
+        """The queries of a run that starts midway, without a history.
+
+        solver: of the run.
+        index: the query that it starts at.
 
         Raises HastenError if there is no such query, or the solver would make others from there.
         """

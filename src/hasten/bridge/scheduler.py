@@ -1,4 +1,7 @@
-"""A diffusers scheduler that hosts any solver: `step` sends the prediction in and hands the next state out."""
+"""A diffusers scheduler that hosts any solver: `step` sends the prediction in and hands the next state out.
+
+Longer than 300 lines: one class, whose methods are those that pipelines of diffusers call.
+"""
 
 from __future__ import annotations
 
@@ -41,7 +44,11 @@ FLOW_SCHEDULERS = ("FlowMatchEulerDiscreteScheduler", "FlowMatchHeunDiscreteSche
 
 @dataclass
 class SolverSchedulerOutput(BaseOutput):
-    """What `step` returns: the next state, and the data prediction of the step just made."""
+    """What `step` returns.
+
+    prev_sample: the next state.
+    pred_original_sample: the data prediction of the step just made.
+    """
 
     prev_sample: Tensor
     pred_original_sample: Tensor | None = None
@@ -59,13 +66,15 @@ class SolverScheduler(Tables, SchedulerMixin, ConfigMixin):
     `SolverScheduler.of(pipe.scheduler, solver=...)`, which knows its class. The noise schedule and the kind of
     prediction come from that config, and are kept in this one's, from which a diffusers scheduler can be made back.
 
-    solver: an instance, name or mapping; DPM-Solver++ 2M if None. grid: a name, mapping, Grid or explicit times;
-    None visits the times the original scheduler would. end: "data" or "min" (see `hasten.grids.schedule`); None
-    ends where the original would without a grid, and on data with one. origin: the class of the config.
+    solver: an instance, name or mapping; DPM-Solver++ 2M if None.
+    grid: a name, mapping, Grid or explicit times; None visits the times the original scheduler would.
+    end: "data" or "min" (see `hasten.grids.schedule`); None ends where the original would, and on data with a grid.
+    origin: the class of diffusers that the config is of; None tells it by the fields.
     generator: an attribute; the noise of stochastic solvers comes from it where a pipeline hands none to `step`.
-    given: an attribute; which of "timesteps", "sigmas", "eta" the caller of the pipeline passed, None if nobody
-    says. run: the `hasten.runtime.run.Run` that caches and guidance read; not part of `__dict__`, which pipelines
-    copy. Raises HastenError for unknown names, impossible fields, and configs that are refused.
+    given: an attribute; which of "timesteps", "sigmas", "eta" the pipeline's caller passed, None if nobody says.
+    run: the `hasten.runtime.run.Run` that caches and guidance read; not in `__dict__`, which pipelines copy.
+
+    Raises HastenError for unknown names, impossible fields, and configs that are refused.
     """
 
     __slots__ = ("_generator", "generator", "run")
@@ -90,7 +99,7 @@ class SolverScheduler(Tables, SchedulerMixin, ConfigMixin):
         self._resting = self._reading = reading_of(self.process, described)
         self.run = Run(self.process, self._reading)
         self.order = self.solver.evaluations
-        self.init_noise_sigma = self.process.start_scale
+        self.init_noise_sigma = 1.0 if self._row.spacing == "angles" else self.process.start_scale
         self.num_inference_steps: int | None = None
         self.generator: Generators = None
         self._generator: Generators = None
@@ -141,13 +150,15 @@ class SolverScheduler(Tables, SchedulerMixin, ConfigMixin):
         timesteps: Sequence[float] | None = None, sigmas: Sequence[float] | None = None, mu: float | None = None,
         **asked: Any,
     ) -> None:  # fmt: skip
-        """Lay out a run.
+        """Lay out a run. With timesteps and sigmas, flow models step along sigmas and show the network timesteps.
 
-        num_inference_steps: steps, each of `order` network calls. timesteps: the numbers the network is shown
-        at the start of each step. sigmas: for flow models noise levels in (0, 1] before the shift, else
-        sigma / alpha. With both, flow models step along sigmas and show the network timesteps. mu: the shift
-        of models that shift by picture size. asked: original_inference_steps and strength of LCM, max_timesteps and
-        intermediate_timesteps of Sana Sprint.
+        num_inference_steps: steps, each of `order` network calls.
+        device: where `timesteps` is put.
+        timesteps: the numbers the network is shown at the start of each step.
+        sigmas: for flow models noise levels in (0, 1] before the shift, else sigma / alpha.
+        mu: the shift of models that shift by picture size.
+        asked: original_inference_steps and strength of LCM, max_timesteps and intermediate_timesteps of Sana Sprint.
+
         Raises HastenError for contradictory or impossible values, and then changes nothing.
         """
         for key in asked:
@@ -193,10 +204,14 @@ class SolverScheduler(Tables, SchedulerMixin, ConfigMixin):
     ) -> SolverSchedulerOutput | tuple[Tensor, ...]:  # fmt: skip
         """Take the network's answer for the current query and return the state of the next one.
 
-        model_output, sample: the same shape, but for channels of a variance that is learned; half precision is
-        stepped in float32, and the result has the dtype of `sample`. timestep: one of `timesteps`, only looked at
-        in the first step of a run. generator: of the noise of stochastic solvers, one or one an image. eta, extras:
-        see `hasten.bridge.extras`. Returns as many values as the original scheduler, without return_dict.
+        model_output: the answer, shaped like `sample`, but for channels of a variance that is learned.
+        timestep: one of `timesteps`, only looked at in the first step of a run.
+        sample: the state, (rows, ...); half precision is stepped in float32, and the result has its dtype.
+        generator: of the noise of stochastic solvers, one or one an image.
+        return_dict: return a `SolverSchedulerOutput`, else a tuple of as many values as the original scheduler's.
+        eta: not 0 replaces the solver's eta for this run.
+        extras: further arguments of diffusers' schedulers, see `hasten.bridge.extras`.
+
         Raises HastenError outside of a run, and for extras that the solver cannot honour.
         """
         layout, extras = self._layout, extras | {"eta": eta}
@@ -306,7 +321,7 @@ class SolverScheduler(Tables, SchedulerMixin, ConfigMixin):
             self._peeked, self.__dict__["_index"] = True, index + 1
             return x
         self.__dict__["_index"] = index + 1
-        self.run.images = len(x)
+        self.run.count(len(x))
         self.run.answer(prediction)
         if following is not None:
             self.run.follow(self._tail[min(index + 1 - self._position, len(self._tail) - 1)])
@@ -327,7 +342,7 @@ class SolverScheduler(Tables, SchedulerMixin, ConfigMixin):
         if self._last_noise is None or self._last_noise[0] != step:
             like = self._noise_like
             drawn = randn_tensor(like.shape, generator=self._generator, device=like.device, dtype=like.dtype)
-            self._last_noise = (step, drawn if self.process.noise_std == 1 else drawn * self.process.noise_std)
+            self._last_noise = (step, drawn)
         return self._last_noise[1]
 
 

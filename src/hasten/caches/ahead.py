@@ -1,4 +1,4 @@
-"""The decoders of several steps in one call: where what enters the way up stands still, they differ in time alone."""
+"""The decoders of several steps in one call: while the encoder's output is held, they differ in their times alone."""
 
 from __future__ import annotations
 
@@ -31,8 +31,11 @@ OUTPUTS = "outputs"  # of the steps up to the next key step, (rows, steps, ...)
 class Ahead(Site):
     """A U-Net that answers on key steps for all steps up to the next: one way down, and several ways up.
 
-    gate: says which steps are key steps; it must be a rule on the step. most: how many steps' ways up share a call,
-    which has as many times the rows. On the steps in between no layer runs.
+    On the steps in between no layer runs.
+
+    gate: on which steps the way down runs; it must be a rule on the step.
+    most: how many steps' ways up share a call, which has as many times the rows; at least 1.
+
     Source: Li et al. 2023 (Faster Diffusion), section 3.3.
     """
 
@@ -116,7 +119,7 @@ class _Copies:
 
 @dataclass(frozen=True)
 class Foreseen(Forecaster):
-    """What was computed for this step when the latest node was."""
+    """What was computed for this step at the latest key step."""
 
     name: ClassVar[str] = "foreseen"
 

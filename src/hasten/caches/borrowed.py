@@ -22,9 +22,11 @@ TEACACHE = Paper("Timestep Embedding Tells: It's Time to Cache for Video Diffusi
 class Borrowed(Cache):
     """A cache of another library, as it is there, but undone exactly and forgotten with each generation.
 
-    beside: caches it works together with; all others are refused. pools: whether it decides by a mean over
-    all images of a request, so that one may come out otherwise among others. Where a solver asks several
-    times a step, all of these count the calls. Requests that share a call are asked one after the other.
+    Where a solver asks several times a step, all of these count the calls. Requests that share a call are asked one
+    after the other.
+
+    beside: names of caches it works together with; all others are refused.
+    pools: whether it decides by a mean over all images of a request, so that an image depends on the others.
     """
 
     beside: ClassVar[tuple[str, ...]] = ("tome",)
@@ -36,10 +38,18 @@ class Borrowed(Cache):
 
     @abstractmethod
     def put(self, network: nn.Module, run: Run) -> None:
-        """Let the other library change the view `network`."""
+        """Let the other library change the network.
+
+        network: a view.
+        run: what it is doing.
+        """
 
     def prepare(self, hooks: Hooks, call: Call) -> None:
-        """Set what the hooks have to know of a call of the network before it."""
+        """Tell the hooks what they have to know of a call before it.
+
+        hooks: those on the network.
+        call: of the network.
+        """
 
     def attach(self, network: nn.Module, run: Run) -> None:
         if self.off and all(getattr(self, field) == value for field, value in self.off.items()):
@@ -50,7 +60,12 @@ class Borrowed(Cache):
         hooks.find(network)
 
     def refuse(self, network: nn.Module, what: str, right: str) -> UnsupportedModel:
-        """The error for a network that lacks something: what is the matter, and what would be right."""
+        """The error for a network that lacks something.
+
+        network: what cannot be used.
+        what: is the matter with it.
+        right: what would be right.
+        """
         return UnsupportedModel(f"{self.name}: {type(network).__name__} {what}; {right}")
 
 
@@ -84,8 +99,10 @@ class OnStack(Borrowed):
 class DiffusersFirstBlock(OnStack):
     """diffusers' FirstBlockCache: skip all blocks but the first while what that one adds hardly changes.
 
-    threshold: of the mean change relative to the last computed step, at least 0; 0 is off. It
-    decides for all images of a request at once.
+    It decides for all images of a request at once.
+
+    threshold: of the mean change relative to the last computed step, at least 0, which is off.
+
     Source: `apply_first_block_cache` of diffusers, after ParaAttention and Liu et al. 2024 (TeaCache).
     """
 
@@ -118,9 +135,12 @@ class DiffusersFirstBlock(OnStack):
 class DiffusersMagCache(OnStack):
     """diffusers' MagCache: skip all blocks while the calibrated change of their sum stays small.
 
-    threshold: of the accumulated error, at least 0. most: steps skipped in a row, at least 0; 0 is off.
-    retain: share of the first steps that are computed, 0 to 1. ratios: how the magnitude of the sum changes
-    from step to step, calibrated for a model by `fit`; read at the nearest place for another number of steps.
+    threshold: of the accumulated error, at least 0.
+    most: how many steps may be skipped in a row, at least 0, which is off.
+    retain: share of the first steps that are computed, 0 to 1.
+    ratios: how the magnitude of the sum changes from step to step, calibrated for a model by `fit`; read at the nearest
+        place for another number of steps.
+
     Source: Ma et al. 2025 (MagCache); `apply_mag_cache` of diffusers.
     """
 
@@ -167,6 +187,11 @@ class DiffusersMagCache(OnStack):
 
 
 def at_least(field: str, value: Any, low: float) -> None:
-    """Raise a HastenError unless `value` is a finite number of at least `low`."""
+    """Raise a HastenError unless a value is a finite number that is large enough.
+
+    field: the name in the message.
+    value: what was given.
+    low: the smallest number that is allowed.
+    """
     if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value < float("inf"):
         raise HastenError(f"{field}: {value!r} is not possible; give a number of at least {low}")

@@ -24,7 +24,11 @@ def timestep(run: Run) -> float:
 
 
 def attentions(network: nn.Module, *patterns: str) -> Iterator[Any]:
-    """The attention modules of a network whose names one of the regular expressions finds."""
+    """The attention modules of a network whose names match.
+
+    network: a view.
+    patterns: regular expressions, one of which is found in the name.
+    """
     from diffusers.hooks._common import _ATTENTION_CLASSES
 
     for name, module in network.named_modules():
@@ -37,8 +41,12 @@ def attentions(network: nn.Module, *patterns: str) -> Iterator[Any]:
 class DiffusersPAB(Borrowed):
     """diffusers' PyramidAttentionBroadcast: each attention is computed on every N-th call and held in between.
 
-    spatial, temporal, cross: N of these kinds of attention, at least 1, which is off. low, high: numbers of
-    the network's time between which, and not at which, attention is held; usually of 1,000.
+    spatial: N of spatial self-attention, at least 1, which is off.
+    temporal: N of temporal self-attention, at least 1, which is off.
+    cross: N of cross-attention, at least 1, which is off.
+    low: the network's time, usually of 1,000, above which attention is held.
+    high: the network's time below which attention is held.
+
     Source: Zhao et al. 2024 (PAB); `apply_pyramid_attention_broadcast` of diffusers.
     """
 
@@ -81,13 +89,20 @@ class DiffusersPAB(Borrowed):
 class DiffusersFasterCache(Borrowed):
     """diffusers' FasterCache: attention is extrapolated, and so is the unconditional branch from the conditional.
 
-    attention: N, attention is computed on every N-th call; at least 1. attention_below: while the network's
-    time is below this number. weight: of the extrapolation. unconditional: N, both branches of guidance run on
-    every N-th call; at least 1. unconditional_below: as above. low, high: factors on low and high frequencies
-    of the difference of the branches, anew on each call; low_between, high_between: numbers of the network's
-    time between which they are used. Attention is computed wherever both branches run. attention and
-    unconditional both 1 are off. Numbers are usually of 1,000. Where guidance is not two branches in one
-    batch of pictures, attention alone is skipped.
+    Attention is computed wherever both branches run; `attention` and `unconditional` both 1 are off. Times are those
+    the network is shown, usually of 1,000. Where guidance is not two branches in one batch of pictures, attention
+    alone is skipped.
+
+    attention: N, attention is computed on every N-th call; at least 1.
+    attention_below: the time below which attention is skipped.
+    weight: of the extrapolation, at least 0.
+    unconditional: N, both branches of guidance run on every N-th call; at least 1.
+    unconditional_below: the time below which the unconditional branch is skipped.
+    low: factor on low frequencies of the difference of the branches, anew on each call, at least 0.
+    high: factor on its high frequencies, at least 0.
+    low_between: the two times between which `low` is used.
+    high_between: the two times between which `high` is used.
+
     Source: Lv et al. 2024 (FasterCache), eq. (9)-(11); `apply_faster_cache` of diffusers.
     """
 
@@ -162,11 +177,15 @@ class DiffusersFasterCache(Borrowed):
 class DiffusersTaylorSeer(Borrowed):
     """diffusers' TaylorSeer: outputs of modules are computed on every N-th step and else on their Taylor series.
 
-    interval: N, at least 1, which is off. warmup: the first steps, all computed; the one after is not. tail: the
-    step from which all are computed, or None. order: of the series, at least 0. dtype: of what is kept:
-    "bfloat16", "float16" or "float32". modules: regular expressions of the full names of the modules; those
-    of diffusers if empty, which are attentions called "attn". lite: only the output projection is on a
-    series, and no block runs in between.
+    interval: N, at least 1, which is off.
+    warmup: how many first steps are computed, at least 1; the one after them is not.
+    tail: the step from which all are computed, or None.
+    order: of the series, at least 0.
+    dtype: of what is kept: "bfloat16", "float16" or "float32".
+    modules: regular expressions of the full names of the modules; if empty those of diffusers, which are attentions
+        called "attn".
+    lite: put only the output projection on a series, and run no block in between.
+
     Source: Liu et al. 2025 (TaylorSeer), eq. (4)-(6); `apply_taylorseer_cache` of diffusers.
     """
 

@@ -24,10 +24,16 @@ from hasten.runtime.run import Run
 class DBCache(Borrowed):
     """cache-dit's DBCache: skip the middle blocks while what the first ones add hardly changes.
 
-    front, back: blocks at both ends that always run; front at least 1. threshold: of the mean change relative
-    to the last computed step, at least 0; 0 is off. warmup: the first steps, all computed. most, in_a_row: at
-    most so many skipped steps in a generation, and one after the other; None is no limit. order: of a Taylor
-    series that forecasts what is skipped; 0 holds it. It decides for all images of a request at once.
+    It decides for all images of a request at once.
+
+    front: how many first blocks always run, at least 1.
+    back: how many last blocks always run, at least 0.
+    threshold: of the mean change relative to the last computed step, at least 0, which is off.
+    warmup: how many first steps are computed.
+    most: how many steps may be skipped in a generation; None is no limit.
+    in_a_row: how many steps may be skipped one after the other; None is no limit.
+    order: of a Taylor series that forecasts what is skipped; 0 holds it.
+
     Source: cache-dit 1.5, after ParaAttention and Liu et al. 2024 (TeaCache).
     """
 
@@ -94,7 +100,7 @@ class DBCache(Borrowed):
 
 
 class _Contexts(Store):
-    """cache-dit's contexts on a view, a set of its own for each history."""
+    """cache-dit's contexts on a view, a set of its own for each generation."""
 
     def __init__(self) -> None:
         self._manager: Any = None
@@ -110,19 +116,19 @@ class _Contexts(Store):
         return None
 
     @contextmanager
-    def inside(self, history: str) -> Iterator[None]:
+    def inside(self, generation: str) -> Iterator[None]:
         live = self._manager._cached_context_manager
         live.clear()
-        if history in self._kept:
-            live.update(self._kept[history])
+        if generation in self._kept:
+            live.update(self._kept[generation])
         else:
             with quiet(logging.INFO):
-                self._kept[history] = {n: self._manager.new_context(**s) for n, s in self._settings.items()}
+                self._kept[generation] = {n: self._manager.new_context(**s) for n, s in self._settings.items()}
         try:
             yield
         finally:
             self._manager._current_context = None
 
-    def keep(self, histories: Set[str]) -> None:
-        for name in set(self._kept) - histories:
+    def keep(self, generations: Set[str]) -> None:
+        for name in set(self._kept) - generations:
             del self._kept[name]

@@ -21,11 +21,16 @@ from hasten.core.registry import Paper, Span
 class DeepCache(Cache):
     """Compute the deep part of a U-Net on ceil(steps / interval) steps, and hold its output on the others.
 
-    interval: at least 1; 1 is off. branch: how much still runs on the other steps: the input convolution, the
-    first `branch` units of the way down and the last `branch + 1` of the way up (a unit is a residual block
-    with its attention, or a downsampler); 0 is the fastest. schedule: "uniform", or "official" or "signed"
-    for full steps that are dense around step `center`, the more so the larger `power` > 1 (see
-    `planned.centered_steps`).
+    On the other steps the input convolution, the first `branch` units of the way down and the last `branch + 1` of the
+    way up still run. A unit is a residual block with its attention, or a downsampler.
+
+    interval: of how many steps the deep part is computed on one, at least 1, which is off.
+    branch: how much still runs on the other steps, at least 0, which is the fastest.
+    schedule: of the full steps: "uniform", or dense around step `center`: "official" or "signed" (see
+        `planned.centered_steps`).
+    center: the step around which full steps are dense, unless uniform.
+    power: how much denser they are there, above 1.
+
     Source: Ma et al. 2023, section 3; `branch` is the `cache_branch_id` of the authors' package.
     """
 

@@ -32,15 +32,18 @@ NAMED: Mapping[str, Gate] = {
 class FasterDiffusion(Cache):
     """Compute the way down and the middle of a U-Net on key steps, and hold them on the others.
 
-    keys: the key steps, step 0 always among them; "50ls" or "pro" (see `NAMED`), a number m for every m-th step,
-    or the steps themselves. injection: how much of the start noise (of unit variance) is added to the state
-    before each step but the first, image by image, where the time that the network is shown is below the share
-    `below` of its range; 0 adds none. In image-to-image the state it starts from stands for the start noise.
-    ControlNets run, and are felt, at every step. keys=1 with injection=0 is off.
-    parallel: how many steps' decoders share a call, at most; above 1, what a key step is followed by is decoded
-    together with it, which gives the same images with fewer, larger calls (what a GPU with memory to spare wants).
-    It needs a scheduler that asks once a step; there can be no other cache or guidance method, and residuals of
-    ControlNets are those of key steps.
+    ControlNets run, and have their effect, at every step. keys=1 with injection=0 is off.
+
+    keys: the key steps, step 0 always among them: "50ls" or "pro" (see `NAMED`), a number m for every m-th step, or the
+        steps themselves.
+    injection: how much of the start noise (of unit variance) is added to the state before each late step, image by
+        image, at least 0, which adds none. In image-to-image the state it starts from stands for the start noise.
+    below: which steps are late: where the time that the network is shown is below this share of its range, 0 to 1.
+    parallel: how many steps' decoders share a call at most, at least 1. Above 1, the decoders of a key step and of the
+        steps after it run together: the same images with fewer, larger calls, for a GPU with memory to spare. It needs
+        a scheduler that asks once a step, no other cache or guidance method can be applied, and residuals of
+        ControlNets are those of key steps.
+
     Source: Li et al. 2023, sections 3.2 to 3.4, and the authors' code.
     """
 

@@ -20,10 +20,15 @@ from hasten.runtime.view import wrap
 
 
 def adopt(network: nn.Module, apply: Callable[[nn.Module], Any]) -> Any:
-    """Let `apply(network)` replace forwards of the view, and make every replacement a layer, as `wrap` does.
+    """Let another library replace forwards of a view, and make every replacement a layer, as `wrap` does.
 
-    What was wrapped before stays around it, and what is wrapped later is what it calls its original. Hook
-    registries that the view took over from the caller's modules are left behind. Returns what `apply` does.
+    What was wrapped before stays around it, and what is wrapped later is what it calls its original. Hook registries
+    that the view took over from the caller's modules are left behind.
+
+    network: the view.
+    apply: called with it, replaces forwards.
+
+    Returns what `apply` does.
     """
     before: dict[nn.Module, Any] = {}
     floors: dict[nn.Module, _Floor] = {}
@@ -69,7 +74,13 @@ class _Hooked:
 
 @dataclass(frozen=True)
 class Call:
-    """One call of the network for one request. x: its batch, (rows, ...). first: whether its history has just begun."""
+    """One call of the network for one request.
+
+    part: the request.
+    x: its batch, (rows, ...).
+    first: whether its generation has just begun.
+    kwargs: named arguments of the call.
+    """
 
     part: Run
     x: Tensor
@@ -78,43 +89,56 @@ class Call:
 
 
 class Store(Protocol):
-    """What remembers, and can do so for one history at a time."""
+    """What remembers, and can keep several generations apart."""
 
     def opened(self) -> str | None:
-        """What the pipeline calls the call that comes, if it has told."""
+        """The pipeline's own name for the call that comes; None if it has none."""
         ...
 
-    def inside(self, history: str) -> AbstractContextManager[None]:
-        """Remember for this history; one that was never named before starts empty."""
+    def inside(self, generation: str) -> AbstractContextManager[None]:
+        """A context in which it remembers for one generation.
+
+        generation: its name; one that was never named before starts empty.
+        """
         ...
 
-    def keep(self, histories: Set[str]) -> None:
-        """Drop what was remembered for all histories but these."""
+    def keep(self, generations: Set[str]) -> None:
+        """Drop what was remembered for other generations.
+
+        generations: the names of those that are kept.
+        """
         ...
 
 
 class Generations:
-    """Tells for each call of a network whose it is, so that a cache remembers nothing of anybody else.
+    """Tells a store, for each call of a network, which generation it belongs to, and keeps them apart.
 
-    A history is one generation of one request, one call of its queries (guidance in two calls makes two), one
-    batch size, shape, dtype and device: when any of these changes, another history begins. Outside of a
-    generation every call is a history of its own. Requests that share a call are asked one after the other.
+    A generation here is one run of one request, in one call of its queries (guidance in two calls makes two), of one
+    batch size, shape, dtype and device: when any of these changes, another begins, with a name of its own. Every call
+    outside of a run is one by itself. Requests that share a call are asked one after the other.
+
+    run: what the network is doing.
+    store: what remembers.
     """
 
     def __init__(self, run: Run, store: Store) -> None:
         self.run, self.store = run, store
-        self._histories: WeakKeyDictionary[Run, dict[Any, tuple[Any, str]]] = WeakKeyDictionary()
+        self._generations: WeakKeyDictionary[Run, dict[Any, tuple[Any, str]]] = WeakKeyDictionary()
         self._numbers: WeakKeyDictionary[Run, int | None] = WeakKeyDictionary()
         self._begun = 0
 
     def watch(self, network: nn.Module, prepare: Callable[[Call], None] = lambda call: None) -> None:
-        """Do so on every call of the view `network`; `prepare` is called before it runs."""
+        """Tell the store on every call of a network.
+
+        network: a view, which is changed.
+        prepare: called before the network runs.
+        """
         batch = batch_of(network)
 
         def one(part: Run, inner: Callable[..., Any], args: Any, kwargs: Any) -> Any:
             x = batch(args, kwargs)
-            history, first = self._of(part, x)
-            with self.store.inside(history):
+            generation, first = self._of(part, x)
+            with self.store.inside(generation):
                 prepare(Call(part, x, first, kwargs))
                 return inner(*args, **kwargs)
 
@@ -138,16 +162,16 @@ class Generations:
     def _of(self, part: Run, x: Tensor) -> tuple[str, bool]:
         number = part.number if part.number and part.step < part.steps else None
         if number is None or number != self._numbers.get(part):
-            self._histories[part], self._numbers[part] = {}, number
-            self.store.keep({name for histories in self._histories.values() for _, name in histories.values()})
-        histories = self._histories[part]
+            self._generations[part], self._numbers[part] = {}, number
+            self.store.keep({name for generations in self._generations.values() for _, name in generations.values()})
+        generations = self._generations[part]
         key = self.store.opened() or part.call
         shape = (x.shape, x.dtype, x.device)
-        first = histories.get(key, (None, ""))[0] != shape
+        first = generations.get(key, (None, ""))[0] != shape
         if first:
             self._begun += 1
-            histories[key] = (shape, f"{key} {self._begun}")
-        return histories[key][1], first
+            generations[key] = (shape, f"{key} {self._begun}")
+        return generations[key][1], first
 
 
 def _joined(answers: Sequence[tuple[Sequence[int], Any]], count: int) -> Any:
@@ -164,7 +188,10 @@ def _joined(answers: Sequence[tuple[Sequence[int], Any]], count: int) -> Any:
 
 
 class Hooks(Store):
-    """The stateful hooks of diffusers on a view. Those that know no cache contexts get a state for each history."""
+    """The stateful hooks of diffusers on a view. Those without cache contexts get a state for each generation.
+
+    all: the hooks.
+    """
 
     def __init__(self) -> None:
         self.all: list[Any] = []
@@ -194,14 +221,14 @@ class Hooks(Store):
         return next((m._context.name for m in self._managers if m._context is not None), None)
 
     @contextmanager
-    def inside(self, history: str) -> Iterator[None]:
+    def inside(self, generation: str) -> Iterator[None]:
         from diffusers.hooks.hooks import CacheContext
 
         told = [manager._context for manager in self._managers]
         for manager, context in zip(self._managers, told, strict=True):
-            manager.set_context(dataclasses.replace(context, name=history) if context else CacheContext(history))
+            manager.set_context(dataclasses.replace(context, name=generation) if context else CacheContext(generation))
         if self._plain:
-            states = self._states.setdefault(history, [type(hook.state)() for hook in self._plain])
+            states = self._states.setdefault(generation, [type(hook.state)() for hook in self._plain])
             for hook, state in zip(self._plain, states, strict=True):
                 hook.state = state
         try:
@@ -210,7 +237,7 @@ class Hooks(Store):
             for manager, context in zip(self._managers, told, strict=True):
                 manager.set_context(context)
 
-    def keep(self, histories: Set[str]) -> None:
+    def keep(self, generations: Set[str]) -> None:
         for states in (self._states, *(manager._state_cache for manager in self._managers)):
-            for name in set(states) - histories:
+            for name in set(states) - generations:
                 del states[name]

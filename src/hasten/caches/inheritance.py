@@ -24,14 +24,21 @@ MODES = ("uniform", "front", "back", "ends", "mask")
 class FeatureInheritance(Cache):
     """Pieces of the network inherit their features from the latest computed step, by a table of pieces and steps.
 
-    pieces, granularity: which, as `pieces.Pieces` names them ("block", "layer" or "unit"). storage: "residual",
-    what a piece adds, where its input has the shape of its output; or "absolute". mode: the steps at which they
-    are computed; "uniform", every `interval`-th; "front", "back", "ends": all in the first, last, or first and last
-    `share` of the run, every interval-th of the others; "mask": where `mask` is true, stretched over the run.
-    last: the last step is computed in any case, unless a mask says otherwise; the first always is.
-    policy: instead of all that, the rows of the table, each a mapping of the fields above. A piece may be in one
-    row only.
     DeepCache is {all layers deeper than a branch, absolute}; Faster Diffusion is {in, down *, mid, absolute}.
+
+    pieces: which pieces, as `pieces.Pieces` names them.
+    granularity: of the names: "block", "layer" or "unit".
+    storage: "residual", what a piece adds, where its input has the shape of its output; or "absolute", its output.
+    mode: the steps at which the pieces are computed. "uniform": every `interval`-th. "front", "back" or "ends": all in
+        the first, last, or first and last `share` of the run, and every interval-th of the others. "mask": where
+        `mask` is true.
+    interval: every so many steps, at least 1.
+    share: of the run, 0 to 1, for the modes "front", "back" and "ends".
+    mask: for the mode "mask", stretched over the run.
+    last: compute the last step in any case, unless a mask says otherwise; the first always is.
+    policy: the rows of a table, each a mapping of the fields above, which then count instead of these. A piece may be
+        in one row only.
+
     Source: Zhang et al. 2024, which names the granularities; the lists of units and modes are ours.
     """
 

@@ -24,10 +24,15 @@ from hasten.runtime.view import wrap
 class TokenMerging(Cache):
     """Merge the most alike tokens before each self-attention over a grid of tokens, and copy the results back.
 
-    ratio: share of the tokens to merge away, 0 to 0.75; 0 is off. downsample: 1, 2, 4 or 8: blocks whose grid
-    is at most so much coarser than the finest there can be; SDXL has no attention below 2. random: the token
-    of each 2 x 2 cell that others are merged into is drawn, from seed, step and block alone; else it is the
-    top left one. Cross-attention and feed-forward layers run on all tokens.
+    Cross-attention and feed-forward layers run on all tokens.
+
+    ratio: share of the tokens to merge away, 0 to 0.75; 0 is off.
+    downsample: 1, 2, 4 or 8: only blocks whose grid is at most so much coarser than the finest there can be; SDXL has
+        no attention below 2.
+    random: draw the token of each 2 x 2 cell that others are merged into, from seed, step and block alone; else take
+        the top left one.
+    seed: of the draws, a whole number of at least 0.
+
     Source: Bolya & Hoffman 2023, sections 3 and 4.
     """
 
@@ -177,7 +182,12 @@ class _Apart:
 
 
 def destinations(height: int, width: int, key: list[int] | None) -> Tensor:
-    """Indices of the tokens that others are merged into, one a whole 2 x 2 cell: drawn by `key`, or top left."""
+    """Indices of the tokens that others are merged into, one for each whole 2 x 2 cell.
+
+    height: of the grid, in tokens.
+    width: of the grid, in tokens.
+    key: what the token of a cell is drawn by; None takes the top left one.
+    """
     cells = (height // 2, width // 2)
     corner = np.zeros(cells, int) if key is None else np.random.default_rng(key).integers(4, size=cells)
     rows = 2 * np.arange(cells[0])[:, None] + corner // 2
@@ -186,10 +196,12 @@ def destinations(height: int, width: int, key: list[int] | None) -> Tensor:
 
 
 class Matching:
-    """Which tokens are merged into which: the `merged` sources that are most alike to a destination.
+    """Which tokens are merged into which: the sources that are most alike to a destination.
 
-    tokens: (rows, tokens, channels), compared by cosine. destinations: indices, the same for all rows. Every
-    other token is a source; if fewer than `merged`, all of them go.
+    tokens: (rows, tokens, channels), compared by cosine.
+    destinations: indices, the same for all rows; every other token is a source.
+    merged: how many sources are merged; all, if there are fewer.
+
     Source: Bolya & Hoffman 2023, section 3 and figure 2.
     """
 
@@ -205,13 +217,13 @@ class Matching:
         self.gone, self.into = gone, nearest.gather(1, gone)  # into: places among the destinations
 
     def merge(self, x: Tensor) -> Tensor:
-        """(rows, tokens, channels) to (rows, tokens - merged, channels): kept sources, then means."""
+        """From (rows, tokens, channels) to (rows, tokens - merged, channels): the kept sources, then the means."""
         sources, into = x[:, self.sources], _wide(self.into, x)
         kept, gone = (sources.gather(1, _wide(places, x)) for places in (self.kept, self.gone))
         return torch.cat([kept, x[:, self.destinations].scatter_reduce(1, into, gone, "mean")], 1)
 
     def unmerge(self, y: Tensor) -> Tensor:
-        """The inverse, but that each merged source is a copy of what it was merged into."""
+        """The inverse of `merge`, except that each merged source is a copy of what it was merged into."""
         kept, means = y.split([self.kept.shape[1], len(self.destinations)], 1)
         sources = y.new_empty(len(y), len(self.sources), y.shape[2])
         sources.scatter_(1, _wide(self.kept, y), kept)

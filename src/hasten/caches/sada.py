@@ -1,4 +1,4 @@
-"""SADA: the network is skipped where the solver proves stable, and late in the run on most steps."""
+"""SADA: the network is skipped where a test finds the solver stable, and late in the run on most steps."""
 
 from __future__ import annotations
 
@@ -11,9 +11,8 @@ from torch import nn
 from hasten.caches.stability import Extrapolated, Stable
 from hasten.caches.tokens import Refresh, Tokens
 from hasten.caching.cache import CACHES, Cache, Rule
-from hasten.caching.forecasters import Forecaster, Taylor
-from hasten.caching.forecasters import Then as ForecastThen
-from hasten.caching.gates import Every, Gate, Then, Within
+from hasten.caching.forecasters import Forecaster, SwitchedForecaster, Taylor
+from hasten.caching.gates import Every, Gate, SwitchedGate, Within
 from hasten.caching.sites import Whole
 from hasten.core.errors import HastenError, one_of, positive_int, unit_interval
 from hasten.core.registry import Paper
@@ -24,25 +23,28 @@ from hasten.core.registry import Paper
 class SADA(Cache):
     """Skip the whole network where the solver is stable, and forecast the data prediction along its ODE.
 
+    Images of a batch are skipped one by one. Which steps an image did without is in `run.skipped("sada")` of the
+    pipeline's scheduler. From `lagrange_step` on there is no test: steps that are 1 modulo `lagrange_int` are computed,
+    and the others forecast by a polynomial. The paper has 0.48 and 4 terms for Stable Diffusion, 0.4 and 3 for Flux.
+
     variant: "paper", or "official" for what the authors' code computes (see `stability.Official`).
-    acc_range: steps from acc_range[0] * steps up to acc_range[1] * steps may be skipped; the paper's 10 to 47
-    of 50. tail: how many last steps are exact at least. max_interval: how many steps in a row may be skipped
-    on the strength of the test (`stability.Stable`); 0 is "never stable".
-    lagrange_step: from this fraction of the run on there is no test: steps that are 1 modulo lagrange_int are
-    computed, and the others forecast by the polynomial through the last `lagrange_term` computed steps that
-    are at least lagrange_int apart. lagrange_int 1: no such phase, the test goes on. variable: what it is a
-    polynomial in, "step" as in the paper, "time" or "logsnr".
-    The paper's settings: 0.48 of the run and 4 terms for Stable Diffusion; 0.4 and 3 for Flux.
+    acc_range: the two fractions of the run between which steps may be skipped; the paper has 10 to 47 of 50 steps.
+    tail: how many last steps are computed at least.
+    max_interval: how many steps in a row may be skipped because of the test (`stability.Stable`); 0 is "never stable".
+    lagrange_step: the fraction of the run, 0 to 1, from which on there is no test.
+    lagrange_int: every so many steps are computed there, at least 1; with 1 the test goes on to the end.
+    lagrange_term: how many computed steps, lagrange_int or more apart, the polynomial goes through, at least 1.
+    variable: what it is a polynomial in: "step" as in the paper, "time" or "logsnr".
+    max_downsample: at steps that are not skipped, U-Net blocks with tokens of up to so many latent pixels a side
+        compute some of them only (see `tokens.Tokens`), and all on the first step after a skip and every max_interval
+        steps. 0 computes all always. The paper has 1 for Stable Diffusion, 2 for SDXL and 0 for Flux.
+    sx: width of the windows of tokens, see `tokens.Tokens`.
+    sy: height of the windows.
+    max_fix: how many unstable tokens are computed at most; the paper has 10 * 1024 for SDXL.
+    seed: of the random tokens.
 
-    max_downsample: at steps that are not skipped, transformer blocks of U-Nets with tokens of up to that many
-    latent pixels a side compute some of them only (`tokens.Tokens`: sx, sy, max_fix, seed), and all of them on
-    the first step after a skip and every max_interval steps. 0: all tokens always. The paper has 1 for Stable
-    Diffusion, 2 with max_fix 10 * 1024 for SDXL, and 0 for Flux.
-
-    Images of a batch are skipped one by one. Which steps an image did without is in `run.skipped("sada")` of
-    the pipeline's scheduler.
-    Source: Jiang et al. 2025, section 3; defaults of its code for 50 steps. Unlike there, nodes of the
-    polynomial are never forecasts themselves, and flows have it too.
+    Source: Jiang et al. 2025, section 3; defaults of its code for 50 steps. Unlike there, the polynomial never goes
+    through forecasts, and flows have it too.
     """
 
     variant: str = "paper"
@@ -78,9 +80,9 @@ class SADA(Cache):
         gate: Gate = Stable(self.variant, self.max_interval, self.tail)
         forecaster: Forecaster = Extrapolated(self.variant)
         if self.lagrange_int > 1:
-            gate = Then(gate, Every(self.lagrange_int, offset=1, tail=self.tail), self.lagrange_step)
+            gate = SwitchedGate(gate, Every(self.lagrange_int, offset=1, tail=self.tail), self.lagrange_step)
             through = Taylor(self.lagrange_term - 1, self.variable, apart=self.lagrange_int)
-            forecaster = ForecastThen(forecaster, through, self.lagrange_step)
+            forecaster = SwitchedForecaster(forecaster, through, self.lagrange_step)
         return Within(gate, *self.acc_range), forecaster
 
     def rules(self, network: nn.Module) -> Sequence[Rule]:

@@ -23,8 +23,11 @@ from hasten.runtime.anatomy import blocks_of
 class FORA(Cache):
     """Compute attention and MLP units on every `interval`-th step, counted from the end, and on the first.
 
-    What leaves them is held in between; the gates and shifts that time sets are those of the current step.
-    interval: at least 1; 1 is off. Source: Selvaraju et al. 2024, section 3, and its code.
+    Their outputs are held in between; the gates and shifts that time sets are those of the current step.
+
+    interval: at least 1, which is off.
+
+    Source: Selvaraju et al. 2024, section 3, and its code.
     """
 
     interval: int = 3
@@ -46,8 +49,10 @@ class FORA(Cache):
 class DeltaDiT(Cache):
     """Hold what the rear blocks of a transformer add in early steps, and what its front blocks add in late ones.
 
-    interval: every so many steps are full; 1 is off. boundary: the share of steps that is early. share: of the
-    blocks, how many are held (at least one, to the nearest whole number).
+    interval: every so many steps are full, at least 1, which is off.
+    boundary: the share of steps that is early, 0 to 1.
+    share: of the blocks, how many are held, above 0 to 1; at least one, to the nearest whole number.
+
     Source: Chen et al. 2024, section 4; the authors published no code, and their settings differ by model.
     """
 
@@ -81,10 +86,14 @@ class DeltaDiT(Cache):
 class TaylorSeer(Cache):
     """Compute attention and MLP units on every `interval`-th step, and extend polynomials through them in between.
 
-    order: of the polynomials. interval: at least 1; 1 is off. warmup: the first steps, which are full. offset: of
-    the steps after them, those are full where step - offset is a multiple of interval; warmup - 1 if left out.
-    tail: the last steps, full as well. units: "all", or one of the kinds of `units.UNITS`. compat: the powers of
-    the published code instead of Newton's form, the same up to order 1 (see `forecasters.Taylor`).
+    order: of the polynomials, at least 0.
+    interval: every so many steps are full, at least 1, which is off.
+    warmup: how many first steps are full, at least 1.
+    offset: after those, steps are full where step - offset is a multiple of interval; warmup - 1 if None.
+    tail: how many last steps are full.
+    units: "all", or one of the kinds of `units.UNITS`.
+    compat: the powers of the published code instead of Newton's form, the same up to order 1, see `forecasters.Taylor`.
+
     Source: Liu et al. 2025, section 3.3. Their DiT code has warmup=2, for FLUX.1 warmup=3, interval=6; diffusers
     warmup=3, interval=5, offset=4, units="attention", compat=True.
     """

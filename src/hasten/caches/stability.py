@@ -1,11 +1,10 @@
-"""Looking back along the ODE: where extrapolation puts the next state, and whether the solver may be left to it.
+"""Whether the network may be skipped because extrapolation along the ODE meets the solver, and what stands in for it.
 
 Everything here reads `run.past`, the guided predictions that the solver was handed, image by image.
 """
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,100 +13,14 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from hasten.caches.trail import Trail, step_weights, summed, trail
 from hasten.caching.forecasters import FORECASTERS, Forecaster
 from hasten.caching.gates import GATES, Gate
 from hasten.caching.history import History, Node
 from hasten.core.errors import HastenError, one_of
-from hasten.predictions import Prediction, common
-from hasten.processes import Process, RectifiedFlow
+from hasten.predictions import common
+from hasten.processes import RectifiedFlow
 from hasten.runtime.run import Run
-
-
-@dataclass(frozen=True)
-class Trail:
-    """The last points of some images on their way, newest first, up to three, at distinct times.
-
-    times: in the variable of the ODE, now: of the running query. slopes: dx/dt at the points, (images, ...),
-    float32 or better. state: the newest point. noise: predicted there. alpha, sigma: at the running query.
-    """
-
-    process: Process
-    times: tuple[float, ...]
-    now: float
-    state: Tensor
-    noise: Tensor
-    slopes: tuple[Tensor, ...]
-    alpha: float
-    sigma: float
-
-    def data(self, state: Tensor, noise: Tensor) -> Tensor:
-        """What is seen behind a state of the running query's time, if that is the noise in it."""
-        return (state - self.sigma * noise) / self.alpha
-
-    @property
-    def bend(self) -> Tensor:
-        """The second difference of three slopes, positively scaled: its sign and direction are what counts."""
-        return _sum(divided_difference(self.times), self.slopes)
-
-
-def trail(run: Run, images: Sequence[int]) -> Trail | None:
-    """What `run.past` knows of these images; None at the first step. Of a step only the first query counts."""
-    points = []
-    now = variable(run.process, run.time)
-    for answer in reversed(run.past):
-        at = variable(run.process, answer.time)
-        if answer.stage == 0 and at != now and all(at != time for time, _, _ in points):
-            points.append((at, answer.time, answer.prediction))
-    points = points[:3]
-    if not points or max(images) >= len(points[0][2].x):
-        return None
-    newest = points[0][2]
-    slopes = tuple(_rows(slope(run.process, time, p), images) for _, time, p in points)
-    return Trail(
-        run.process, tuple(at for at, _, _ in points), now, _rows(newest.x, images), _rows(newest.noise, images),
-        slopes, float(run.process.alpha(run.time)), float(run.process.sigma(run.time)),
-    )  # fmt: skip
-
-
-def variable(process: Process, time: float) -> float:
-    """What the ODE is integrated over: for flows the noise level, so that dx/dt is what they predict; else the time."""
-    return float(process.sigma(time)) if isinstance(process, RectifiedFlow) else float(time)
-
-
-def slope(process: Process, time: float, prediction: Prediction) -> Tensor:
-    """dx/dt = alpha' data + sigma' noise on the probability-flow ODE, at the prediction's state.
-
-    In variance-preserving processes that is beta/2 (noise / sigma - x); in flows, noise - data.
-    """
-    if isinstance(process, RectifiedFlow):
-        return prediction.velocity
-    reach = 5e-4 * process.t_max  # half a training step: slopes of tables jump at their entries
-    low, high = max(time - reach, 0.0), min(time + reach, process.t_max)
-    alpha, sigma = ((float(f(high)) - float(f(low))) / (high - low) for f in (process.alpha, process.sigma))
-    return alpha * prediction.data + sigma * prediction.noise
-
-
-def divided_difference(times: Sequence[float]) -> tuple[float, ...]:
-    """The weights of three values at distinct times in their second divided difference, half a second derivative."""
-    return tuple(1 / math.prod(a - b for b in times if b != a) for a in times)
-
-
-def step_weights(times: Sequence[float], now: float, curvature: float = 1.0) -> tuple[float, ...]:
-    """The weights of slopes at `times` (distinct, newest first, one to three) in the change of the state until now.
-
-    The integral of the straight line through the two newest, and `curvature` times what the parabola through
-    all three adds to that. With 1 that is Adams-Bashforth of third order on any grid; whatever it is, the
-    error of a step falls with the third power of its size.
-    """
-    ahead = now - times[0]
-    if len(times) == 1:
-        return (ahead,)
-    gap = times[0] - times[1]
-    line = (ahead + ahead**2 / (2 * gap), -(ahead**2) / (2 * gap))
-    if len(times) == 2:
-        return line
-    bent = curvature * (ahead**3 / 3 + ahead**2 * gap / 2)
-    return tuple(a + bent * b for a, b in zip((*line, 0.0), divided_difference(times), strict=True))
 
 
 class Scheme(ABC):
@@ -115,11 +28,19 @@ class Scheme(ABC):
 
     @abstractmethod
     def score(self, trail: Trail, state: Tensor) -> Tensor:
-        """For each element of the solver's state, (images, ...); unstable where positive. Needs three points."""
+        """For each element of the solver's state, (images, ...), a number that is positive where it is unstable.
+
+        trail: of the images, with three points.
+        state: of the solver, (images, ...).
+        """
 
     @abstractmethod
     def data(self, trail: Trail, state: Tensor) -> Tensor:
-        """The data prediction that stands in for the network's at the solver's state."""
+        """The data prediction that stands in for the network's, (images, ...).
+
+        trail: of the images.
+        state: of the solver, (images, ...).
+        """
 
 
 class Multistep(Scheme):
@@ -130,7 +51,7 @@ class Multistep(Scheme):
 
     def reached(self, trail: Trail) -> Tensor:
         """The extrapolated state."""
-        return trail.state + _sum(step_weights(trail.times, trail.now, self.curvature), trail.slopes)
+        return trail.state + summed(step_weights(trail.times, trail.now, self.curvature), trail.slopes)
 
     def score(self, trail: Trail, state: Tensor) -> Tensor:
         return (state - self.reached(trail)) * trail.bend
@@ -156,7 +77,7 @@ class Official(Multistep):
         if len(trail.slopes) < 3:
             return super().reached(trail)
         step = 1e-3 * trail.process.t_max
-        return trail.state - _sum([step * w for w in self.WEIGHTS], trail.slopes)
+        return trail.state - summed([step * w for w in self.WEIGHTS], trail.slopes)
 
     def score(self, trail: Trail, state: Tensor) -> Tensor:
         a, b, c = trail.slopes
@@ -183,10 +104,12 @@ SCHEMES: dict[str, Scheme] = {
 class Extrapolated(Forecaster):
     """The data prediction where the ODE, as the solver was seen to follow it, has come to; for `Whole("data")`.
 
-    It is the guided one for every branch, so that guidance gives it back. What else is predicted is held. With
-    a past too short for a scheme, of as high an order as there is.
-    scheme: "paper", whose weights on a uniform grid are 5/6, 5/6, -2/3 (see `Stable`); "adams" or "linear", the
-    exact integral of the parabola or the line through the last slopes; "official", what the paper's code does.
+    It is the guided one for every branch, so that guidance gives it back. What else is predicted is held. With a past
+    too short for a scheme, it is of the highest order possible.
+
+    scheme: "paper", whose weights on a uniform grid are 5/6, 5/6, -2/3 (see `Stable`); "adams" or "linear", the exact
+        integral of the parabola or the line through the last slopes; "official", what the paper's code does.
+
     Source: Jiang et al. 2025 (SADA), section 3.
     """
 
@@ -209,7 +132,12 @@ class Extrapolated(Forecaster):
 
 
 class Choice(NamedTuple):
-    """At `step` an image was computed or not; `skips`: how many steps in a row were not, with this one."""
+    """Whether an image was computed at a step.
+
+    step: which.
+    computed: whether it was.
+    skips: how many steps in a row it was not, with this one.
+    """
 
     step: int
     computed: bool
@@ -231,8 +159,10 @@ class Stable(Gate):
     + O(h^4), a negative score is what an accurate solver has; it turns positive where the solver's own error,
     or a turn in the trajectory, outweighs 13/12 h mean(D^2). With "adams" nothing but those would be left.
 
-    scheme: as in `Extrapolated`. most: how many steps in a row may be skipped; 0 is "never stable", which is off.
+    scheme: as in `Extrapolated`.
+    most: how many steps in a row may be skipped, at least 0, which is "never stable" and so off.
     tail: how many last steps are computed.
+
     Source: Jiang et al. 2025 (SADA), section 3.
     """
 
@@ -272,7 +202,12 @@ class Stable(Gate):
 
 
 def scores_of(run: Run, images: Sequence[int], scheme: str) -> Tensor | None:
-    """The score of each element of the images' states, (images, ...); None without three points to go by."""
+    """The score of each element of the images' states, (images, ...); None without three points to go by.
+
+    run: the request.
+    images: which of its images.
+    scheme: of the score, of `SCHEMES`.
+    """
     path = trail(run, images)
     if path is None or len(path.times) < 3:
         return None
@@ -280,15 +215,12 @@ def scores_of(run: Run, images: Sequence[int], scheme: str) -> Tensor | None:
 
 
 def shown_state(run: Run, images: Sequence[int], like: Tensor) -> Tensor:
-    """The states of these images at the running query, in the network's own process, without what else it is shown."""
+    """The states of some images at the running query, in the network's own process, (images, ...).
+
+    run: the request.
+    images: which of its images.
+    like: a state whose channels, size and dtype they get.
+    """
     shown = torch.cat([run.shown[image] for image in images])
     state = shown if run.reading is None else run.reading.state(shown, run.time)
     return common(state, like)[0].to(like.dtype)
-
-
-def _rows(x: Tensor, images: Sequence[int]) -> Tensor:
-    return x if list(images) == list(range(len(x))) else x[list(images)]
-
-
-def _sum(weights: Sequence[float], tensors: Sequence[Tensor]) -> Tensor:
-    return sum((w * x for w, x in zip(weights[1:], tensors[1:])), weights[0] * tensors[0])

@@ -26,10 +26,14 @@ FLUX = (498.651651, -283.781631, 55.8554382, -3.82021401, 0.264230861)
 class FirstBlockCache(Cache):
     """Compute the middle of a transformer only where what its first blocks add has changed by `threshold`.
 
-    threshold: relative L1 distance, image by image, from when it was last computed; 0 is off. first, last: how
-    many blocks run at every step before and after the part that is skipped. warmup, tail: steps at the beginning
-    and the end that are computed in full. most: at most so many skipped steps in a row. compat: skip at exactly
-    the threshold too, as diffusers does.
+    threshold: relative L1 distance, image by image, from when it was last computed, at least 0, which is off.
+    first: how many blocks before the middle run at every step, at least 1.
+    last: how many blocks after it run at every step.
+    warmup: how many first steps are computed in full.
+    tail: how many last steps are computed in full.
+    most: how many steps in a row may be skipped; None is no limit.
+    compat: skip at exactly the threshold too, as diffusers does.
+
     Source: the first-block cache of ParaAttention (first=1, last=0); DBCache of cache-dit is first=8, warmup=8,
     threshold=0.08. It goes without TeaCache's polynomial.
     """
@@ -66,10 +70,14 @@ class FirstBlockCache(Cache):
 class TeaCache(Cache):
     """Compute a transformer's blocks when its input, modulated by time, has changed by `threshold` in all.
 
-    threshold: of the sum of estimated relative changes of the output since it was last computed; 0 is off.
-    coefficients: of the polynomial, highest power first, that estimates them from the changes of the input, as
-    `fit` finds it for a model; without, the changes of the input count as they are. Estimates below 0 count as 0.
-    warmup, tail: steps at the beginning and the end that are computed. most: at most so many skips in a row.
+    threshold: of the sum of estimated relative changes of the output since it was last computed, at least 0, which is
+        off.
+    coefficients: of the polynomial, highest power first, that estimates those from the changes of the input, as `fit`
+        finds it for a model; estimates below 0 count as 0. If empty, the changes of the input count as they are.
+    warmup: how many first steps are computed.
+    tail: how many last steps are computed.
+    most: how many steps in a row may be skipped; None is no limit.
+
     Source: Liu et al. 2024, section 3.3. `FLUX` is the authors' polynomial for that model.
     """
 
@@ -108,10 +116,12 @@ class TeaCache(Cache):
 class MagCache(Cache):
     """Compute a transformer's blocks when what they add has, by a fitted table, changed its size by `threshold`.
 
-    threshold: of the sum of errors over a stretch of skipped steps (see `gates.magnitude_steps`). most: of them
-    in a row; 0 is off. retention: the share of steps at the beginning that is computed. ratios: the table, as
-    `fit` finds it, for as many steps as it has numbers; without, `most` alone decides. keep: steps computed in
-    any case.
+    threshold: of the sum of errors over a stretch of skipped steps, at least 0 (see `planned.magnitude_steps`).
+    most: how many steps in a row may be skipped, at least 0, which is off.
+    retention: the share of steps at the beginning that is computed, 0 to 1.
+    ratios: the table, as `fit` finds it, for as many steps as it has numbers; if empty, `most` alone decides.
+    keep: steps that are computed in any case.
+
     Source: Ma et al. 2025, section 3.3; their setting for FLUX.1 is the default with keep=(11,), that of
     diffusers threshold=0.06, most=3, retention=0.2.
     """

@@ -1,4 +1,4 @@
-"""A site inside U-Nets: of the tokens in a transformer block, those that move are computed and the others held."""
+"""A site inside U-Nets: of the tokens in a transformer block, some are computed and the others held."""
 
 from __future__ import annotations
 
@@ -29,11 +29,17 @@ from hasten.runtime.view import wrap
 class Tokens(Site):
     """The tokens of a U-Net's transformer blocks, of which some are computed at every step.
 
-    Where the gate is shut a block runs on one random token in each window of sx x sy and on those where the
-    history is unstable: the channels' mean score of `scheme` (see `stability.Stable`) is at least 0, at most
-    max_fix of them, the worst. They attend to one another only, and replace their like in what the block gave
-    out before. max_downsample: blocks whose tokens stand for more latent pixels than that in a row are left
-    alone. seed: of the random tokens, which are the same for all images of a step.
+    Where the gate is shut a block runs on one random token in each window, and on the tokens that are unstable: those
+    where the channels' mean score (see `stability.Stable`) is at least 0. They attend to one another only, and replace
+    their like in what the block gave out before.
+
+    sx: width of a window, in tokens, at least 1.
+    sy: height of a window, in tokens, at least 1.
+    max_downsample: leave blocks alone whose tokens stand for more latent pixels than that in a row, at least 1.
+    max_fix: how many unstable tokens are computed at most, the worst of them.
+    scheme: of the score, of `stability.SCHEMES`.
+    seed: of the random tokens, which are the same for all images of a step.
+
     Source: Jiang et al. 2025 (SADA), section 3, token-wise.
     """
 
@@ -54,7 +60,10 @@ class Tokens(Site):
         one_of("scheme", self.scheme, SCHEMES)
 
     def inside(self, network: nn.Module) -> list[nn.Module]:
-        """The transformer blocks of a U-Net, however deep. Raises UnsupportedModel if there are none."""
+        """The transformer blocks of a U-Net, however deep.
+
+        Raises UnsupportedModel if there are none.
+        """
         blocks = [part for part in network.modules() if any(map(is_attention, part.children())) and _has_context(part)]
         if not blocks or not hasattr(network, "up_blocks"):
             raise UnsupportedModel(
@@ -71,7 +80,13 @@ class Tokens(Site):
             wrap(block, _Sparse(self, memory, (self.name, i)))
 
     def chosen(self, run: Run, image: int, height: int, width: int) -> Tensor | None:
-        """Which of the height x width tokens of an image are computed, sorted indices; None for all."""
+        """Which tokens of an image are computed, sorted indices; None for all.
+
+        run: the request.
+        image: which of its images.
+        height: of the grid of tokens.
+        width: of the grid of tokens.
+        """
         kept = run.notes.get(self)
         if kept is None or kept[0] != run.step:
             kept = run.notes[self] = run.step, {}
@@ -157,8 +172,12 @@ class _Sparse:
 class Refresh(Gate):
     """Open at the first call after a gap, and every `interval` steps from there; before any gap, from `start` on.
 
-    start: a fraction of the run. interval: 1 is always open, which is off. A gap are steps at which the site was
-    not asked, because a cache around it skipped them. tail: how many last steps it is open at.
+    A gap is a number of steps at which the site was not asked, because a cache around it skipped them.
+
+    interval: at least 1, which is always open and so off.
+    start: a fraction of the run, 0 to 1.
+    tail: how many last steps it is open at.
+
     Source: Jiang et al. 2025 (SADA), its code.
     """
 

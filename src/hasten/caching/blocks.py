@@ -22,10 +22,13 @@ from hasten.runtime.view import wrap
 @SITES.add
 @dataclass(frozen=True)
 class Blocks(Site):
-    """The blocks first .. last - 1 of a transformer, as one piece; negative numbers count from the end.
+    """The blocks first .. last - 1 of a transformer, as one piece.
 
-    last: None is the end. residual: remember what the blocks add to what enters them, and add it to what
-    enters now, rather than what leaves them. Both streams of blocks that have two are remembered.
+    Where blocks have two streams (picture and text), both are remembered.
+
+    first: index of the first block; negative numbers count from the end.
+    last: index after the last block; negative numbers count from the end, None is the end.
+    residual: remember what the blocks add to their input, and add that to the input of now; else remember their output.
     """
 
     first: int = 0
@@ -36,7 +39,10 @@ class Blocks(Site):
     search_space: ClassVar[Mapping[str, Any]] = {"first": Span(1, 3)}
 
     def inside(self, network: nn.Module) -> list[nn.Module]:
-        """The blocks. Raises UnsupportedModel if there are none."""
+        """The blocks of this network.
+
+        Raises UnsupportedModel if there are none.
+        """
         blocks = blocks_of(network)
         chosen = blocks[self.first : self.last]
         if not chosen:

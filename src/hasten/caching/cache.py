@@ -15,11 +15,17 @@ from hasten.caching.sites import SITES, Site
 from hasten.core.frozen import set_fields
 from hasten.core.registry import Paper, Registry
 from hasten.runtime.acceleration import Acceleration, Phase
+from hasten.runtime.anatomy import needs_plain_rows
 from hasten.runtime.run import Run
 
 
 class Rule(NamedTuple):
-    """What is not computed, when it is, and what stands in for it."""
+    """What is not computed, when it is, and what stands in for it.
+
+    site: the part of the network.
+    gate: on which steps, and for which rows, it is computed.
+    forecaster: what is taken for its tensors where it is not computed.
+    """
 
     site: Site
     gate: Gate
@@ -34,12 +40,14 @@ class Cache(Acceleration):
     def rules(self, network: nn.Module) -> Sequence[Rule]:
         """What is done to this network; several rules have a memory each, the first outermost.
 
-        Raises UnsupportedModel if it lacks what they need.
+        Raises UnsupportedModel if the network lacks what they need.
         """
         raise NotImplementedError
 
     def check(self, network: nn.Module) -> None:
         for rule in self.rules(network):
+            if rule.site.inside:
+                needs_plain_rows(network)
             rule.site.check(network)
             if rule.gate.indicator is not None:
                 rule.gate.indicator.check(network)
@@ -59,8 +67,11 @@ CACHES: Registry[Cache] = Registry("caches", Cache)
 class Composed(Cache):
     """Any site with any gate and any forecaster, as data: {"name": "cache", "site": {"name": "whole"}, ...}.
 
-    site, gate, forecaster: a name, an object with a name and fields, or an instance; of `SITES`, `GATES` and
-    `FORECASTERS`.
+    Each is given as a name, as an object with a name and fields, or as an instance.
+
+    site: what is not computed, of `SITES`.
+    gate: when it is computed, of `GATES`.
+    forecaster: what stands in for it, of `FORECASTERS`.
     """
 
     site: Any = "whole"

@@ -1,4 +1,4 @@
-"""What a cache says a tensor is when it was not computed: mostly a weighted sum of when it was."""
+"""What a cache takes for a tensor that was not computed: mostly a weighted sum of its earlier values."""
 
 from __future__ import annotations
 
@@ -20,8 +20,11 @@ from hasten.runtime.run import Run
 class Forecaster(ABC):
     """A rule from what was computed to what it is now. Frozen dataclasses, listed in `FORECASTERS`.
 
-    reach: how many of the newest computed tensors it reads; fewer may be there, but one always is.
     Forecasters keep no state: rows for which `alike` is equal are forecast together.
+
+    name: what recipes call it.
+    search_space: what a search tries for each setting, as of an `Acceleration`.
+    reach: how many of the newest computed tensors it reads; there may be fewer, but always one.
     """
 
     name: ClassVar[str]
@@ -30,23 +33,32 @@ class Forecaster(ABC):
 
     @abstractmethod
     def forecast(self, run: Run, nodes: Sequence[Node], images: Sequence[int]) -> Tensor:
-        """The tensor at the query that the request `run` is at: a new one, or a node's own.
+        """The tensor at the query that the request is at: a new one, or a node's own.
 
-        nodes: what was computed, newest last, each with the rows in question. images: which image of the
-        request each row belongs to, for those that read `run.past`.
+        run: the request.
+        nodes: what was computed, newest last, each with the rows in question.
+        images: which image of the request each row belongs to, for forecasters that read `run.past`.
         """
 
     def alike(self, run: Run, nodes: Sequence[Node]) -> Hashable:
-        """Rows may be forecast together if this is equal for them."""
+        """A key: rows may be forecast together if it is equal for them.
+
+        run: the request.
+        nodes: what was computed for a row, newest last.
+        """
         return run, tuple(node.step for node in nodes)
 
 
 class Weighted(Forecaster):
-    """A forecaster that is a sum of the nodes with weights that depend on their steps and times only."""
+    """A forecaster that is a sum of the nodes, with weights that depend on their steps and times only."""
 
     @abstractmethod
     def weights(self, run: Run, nodes: Sequence[Node]) -> tuple[float, ...]:
-        """One weight a node."""
+        """One weight a node.
+
+        run: the request.
+        nodes: what was computed, newest last.
+        """
 
     def alike(self, run: Run, nodes: Sequence[Node]) -> Hashable:
         return self.weights(run, nodes)
@@ -67,7 +79,7 @@ FORECASTERS: Registry[Forecaster] = Registry("forecaster", Forecaster)
 @FORECASTERS.add
 @dataclass(frozen=True)
 class Hold(Weighted):
-    """The tensor stays what it was last."""
+    """The tensor stays as it was last computed."""
 
     name = "hold"
     search_space: ClassVar[Mapping[str, Any]] = {}
@@ -84,11 +96,13 @@ VARIABLES = ("step", "time", "logsnr")
 class Taylor(Weighted):
     """A polynomial through the latest order + 1 nodes, extended to now.
 
-    order: 0 holds. apart: how many steps lie between the nodes it goes through, at least: extending a polynomial
-    far beyond nodes that are close together multiplies their errors. variable: what it is a polynomial in; "step",
-    the "time" of the process, or "logsnr".
-    compat: the powers e^i / i! of the published code with backward differences as derivatives, which is exact
-    on straight lines only, instead of Newton's form, which is exact on polynomials of its order.
+    order: of the polynomial, at least 0, which holds the latest node.
+    variable: what it is a polynomial in: "step", the "time" of the process, or "logsnr".
+    compat: take the powers e^i / i! of the published code, with backward differences as derivatives. That is exact on
+        straight lines only; Newton's form, the default, is exact on polynomials of its order.
+    apart: how many steps lie between two nodes it goes through, at least 1: a polynomial that is extended far beyond
+        nodes that are close together multiplies their errors.
+
     Source: Liu et al. 2025 (TaylorSeer), eq. (9).
     """
 
@@ -127,6 +141,8 @@ class Taylor(Weighted):
 class Difference(Weighted):
     """The latest node, and `weight` times its difference from the one before.
 
+    weight: of the difference; 0 holds the latest node.
+
     Source: Lv et al. 2024 (FasterCache), eq. (4).
     """
 
@@ -141,8 +157,13 @@ class Difference(Weighted):
 
 @FORECASTERS.add
 @dataclass(frozen=True)
-class Then(Forecaster):
-    """One forecaster up to a fraction of the run, another from step round(start * steps) on."""
+class SwitchedForecaster(Forecaster):
+    """One forecaster up to a fraction of the run, another from step round(start * steps) on.
+
+    first: the earlier forecaster: a name, an object with a name and fields, or an instance.
+    second: the later one, given in the same way.
+    start: the fraction of the run, 0 to 1, at which the second takes over.
+    """
 
     first: Any = "hold"
     second: Any = "taylor"
@@ -172,7 +193,13 @@ class Then(Forecaster):
 
 
 def coordinate(variable: str, run: Run, step: int, time: float) -> float:
-    """The number that stands for a step in polynomials. logsnr is kept finite, so that pure noise has one."""
+    """The number that stands for a step in polynomials. logsnr is kept within -12 to 12, so that pure noise has one.
+
+    variable: which number, of `VARIABLES`.
+    run: the request, for its process.
+    step: of the node, from 0.
+    time: of the node.
+    """
     if variable == "step":
         return float(step)
     if variable == "time":
@@ -181,7 +208,11 @@ def coordinate(variable: str, run: Run, step: int, time: float) -> float:
 
 
 def lagrange(at: Sequence[float], now: float) -> tuple[float, ...]:
-    """The weights of values at distinct numbers in their polynomial's value at `now`."""
+    """The weight of each value in what the polynomial through all of them is at `now`.
+
+    at: where the values are, distinct numbers.
+    now: where the polynomial is read.
+    """
     return tuple(math.prod((now - b) / (a - b) for b in at if b != a) for a in at)
 
 

@@ -25,10 +25,14 @@ from hasten.runtime.run import Run
 class Gate(ABC):
     """Decides which rows are computed in full at which steps. Frozen dataclasses, listed in `GATES`.
 
-    A rule on the step says `opens(run)`. One that looks at what the solver has done reads `run.past` and
-    overrides `decide`, and so does one that looks at what flows through the network, which names its `indicator`
-    besides. Rows are decided for one by one: a batch equals its singles.
-    All queries of a step (predictor, corrector) share the split of the first.
+    A rule on the step only overrides `opens`. A gate that reads `run.past`, or that looks at what flows through the
+    network by an `indicator`, overrides `decide`. Rows are decided one by one: a batch equals its singles. All queries
+    of a step (predictor, corrector) share the decision of the first.
+
+    name: what recipes call it.
+    search_space: what a search tries for each setting, as of an `Acceleration`.
+    indicator: where in the network it looks before it decides; None for nowhere.
+    follows: whether what it sees is compared with the step before, rather than with the step last computed.
     """
 
     name: ClassVar[str]
@@ -41,18 +45,22 @@ class Gate(ABC):
         raise NotImplementedError
 
     def decide(self, run: Run, histories: Sequence[History], scores: Sequence[float | None]) -> Sequence[bool]:
-        """The same for each row of the request.
+        """Whether each row of the request is computed in full at its step.
 
-        histories: what is known of the rows; `history.image` is the row of `run.past`'s tensors, `history.notes`
-        is the gate's own. scores: how far what the indicator sees has moved, as `measure` has it; None where there
-        is no indicator or nothing to compare with yet.
+        run: the request.
+        histories: of the rows; `history.image` is the row of `run.past`'s tensors, `history.notes` are the gate's own.
+        scores: how far what the indicator sees has moved, see `measure`; None where there is no indicator or nothing to
+            compare with yet.
         """
         return [self.opens(run)] * len(histories)
 
     def measure(self, now: Tensor, before: Tensor) -> Tensor:
         """How far each row of an indicator has moved, (rows,): mean |now - before| / mean |before|.
 
-        Rows that are not finite measure infinite: they are computed.
+        Rows that are not finite measure infinite, so that they are computed.
+
+        now: what is seen, (rows, ...).
+        before: what it is compared with, shaped like `now`.
         """
         now, before = now.float().flatten(1), before.float().flatten(1)
         moved = (now - before).abs().mean(1) / before.abs().mean(1)
@@ -67,7 +75,12 @@ GATES: Registry[Gate] = Registry("gate", Gate)
 class Every(Gate):
     """Full on the first `warmup` steps, then where step - offset is a multiple of `interval`, and on the last `tail`.
 
-    As it is: steps 0, interval, 2 interval, ...: ceil(steps / interval) of them. interval 1 is off.
+    By default these are the steps 0, interval, 2 interval, ...: ceil(steps / interval) of them.
+
+    interval: every so many steps are full, at least 1, which is off.
+    warmup: how many first steps are full; one is in any case.
+    offset: the step that the interval is counted from.
+    tail: how many last steps are full.
     """
 
     interval: int = 2
@@ -91,6 +104,8 @@ class Every(Gate):
 class Countdown(Gate):
     """Full on step 0, and wherever the number of steps after this one is a multiple of `interval`; the last is full.
 
+    interval: every so many steps are full, at least 1, which is off.
+
     Source: Selvaraju et al. 2024 (FORA), its code.
     """
 
@@ -110,8 +125,9 @@ class Countdown(Gate):
 class Listed(Gate):
     """Full on the listed steps, and always on step 0.
 
-    of: how many steps the list is meant for; runs of another number are scaled to it: a listed step stands for
-    the step at the same fraction of the way, rounded down. None takes the list as it is.
+    steps: the full steps, from 0.
+    of: how many steps the list is meant for. In runs of another number a listed step stands for the step at the same
+        fraction of the way, rounded down. None takes the list as it is.
     """
 
     steps: tuple[int, ...] = ()
@@ -131,7 +147,10 @@ class Listed(Gate):
 @GATES.add
 @dataclass(frozen=True)
 class Masked(Gate):
-    """Full where a list of yes and no says so, and always on step 0; runs of another length are stretched over it."""
+    """Full where a list of yes and no says so, and always on step 0.
+
+    mask: one entry a step, at least one; runs of another number of steps are stretched over it.
+    """
 
     mask: tuple[bool, ...] = (True, False)
 
@@ -160,7 +179,12 @@ class Never(Gate):
 @GATES.add
 @dataclass(frozen=True)
 class Within(Gate):
-    """Another gate's rule between two fractions of the run; full outside: start <= step / steps < stop."""
+    """Another gate's rule between two fractions of the run, and full outside of them.
+
+    gate: the rule where start <= step / steps < stop: a name, an object with a name and fields, or an instance.
+    start: where it begins, 0 to `stop`.
+    stop: where it ends, `start` to 1.
+    """
 
     gate: Any = "never"
     start: float = 0.0
@@ -197,8 +221,13 @@ class Within(Gate):
 
 @GATES.add
 @dataclass(frozen=True)
-class Then(Gate):
-    """One gate's rule up to a fraction of the run, another's from step round(start * steps) on."""
+class SwitchedGate(Gate):
+    """One gate's rule up to a fraction of the run, another's from step round(start * steps) on.
+
+    first: the earlier gate: a name, an object with a name and fields, or an instance.
+    second: the later one, given in the same way; with the first's indicator, if both have one.
+    start: the fraction of the run, 0 to 1, at which the second takes over.
+    """
 
     first: Any = "every"
     second: Any = "never"

@@ -21,7 +21,7 @@ class Watcher(Protocol):
     """Who wants to know what is seen: the memory of a cache, or a fit that watches full runs."""
 
     def decide(self, indicator: Tensor) -> None:
-        """In the running call this is seen: (rows, ...)."""
+        """Called in the running call with what is seen there, (rows, ...)."""
         ...
 
 
@@ -36,7 +36,11 @@ class Indicator(ABC):
 
     @abstractmethod
     def attach(self, network: nn.Module, watcher: Watcher) -> None:
-        """Tell the watcher what is seen there (`decide`) in every call of the view `network`."""
+        """Tell the watcher what is seen there, by its `decide`, in every call of the network.
+
+        network: a view, which is changed.
+        watcher: who is told.
+        """
 
 
 INDICATORS: Registry[Indicator] = Registry("indicator", Indicator)
@@ -45,7 +49,7 @@ INDICATORS: Registry[Indicator] = Registry("indicator", Indicator)
 @INDICATORS.add
 @dataclass(frozen=True)
 class Shown(Indicator):
-    """What the network is shown: its batch of states."""
+    """The batch of states that the network is given."""
 
     name = "shown"
 
@@ -65,7 +69,10 @@ class Shown(Indicator):
 @INDICATORS.add
 @dataclass(frozen=True)
 class Added(Indicator):
-    """What the first `blocks` blocks of a transformer add to the image tokens; they run at every step."""
+    """What the first blocks of a transformer add to the image tokens; they run at every step.
+
+    blocks: how many, from 1 to one less than the transformer has.
+    """
 
     blocks: int = 1
 

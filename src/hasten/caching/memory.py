@@ -22,7 +22,11 @@ from hasten.runtime.view import wrap
 
 
 class RowSplit(NamedTuple):
-    """Which of the rows that flow are computed, and which are forecast."""
+    """Which of the rows that flow are computed, and which are forecast.
+
+    computed: their positions among the flowing rows.
+    forecast: the positions of the others.
+    """
 
     computed: list[int]
     forecast: list[int]
@@ -91,9 +95,11 @@ class Memory:
         return [self._order[at] for at in self.flowing]
 
     def split(self, key: Hashable) -> RowSplit:
-        """What becomes of the flowing rows of the tensor, or of all tensors of the part, that is called `key`.
+        """Which flowing rows of a tensor, or of all tensors of a part of the network, are computed or else forecast.
 
-        Raises HastenError if the gate has not seen yet what it goes by.
+        key: of the tensor or of the part.
+
+        Raises HastenError if the gate has not yet seen what it decides by.
         """
         if key not in self._splits:
             if self._open is None:
@@ -108,7 +114,13 @@ class Memory:
         return self._splits[key]
 
     def compute(self, split: RowSplit, inner: Callable[..., Any], args: Any, kwargs: Any) -> Any:
-        """Run a forward on the rows that are computed; in what comes out the others are zeros."""
+        """Run a forward on the rows that are computed; in what comes out the others are zeros.
+
+        split: which rows those are.
+        inner: the forward.
+        args: its arguments, with all flowing rows.
+        kwargs: its named arguments, with all flowing rows.
+        """
         if split.all:
             return inner(*args, **kwargs)
         rows = len(split.computed) + len(split.forecast)
@@ -117,20 +129,30 @@ class Memory:
         return mapped(result, lambda x: _spread(x, split.computed, rows))
 
     def only(self, which: Sequence[int]) -> AbstractContextManager[None]:
-        """Meanwhile, only these of the flowing rows flow."""
+        """A context in which only some of the flowing rows flow.
+
+        which: their positions among the flowing rows.
+        """
         owners = self.owners
         return self.run.narrowed([owners[i] for i in which])
 
     def revise(self, key: Hashable, tensor: Tensor, which: Sequence[int]) -> None:
-        """Remember the tensor `key` of these flowing rows as if it had been computed; all rows are given."""
+        """Remember a tensor for some of the flowing rows as if it had been computed.
+
+        key: of the tensor.
+        tensor: all flowing rows.
+        which: the positions of those that are remembered.
+        """
         self._remember(key, tensor, which)
 
     def settle(self, key: Hashable, computed: Tensor | None, base: Tensor | None = None) -> Tensor:
-        """The tensor `key` for all flowing rows: as computed where it was, which is remembered, else as forecast.
+        """A tensor for all flowing rows: as computed, which is remembered, or else as forecast.
 
-        computed: all flowing rows, those that were not computed being anything; None if none were. base: what
-        the tensor is an increment on, for sites that store increments; all flowing rows.
         The caller does not write into the result.
+
+        key: of the tensor.
+        computed: all flowing rows, those that were not computed being anything; None if none were.
+        base: what the tensor is an increment on, all flowing rows, for sites that remember increments; else None.
         """
         split = self.split(key)
         if computed is not None:
@@ -145,10 +167,12 @@ class Memory:
         return computed.index_copy(0, torch.tensor(split.forecast, device=computed.device), forecast)
 
     def decide(self, indicator: Tensor) -> None:
-        """What the gate's indicator sees in the flowing rows, from which the split of the call's rows follows.
+        """Decide which rows of the call are computed, by what the gate's indicator sees in the flowing rows.
 
-        indicator: (rows, ...). It is measured against what was seen when the row was last computed, or at the
-        step before for gates that add changes up. Only the first look of a call counts.
+        Only the first time in a call counts. Rows are measured against what was seen when they were last computed, or
+        at the step before for gates that add changes up.
+
+        indicator: what is seen, (rows, ...).
         """
         if self._open is not None or len(indicator) != len(self._histories):
             return
@@ -197,6 +221,7 @@ class Memory:
                 opens[i] = history.settle(part.step, bool(answer))
                 if part.number and part.step < part.steps:
                     part.record(self.name, history.image, opens[i])
+                    part.act(self.name, not opens[i])
         return opens
 
     # tensors

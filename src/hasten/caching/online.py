@@ -18,7 +18,13 @@ from hasten.runtime.run import Run
 
 
 class Online(Gate):
-    """A gate with an indicator. Open on the first `warmup` and last `tail` steps, and after `most` skips in a row."""
+    """A gate with an indicator, which may decide freely except at the ends of the run and after many skips.
+
+    threshold: on what the indicator measures, at least 0, which is off.
+    warmup: how many first steps are computed; one is in any case.
+    tail: how many last steps are computed.
+    most: how many steps in a row may be skipped; None is no limit.
+    """
 
     threshold: float
     warmup: int
@@ -31,7 +37,12 @@ class Online(Gate):
             raise HastenError(f"threshold: {self.threshold!r} is not possible; give a number of at least 0 (0 is off)")
 
     def forced(self, run: Run, history: History, score: float | None) -> bool:
-        """Whether the row is computed whatever was seen."""
+        """Whether the row is computed whatever was seen.
+
+        run: the request.
+        history: of the row.
+        score: what the indicator measured, or None.
+        """
         unseen = score is None or not math.isfinite(score)
         edge = run.step < max(1, self.warmup) or run.step >= run.steps - self.tail
         return unseen or edge or (self.most is not None and history.skipped >= self.most)
@@ -42,7 +53,13 @@ class Online(Gate):
 class Moved(Online):
     """Computed unless what the indicator sees is nearer than `threshold` to what it saw when the row was last computed.
 
-    threshold: relative L1 distance; 0 is off. inclusive: not computed at exactly the threshold either.
+    threshold: relative L1 distance, at least 0, which is off.
+    indicator: where it looks: a name, an object with a name and fields, or an instance.
+    warmup: how many first steps are computed; one is in any case.
+    tail: how many last steps are computed.
+    most: how many steps in a row may be skipped; None is no limit.
+    inclusive: skip at exactly the threshold too.
+
     Source: the first-block cache of ParaAttention and diffusers, and DBCache of cache-dit.
     """
 
@@ -70,8 +87,14 @@ class Moved(Online):
 class Accumulated(Online):
     """Computed when what the indicator sees has moved by `threshold` in all, summed from step to step.
 
-    coefficients: of a polynomial, highest power first, that makes the change of the output out of the change
-    that is seen; where it is negative it counts as 0.
+    threshold: of the sum of relative L1 distances, at least 0, which is off.
+    indicator: where it looks: a name, an object with a name and fields, or an instance.
+    coefficients: of a polynomial, highest power first, that estimates the change of the output from the change that is
+        seen; estimates below 0 count as 0.
+    warmup: how many first steps are computed; one is in any case.
+    tail: how many last steps are computed.
+    most: how many steps in a row may be skipped; None is no limit.
+
     Source: Liu et al. 2024 (TeaCache), eq. (7).
     """
 

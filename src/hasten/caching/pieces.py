@@ -32,14 +32,19 @@ Attach = Callable[[Memory, Hashable, bool], None]
 class Pieces(Site):
     """Pieces of a network that share a gate, each remembered with all that it emits, the skips of a U-Net included.
 
-    pieces: their names, where * and ? stand for any characters. Of a U-Net, by granularity:
+    The pieces of a U-Net are called, by granularity:
+
     - "block": "in" (the input convolution), "down 0", ..., "mid", "up 0", ..., as they run;
     - "layer": "d0" (the input convolution), "d1", ..., "mid", and "u0" (the last), "u1", ...: each what leaves or
       takes one skip, a residual block with its attention, or a downsampler; with an upsampler that follows;
     - "unit": a layer's name and "resnet", "self-attention", "cross-attention" or "mlp": "u3 mlp".
-    Of a transformer: "block 0", ... (blocks are layers there), and units "block 0 mlp", ...
-    residual: remember what a piece adds to what enters it and add that to what enters now, where the two have one
-    shape; else, and with False, what leaves it. Attention and MLP units give out what they add.
+
+    Those of a transformer are "block 0", ... (blocks are layers there), and units "block 0 mlp", ...
+
+    pieces: their names, where * and ? stand for any characters.
+    granularity: "block", "layer" or "unit".
+    residual: remember what a piece adds to its input and add that to the input of now, where input and output have one
+        shape; else, and with False, remember its output. Attention and MLP units emit what they add already.
     """
 
     pieces: tuple[str, ...] = ("*",)
@@ -54,7 +59,10 @@ class Pieces(Site):
         set_fields(self, pieces=(self.pieces,) if isinstance(self.pieces, str) else tuple(self.pieces))
 
     def inside(self, network: nn.Module) -> Mapping[str, Attach]:
-        """The pieces by name, in the order of the model. Raises UnsupportedModel for a name that is none's."""
+        """The pieces by name, in the order of the model.
+
+        Raises UnsupportedModel for a name that no piece has.
+        """
         known = pieces_of(network, self.granularity)
         for pattern in self.pieces:
             if not fnmatch.filter(known, pattern):
@@ -73,7 +81,13 @@ class Pieces(Site):
 
 
 def pieces_of(network: Any, granularity: str) -> dict[str, Attach]:
-    """All pieces of a network, by name. Raises UnsupportedModel for networks that are neither U-Net nor transformer."""
+    """All pieces of a network, by name.
+
+    network: a U-Net or a transformer.
+    granularity: "block", "layer" or "unit".
+
+    Raises UnsupportedModel for networks that are neither.
+    """
     if not hasattr(network, "up_blocks"):
         blocks = blocks_of(network)
         if granularity == "unit":

@@ -15,7 +15,16 @@ from hasten.runtime.run import Run
 @GATES.add
 @dataclass(frozen=True)
 class Magnitude(Gate):
-    """Full where the size of a residual, followed by known ratios, is no longer what it was. See `magnitude_steps`."""
+    """Full where the error of holding a residual, estimated from known ratios of its size, would grow too large.
+
+    See `magnitude_steps`.
+
+    ratios: of the residual's size at each step to that of the step before.
+    threshold: how large the errors of a stretch of skipped steps may be in sum.
+    most: how many steps in a row may be skipped.
+    retention: share of the steps, at the beginning, that are full, 0 to 1.
+    keep: steps that are full in any case.
+    """
 
     ratios: tuple[float, ...] = ()
     threshold: float = 0.24
@@ -33,12 +42,19 @@ class Magnitude(Gate):
 def magnitude_steps(
     steps: int, ratios: tuple[float, ...], threshold: float, most: int, retention: float, keep: tuple[int, ...]
 ) -> frozenset[int]:
-    """The full steps out of `steps`: the first round(retention steps), then where the error would grow too large.
+    """The full steps of a run: the first round(retention steps), then where the error would grow too large.
 
-    ratios: of the residual's size at each step to that of the step before, on a run of `len(ratios)` steps; the
-    nearest is taken for runs of another number. Their product since the last full step is how large the residual
-    would have become, its distance from 1 is the error of a step, and the errors of a stretch of skipped steps
-    add up to at most `threshold`, of at most `most` steps. keep: steps that are full in any case.
+    The product of the ratios since the last full step is how large the residual would have become; its distance from 1
+    is the error of a step.
+
+    steps: of the run.
+    ratios: of the residual's size at each step to that of the step before, on a run of `len(ratios)` steps; in runs of
+        another number the nearest is taken.
+    threshold: how large the errors of a stretch of skipped steps may be in sum.
+    most: how many steps in a row may be skipped.
+    retention: share of the steps, at the beginning, that are full, 0 to 1.
+    keep: steps that are full in any case.
+
     Source: Ma et al. 2025 (MagCache), section 3.3, and its code.
     """
     early, product, error, skipped = int(retention * steps + 0.5), 1.0, 0.0, 0
@@ -65,7 +81,13 @@ def _nearest(ratios: tuple[float, ...], step: int, steps: int) -> float:
 @GATES.add
 @dataclass(frozen=True)
 class Centered(Gate):
-    """As many full steps as `Every` has, but dense around step `center`. See `centered_steps`."""
+    """As many full steps as `Every` has, but dense around one step. See `centered_steps`.
+
+    interval: there are ceil(steps / interval) full steps; 1 is off.
+    center: the step around which they are dense.
+    power: how much denser they are there, above 1.
+    signed: the form of the curve.
+    """
 
     interval: int = 2
     center: int = 15
@@ -80,12 +102,18 @@ class Centered(Gate):
 
 @lru_cache(maxsize=128)
 def centered_steps(steps: int, interval: int, center: int, power: float, signed: bool) -> frozenset[int]:
-    """ceil(steps / interval) steps out of `steps`, dense around `center`: a power curve, cut at whole numbers.
+    """ceil(steps / interval) of the steps of a run, dense around `center`: a power curve, cut at whole numbers.
 
-    signed: take sign(u) |u|^power left of the center and round; otherwise as the authors' code does, where
-    the root of a negative number is complex and the real part of its power is cut towards zero.
     Where steps fall together, the power is lowered by 0.02 until they do not.
-    Raises HastenError if that happens down to power 1.
+
+    steps: of the run.
+    interval: of how many steps one is full on average; 1 is all of them.
+    center: the step around which they are dense.
+    power: of the curve, above 1.
+    signed: take sign(u) |u|^power left of the center and round. Otherwise do as the authors' code, where the root of a
+        negative number is complex, and the real part of its power is cut towards zero.
+
+    Raises HastenError if steps fall together down to power 1.
     Source: Ma et al. 2023 (DeepCache), section 3.4; `sample_from_quad_center` of its code.
     """
     if interval == 1:

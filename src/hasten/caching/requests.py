@@ -29,9 +29,11 @@ class Request:
 class Requests:
     """The histories of every row that was ever seen, by request.
 
-    Rows are known by request, call of the query (guidance in two calls has two histories) and place, so a
-    batch may shrink to its conditional branch and grow back. What belongs to another generation, picture
-    size, dtype or device is forgotten; so is everything of a call whose rows change in any other way.
+    Rows are known by request, call of the query (guidance in two calls has two histories) and place, so a batch may
+    shrink to its conditional branch and grow back. What belongs to another generation, picture size, dtype or device is
+    forgotten; so is everything of a call whose rows change in any other way.
+
+    run: what the network is doing.
     """
 
     def __init__(self, run: Run) -> None:

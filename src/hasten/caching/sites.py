@@ -22,12 +22,15 @@ from hasten.runtime.view import wrap
 class Site(ABC):
     """A part of a network, and the tensors that stand in for it. Frozen dataclasses, listed in `SITES`.
 
-    within: names of caches that it must stand inside of, because it would remember what they leave in place of
-    tensors that nothing reads.
+    name: what recipes call it.
+    within: names of caches that must be applied outside of it, because it would remember what they leave in place of
+        tensors that nothing reads.
+    search_space: what a search tries for each setting, as of an `Acceleration`.
     """
 
     name: ClassVar[str]
     within: ClassVar[tuple[str, ...]] = ()
+    inside: ClassVar[bool] = True
     search_space: ClassVar[Mapping[str, Any] | None] = None  # as of an Acceleration
 
     @abstractmethod
@@ -36,7 +39,11 @@ class Site(ABC):
 
     @abstractmethod
     def attach(self, network: nn.Module, memory: Memory) -> None:
-        """Make the view `network` ask the memory what becomes of the part, and give it what to remember."""
+        """Make a view ask the memory which rows of the part are computed, and hand it what is to be remembered.
+
+        network: the view, which is changed.
+        memory: of the cache.
+        """
 
 
 SITES: Registry[Site] = Registry("site", Site)
@@ -45,7 +52,9 @@ SITES: Registry[Site] = Registry("site", Site)
 class Standing:
     """In place of a module's forward: all tensors that come out are remembered, and stand in for it later.
 
-    written: the first is a copy, because adapters and FreeU write into what they get from this module.
+    memory: of the cache.
+    key: under which they are remembered.
+    written: give out a copy of the first, because adapters and FreeU write into what they get from this module.
     """
 
     def __init__(self, memory: Memory, key: Hashable, written: bool = False) -> None:
@@ -58,7 +67,13 @@ class Standing:
         return self.stand(None, inner, args, kwargs)
 
     def stand(self, base: Tensor | None, inner: Callable[..., Any], args: Any, kwargs: Any) -> Any:
-        """What comes out. base: remember increments on this for the tensors that have its shape."""
+        """What comes out, computed or recalled.
+
+        base: remember increments on this for the tensors that have its shape; None for none.
+        inner: the module's forward.
+        args: its arguments.
+        kwargs: its named arguments.
+        """
         split = self.memory.split((self.key, 0))
         numbers = itertools.count()
         first: list[Tensor] = []
@@ -99,13 +114,14 @@ WHOLE = "whole"
 class Whole(Site):
     """The whole network: where it is not computed, not a layer of it runs.
 
-    space: what is remembered and forecast; the network's "output" as it is, or the clean "data" that it stands
-    for, from which the output at the current state and time is made again.
+    space: what is remembered: the network's "output" as it is, or the clean "data" that it stands for, from which the
+        output at the current state and time is made again.
     """
 
     space: str = "output"
 
     name = "whole"
+    inside = False
     search_space: ClassVar[Mapping[str, Any]] = {"space": ("data", "output")}
 
     def __post_init__(self) -> None:

@@ -22,9 +22,11 @@ from hasten.runtime.view import wrap
 class UNetDeep(Site):
     """Everything of a U-Net that is deeper than unit `branch` of its ways down and up.
 
-    Units are d_0 (the input convolution), d_1, ... on the way down, and their mirror images u_0 (the last
-    one), u_1, ... on the way up: u_j takes the skip that d_j leaves. What is remembered is the tensor that
-    enters u_branch. While it is skipped, d_0 .. d_branch, u_branch .. u_0 and the output head run afresh.
+    Units are d_0 (the input convolution), d_1, ... on the way down, and their mirror images u_0 (the last one), u_1,
+    ... on the way up: u_j takes the skip that d_j leaves. What is remembered is the tensor that enters u_branch. While
+    the deep part is skipped, d_0 .. d_branch, u_branch .. u_0 and the output head run afresh.
+
+    branch: the deepest unit that runs at every step, at least 0.
     """
 
     branch: int = 0
@@ -73,8 +75,9 @@ class UNetDeep(Site):
 class UNetEncoder(Site):
     """The way down of a U-Net and its middle: all skips and what enters the way up are remembered.
 
-    While it is skipped only the way up runs, on old features at the new time and with the conditioning of the
-    new step; residuals of ControlNets are added to the skips afterwards, and are felt at every step.
+    While it is skipped only the way up runs, on old features, at the new time and with the conditioning of the new
+    step. Residuals of ControlNets are added to the skips afterwards, and so act at every step.
+
     Source: Li et al. 2023 (Faster Diffusion), section 3.2.
     """
 
@@ -100,9 +103,12 @@ DEEP = "deep"  # what enters the way up where it runs at every step
 class Hollow:
     """In place of a deep module's forward: where no row is computed, stand-ins of the right shape come out.
 
-    Block code goes on to join them with one another, so they have a single channel and take no memory; nothing
-    reads what comes of that. Where adapters write into the hidden state, it is a tensor of its own with all
-    its channels.
+    Block code goes on to join them with one another, so they have a single channel and take no memory; nothing reads
+    what comes of that.
+
+    memory: of the cache.
+    written: give out a hidden state of its own with all its channels, because adapters write into it.
+    key: of the tensor whose rows decide whether anything is computed.
     """
 
     def __init__(self, memory: Memory, written: bool = False, key: Hashable = DEEP) -> None:

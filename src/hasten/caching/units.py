@@ -19,7 +19,11 @@ UNITS = ("attention", "self-attention", "cross-attention", "mlp", "all")
 
 
 class Joined(NamedTuple):
-    """An attention and an MLP side by side, whose outputs one projection joins: a unit, named by that projection."""
+    """An attention and an MLP side by side, whose outputs one projection joins: together one unit.
+
+    feeding: the attention and the first layer of the MLP.
+    projection: what joins them; the unit is known by it.
+    """
 
     feeding: tuple[nn.Module, ...]
     projection: nn.Module
@@ -28,11 +32,12 @@ class Joined(NamedTuple):
 @SITES.add
 @dataclass(frozen=True)
 class Units(Site):
-    """All units of one kind, each a piece of its own: what leaves it is remembered, gates and residual adds are fresh.
+    """All units of one kind, each a piece of its own. Their outputs are remembered; gates and residual adds are fresh.
 
-    kind: "attention" (all of it), "self-attention", "cross-attention", "mlp", or "all": attention and MLP, and
-    where a block joins the two in one projection, what leaves that. first, last: of the places where units are
-    found, in order, those from first to last - 1.
+    kind: "attention" (all of it), "self-attention", "cross-attention", "mlp", or "all": attention and MLP, and where a
+        block joins the two in one projection, the output of that.
+    first: which of the places with units, in order, is the first that is taken.
+    last: the place after the last that is taken; None is the end.
     """
 
     kind: str = "attention"
@@ -45,7 +50,10 @@ class Units(Site):
         one_of("kind", self.kind, UNITS)
 
     def inside(self, network: nn.Module) -> list[nn.Module | Joined]:
-        """The units, in the order of the model. Raises UnsupportedModel if there are none."""
+        """The units, in the order of the model.
+
+        Raises UnsupportedModel if there are none.
+        """
         hosts = hosts_of(network)
         if not hosts:
             raise UnsupportedModel(f"model: {type(network).__name__} has no attention units; give one that does")
@@ -66,7 +74,12 @@ class Units(Site):
 
 
 def stand(unit: nn.Module | Joined, memory: Memory, key: Hashable) -> None:
-    """Let the memory, under `key`, decide over a unit of a view."""
+    """Let the memory decide over a unit.
+
+    unit: of a view, which is changed.
+    memory: of the cache.
+    key: under which its tensors are remembered.
+    """
     if isinstance(unit, Joined):
         for part in unit.feeding:
             wrap(part, _Silent(memory, key))
@@ -79,7 +92,11 @@ def hosts_of(module: nn.Module) -> list[nn.Module]:
 
 
 def units_of(host: nn.Module, kind: str) -> list[nn.Module | Joined]:
-    """The units of one of the kinds `UNITS` that are children of a block."""
+    """The units of one kind that are children of a block.
+
+    host: the block, as of `hosts_of`.
+    kind: one of `UNITS`.
+    """
     attention = [part for part in host.children() if is_attention(part)]
     if kind == "attention":
         return [*attention]

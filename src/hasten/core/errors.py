@@ -11,6 +11,10 @@ class HastenError(ValueError):
     """Bad input. The message is one line a person can act on; the command line prints it as it is."""
 
 
+class NothingChanged(UserWarning):
+    """A part of a recipe did nothing in a generation, or is not applied to a part of the pipeline."""
+
+
 class UnsupportedModel(HastenError):
     """The method needs something this model does not have."""
 

@@ -17,11 +17,14 @@ from hasten.runtime.denoiser import ConditionedDenoiser, conditioned
 def denoiser_of(
     pipe: Any, prompt: str | Sequence[str], guidance: float = 1.0, negative: str | None = None
 ) -> ConditionedDenoiser:
-    """The network of a pipeline, bound to prompts, one a row of the states it will be asked about, or one for all.
+    """The network of a pipeline, bound to prompts. Runs without gradients, in the dtype of the network.
 
-    guidance: the classifier-free scale w of out = without + w (with - without); at 1 the network is asked with
-    the prompt alone. negative: the prompt of "without"; what the pipeline takes for none if None.
-    Runs without gradients, in the dtype of the network.
+    pipe: a diffusers pipeline.
+    prompt: one for all rows of the states it will be asked about, or one a row.
+    guidance: the classifier-free scale w of out = without + w (with - without); at 1 the network is asked with the
+        prompt alone.
+    negative: the prompt of "without"; what the pipeline takes for none if None.
+
     Raises UnsupportedModel for pipelines that `hasten.runtime.denoiser.conditioned` does not know.
     """
     try:

@@ -47,7 +47,11 @@ def fit(
 
 @learners.of(BNS)
 def learn(solver: BNS, trajectory: Trajectory) -> LearningBNS:
-    """A BNS of the same order that fits itself to its model while it runs. trajectory: of its start states."""
+    """A BNS of the same order that fits itself to its model while it runs.
+
+    solver: whose order it has.
+    trajectory: of its start states.
+    """
     return LearningBNS(solver.order, trajectory)
 
 

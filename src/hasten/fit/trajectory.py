@@ -67,7 +67,13 @@ class Trajectory:
 
     @classmethod
     def load(cls, file: Path, process: Process) -> Trajectory:
-        """What `save` wrote of a trajectory of this process. Raises HastenError for a file that cannot be read."""
+        """What `save` wrote of a trajectory.
+
+        file: its path.
+        process: that the trajectory was made for.
+
+        Raises HastenError for a file that cannot be read.
+        """
         from safetensors import SafetensorError
         from safetensors.torch import load_file
 

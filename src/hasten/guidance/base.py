@@ -7,6 +7,7 @@ from torch import nn
 from hasten.core.errors import UnsupportedModel
 from hasten.core.registry import Registry
 from hasten.runtime.acceleration import Acceleration, Phase
+from hasten.runtime.anatomy import needs_plain_rows
 
 
 class GuidanceMethod(Acceleration):
@@ -19,7 +20,12 @@ GUIDANCES: Registry[GuidanceMethod] = Registry("guidance", GuidanceMethod)
 
 
 def needs_branches(name: str, network: nn.Module) -> None:
-    """Raise UnsupportedModel if this network has its guidance distilled into it."""
+    """Raise UnsupportedModel if this network has its guidance distilled into it.
+
+    name: of the guidance method, for the message.
+    network: what is to be guided.
+    """
+    needs_plain_rows(network)
     if getattr(getattr(network, "config", None), "guidance_embeds", False):
         raise UnsupportedModel(
             f"guidance: {type(network).__name__} is guidance-distilled and has no unconditional branch to leave "

@@ -6,68 +6,19 @@ from abc import abstractmethod
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar
 from weakref import WeakKeyDictionary
 
-import torch
 from torch import Tensor, nn
 
-from hasten.core.errors import HastenError, UnsupportedModel, positive_int
+from hasten.core.errors import HastenError, positive_int
 from hasten.core.registry import Paper, Span
 from hasten.guidance.base import GUIDANCES, GuidanceMethod, needs_branches
-from hasten.guidance.branches import batched, conditional, ran, replaced
+from hasten.guidance.branches import Alone, batched, learn_order, ran, replaced
+from hasten.guidance.differences import Difference, Frequencies, Held
 from hasten.runtime.anatomy import batch_of
 from hasten.runtime.run import Row, Run
 from hasten.runtime.view import wrap
-
-
-class Difference(Protocol):
-    """Unconditional minus conditional answer of one network call, (images, ...), as last computed."""
-
-    def forecast(self, time: float) -> Tensor:
-        """What it is at the network's time `time` (usually of 1,000), later than all asked before."""
-        ...
-
-
-@dataclass
-class Held(Difference):
-    """The difference stays what it was."""
-
-    last: Tensor
-
-    def forecast(self, time: float) -> Tensor:
-        return self.last
-
-
-class Frequencies(Difference):
-    """Low and high frequencies of the difference are multiplied anew on each call, by factors of the time.
-
-    Low is what lies in a disc of radius min(height, width) // 5 around the constant. Source: Lv et al. 2024
-    (FasterCache), eq. (9)-(11).
-    """
-
-    def __init__(self, last: Tensor, factors: Callable[[float], tuple[float, float]]) -> None:
-        if last.ndim < 4:
-            raise UnsupportedModel(
-                f"guidance: the network's answers have shape {tuple(last.shape)}, which has no height and width; "
-                'use "reuse" instead of "reuse-frequencies"'
-            )
-        self.factors, self.dtype = factors, last.dtype
-        spectrum = torch.fft.fft2(last.float())
-        disc = low_frequencies(*last.shape[-2:]).to(last.device)
-        self.low, self.high = spectrum * disc, spectrum * ~disc
-
-    def forecast(self, time: float) -> Tensor:
-        low, high = self.factors(time)
-        self.low, self.high = self.low * low, self.high * high
-        return torch.fft.ifft2(self.low + self.high).real.to(self.dtype)
-
-
-def low_frequencies(height: int, width: int) -> Tensor:
-    """Which entries of a 2-D Fourier transform are low, (height, width), laid out as `torch.fft.fft2` does."""
-    y, x = torch.arange(height) - height // 2, torch.arange(width) - width // 2
-    disc = y[:, None] ** 2 + x[None, :] ** 2 <= (min(height, width) // 5) ** 2
-    return torch.fft.ifftshift(disc)
 
 
 class Reuse(GuidanceMethod):
@@ -77,6 +28,7 @@ class Reuse(GuidanceMethod):
     Nothing is kept from another generation, picture size, number of images, dtype or device.
     """
 
+    narrows = True
     after = ("interval",)  # it may leave steps unguided, and nothing is to be learnt from those
 
     @abstractmethod
@@ -85,7 +37,10 @@ class Reuse(GuidanceMethod):
 
     @abstractmethod
     def difference(self, last: Tensor) -> Difference:
-        """What goes on from a difference that was computed."""
+        """What forecasts from a difference that was computed.
+
+        last: the difference, (images, ...).
+        """
 
     def check(self, network: nn.Module) -> None:
         needs_branches(self.name, network)
@@ -93,15 +48,37 @@ class Reuse(GuidanceMethod):
     def attach(self, network: nn.Module, run: Run) -> None:
         if all(getattr(self, field) == value for field, value in self.off.items()):
             return
-        batch, kept = batch_of(network), _Differences(self)
+        batch, kept, conditional = batch_of(network), _Differences(self), Alone(network, run)
+
+        def alone(filled: Any, x: Tensor) -> Any:
+            if kept.begin(run, x):
+                return None
+            run.act(self.name)
+            pairs = zip(batched(filled, len(x)), kept.forecast(run), strict=True)
+            return replaced(filled, len(x), [answer + difference for answer, difference in pairs])
+
+        conditional.instead(alone)
 
         def forward(inner: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
             x = batch(args, kwargs)
-            rows = run.rows(len(x))
+            rows, filled = run.rows(len(x)), conditional.answer()
+            run.act(self.name, False)
+            if filled is not None and run.alone(len(x)) == 1:
+                kept.begin(run, x)
+                answer = inner(*args, **kwargs)
+                pairs = zip(batched(answer, len(x)), batched(filled, len(x)), strict=True)
+                kept.remember(run, [a - b for a, b in pairs])
+                return answer
             guided = [] if rows is None else _guided(rows)
             if rows is None or not guided:
                 return inner(*args, **kwargs)
+            if run.conditional_last is None:
+                answer = inner(*args, **kwargs)
+                learn_order(run, answer, len(x))
+                return answer
             full = {part: kept.begin(part, x) for part in guided}
+            if not all(full.values()):
+                run.act(self.name)
             running = [i for i, row in enumerate(rows) if row.branch == 0 or full.get(row.part, True)]
             answer = ran(run, inner, args, kwargs, rows, running)
             whole = [kept.whole(x, rows, running) for x in batched(answer, len(running))]
@@ -164,7 +141,7 @@ def _places(rows: Sequence[Row], part: Run) -> tuple[list[int], list[int]]:
     """The positions of a request's unconditional rows and, in the same order, of its conditional ones."""
     where = {row: i for i, row in enumerate(rows)}
     empty = [i for i, row in enumerate(rows) if row.part is part and row.branch == 1]
-    return empty, [where[conditional(rows[i])] for i in empty]
+    return empty, [where[rows[i].conditional] for i in empty]
 
 
 @GUIDANCES.add
@@ -172,9 +149,12 @@ def _places(rows: Sequence[Row], part: Run) -> tuple[list[int], list[int]]:
 class DifferenceReuse(Reuse):
     """Guide with the difference of the branches that was computed last.
 
-    interval: both branches run on steps 0, interval, 2 interval, ...; at least 1, which is off. steps: if any,
-    they run on these instead (and on step 0). start: share of the first steps on all of which they run, 0 to
-    1. The unconditional answer is taken to be the conditional one plus the difference of the last full step.
+    The unconditional answer is taken to be the conditional one plus the difference of the last full step.
+
+    interval: both branches run on steps 0, interval, 2 interval, ...; at least 1, which is off.
+    steps: if there are any, both run on these instead, and on step 0.
+    start: share of the first steps on all of which both run, 0 to 1.
+
     Source: the CFG branch caching of Lv et al. 2024 (FasterCache), section 3.3, without its frequencies.
     """
 
@@ -209,11 +189,16 @@ class DifferenceReuse(Reuse):
 class FrequencyReuse(Reuse):
     """Guide with the difference computed last, its low and high frequencies growing from call to call.
 
-    interval: both branches run on steps 0, interval, 2 interval, ...; at least 1, which is off. start: share
-    of the first steps on all of which they run, 0 to 1; the authors' code has 0.36. below: they also run
-    while the network's time is at or above this number; None is no limit. low, high: factors, anew on
-    each call without the unconditional branch, while the time lies between, and not at, the two numbers of
-    low_between and high_between. Numbers are usually of 1,000. The defaults are those of diffusers.
+    Times are those the network is shown, usually of 1,000. The defaults are those of diffusers.
+
+    interval: both branches run on steps 0, interval, 2 interval, ...; at least 1, which is off.
+    start: share of the first steps on all of which both run, 0 to 1; the authors' code has 0.36.
+    below: the time from which on upwards both run; None is no limit.
+    low: factor on low frequencies, anew on each call without the unconditional branch, at least 0.
+    high: factor on high frequencies, likewise.
+    low_between: the two times between which `low` is used.
+    high_between: the two times between which `high` is used.
+
     Source: Lv et al. 2024 (FasterCache), eq. (9)-(11).
     """
 

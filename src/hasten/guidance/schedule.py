@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from hasten.core.errors import one_of
 from hasten.core.registry import Paper
 from hasten.guidance.base import GUIDANCES, GuidanceMethod, needs_branches
-from hasten.guidance.branches import batched, conditional, replaced
+from hasten.guidance.branches import Alone, batched, needs_order, replaced
 from hasten.runtime.anatomy import batch_of
 from hasten.runtime.run import Run
 from hasten.runtime.view import wrap
@@ -31,9 +31,11 @@ SHAPES: dict[str, Callable[[float], float]] = {
 class ScaleSchedule(GuidanceMethod):
     """Let what guidance adds to the conditional prediction grow from nothing at noise to twice as much at data.
 
-    shape: "linear", "cosine", or "constant", which is off. A pipeline's guidance_scale w adds w - 1 times the
-    difference of the branches; that difference is multiplied here, by 1 on average over time, so that w is
-    whatever the pipeline is called with.
+    A pipeline's guidance_scale w adds w - 1 times the difference of the branches. That difference is multiplied here,
+    by 1 on average over time, so that w is whatever the pipeline is called with.
+
+    shape: how the factor grows: "linear", "cosine", or "constant", which is off.
+
     Source: Wang et al. 2024, section 3, whose weight is w - 1.
     """
 
@@ -52,21 +54,32 @@ class ScaleSchedule(GuidanceMethod):
     def attach(self, network: nn.Module, run: Run) -> None:
         if self.shape == "constant":
             return
-        batch = batch_of(network)
+        batch, conditional = batch_of(network), Alone(network, run)
+
+        def factor(part: Run) -> float:
+            return SHAPES[self.shape](part.time / part.process.t_max)
 
         def forward(inner: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
             answer = inner(*args, **kwargs)
             count = len(batch(args, kwargs))
-            rows = run.rows(count)
+            rows, branch = run.rows(count), run.alone(count)
+            run.act(self.name, False)
+            towards = conditional.answer() if branch == 1 else None
+            if towards is not None:
+                run.act(self.name)
+                pairs = zip(batched(towards, count), batched(answer, count), strict=True)
+                return replaced(answer, count, [torch.lerp(c, u, factor(run)) for c, u in pairs])
             if rows is None or run.branches(count) != 2:
                 return answer
+            needs_order(self.name, run)
+            run.act(self.name)
             where = {row: i for i, row in enumerate(rows)}
-            partner = [where[conditional(row)] for row in rows]
-            factors = [SHAPES[self.shape](row.part.time / row.part.process.t_max) for row in rows]
+            partner = [where[row.conditional] for row in rows]
+            factors = [factor(row.part) for row in rows]
 
             def scaled(x: Tensor) -> Tensor:
-                factor = torch.tensor(factors, dtype=x.dtype, device=x.device).reshape(-1, *[1] * (x.ndim - 1))
-                return torch.lerp(x[partner], x, factor)
+                by = torch.tensor(factors, dtype=x.dtype, device=x.device).reshape(-1, *[1] * (x.ndim - 1))
+                return torch.lerp(x[partner], x, by)
 
             return replaced(answer, count, [scaled(x) for x in batched(answer, count)])
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from hasten.core.errors import HastenError, one_of
 from hasten.predictions.prediction import DATA, KINDS, Coefficient, Prediction, combine
-from hasten.processes import Angular, Process, RectifiedFlow, VarianceExploding, understood
+from hasten.processes import Angular, Process, RectifiedFlow, TrigFlow, VarianceExploding, understood
 from hasten.processes.understood import FIELDS, Row
 
 SIGMA_DATA = 0.5  # of EDM schedulers that do not say
@@ -46,16 +46,19 @@ class Reading:
     kind: of its output, one of `KINDS`.
     sigma_data: of a network inside EDM's preconditioning; it is shown x / sqrt(sigma^2 + sigma_data^2), and
         its output, of kind "epsilon" or "v_prediction", is scaled and added to the state. None for all others.
-    sigma_min: the level at which such a network answers with the state itself: that of consistency models; else 0.
+    boundary: with sigma_data, the noise level at which the state itself is the data prediction: 0, or the lowest level
+        of a consistency model.
+    unit: standard deviation of the noise that the output speaks of: 1, or sigma_data of a `TrigFlow`.
     limit: the range of its data; None if it has none.
 
-    Source of the preconditioning: Karras et al. 2022, table 1; Song et al. 2023, appendix C.
+    Source of the preconditioning: Karras et al. 2022, table 1; of the boundary: Song et al. 2023, appendix C.
     """
 
     process: Process
     kind: str = "epsilon"
     sigma_data: float | None = None
-    sigma_min: float = 0.0
+    boundary: float = 0.0
+    unit: float = 1.0
     limit: Limit | None = None
 
     def at(self, x: Tensor, output: Tensor, alpha: Coefficient, sigma: Coefficient) -> Prediction:
@@ -65,10 +68,10 @@ class Reading:
         output: of the network, shaped like the state.
         alpha, sigma: at the state's time: numbers, or tensors that broadcast over rows.
         """
-        if self.sigma_data is None:
+        if self.sigma_data is None and self.unit == 1:
             prediction = Prediction(x, alpha, sigma, output, self.kind)
         else:
-            skip, out = self._preconditioning(sigma)
+            skip, out = self._weights(alpha, sigma)
             prediction = Prediction(x, alpha, sigma, combine(x, skip, output, out), "sample")
         return prediction if self.limit is None else self.limit.of(prediction)
 
@@ -97,10 +100,7 @@ class Reading:
         alpha, sigma = self._levels(time)
         shown, _ = common(shown, data)
         x = self.state(shown, time)
-        if self.sigma_data is None:
-            x_weight, weight = DATA[self.kind](alpha, sigma)
-        else:
-            x_weight, weight = self._preconditioning(sigma)
+        x_weight, weight = self._weights(alpha, sigma)
         return ((data - x_weight * x) / weight).to(shown.dtype)
 
     def _levels(self, time: float) -> tuple[float, float]:
@@ -113,13 +113,13 @@ class Reading:
             return x
         return x * (float(self.process.sigma(time)) ** 2 + self.sigma_data**2) ** 0.5
 
-    def _preconditioning(self, sigma: Coefficient) -> tuple[Coefficient, Coefficient]:
-        """The weights of the state and of the network's output in the data prediction."""
-        assert self.sigma_data is not None
-        above = sigma - self.sigma_min
+    def _weights(self, alpha: Coefficient, sigma: Coefficient) -> tuple[Coefficient, Coefficient]:
+        """Of the state and of the network's output in the data prediction."""
+        if self.sigma_data is None:
+            return DATA[self.kind](alpha, sigma / self.unit)
+        total, above = sigma**2 + self.sigma_data**2, sigma - self.boundary
         sign = 1.0 if self.kind == "epsilon" else -1.0
-        out = above * self.sigma_data / (sigma**2 + self.sigma_data**2) ** 0.5
-        return self.sigma_data**2 / (above**2 + self.sigma_data**2), sign * out
+        return self.sigma_data**2 / (above**2 + self.sigma_data**2), sign * above * self.sigma_data / total**0.5
 
 
 def reading_of(process: Process, config: Mapping[str, Any]) -> Reading:
@@ -136,6 +136,8 @@ def reading_of(process: Process, config: Mapping[str, Any]) -> Reading:
         if not own.get("use_flow_sigmas") or kind == "flow_prediction":
             kind = "reversed_flow_prediction" if process.inverted else "flow_prediction"
         return Reading(process, kind, limit=limit)
+    if isinstance(process, TrigFlow):
+        return Reading(process, "v_prediction", unit=process.sigma_data, limit=limit)
     if isinstance(process, Angular):
         return Reading(process, "v_prediction", limit=limit)
     if not isinstance(process, VarianceExploding):
@@ -149,7 +151,8 @@ def reading_of(process: Process, config: Mapping[str, Any]) -> Reading:
     one_of("prediction_type", kind, ("epsilon", "v_prediction"))
     # a table of betas that is read as noise levels is of data with variance 1
     sigma_data = 1.0 if row.kind == "table" else float(own.get("sigma_data", SIGMA_DATA))
-    return Reading(process, kind, sigma_data, process.sigma_min if row.kind == "consistency" else 0.0, limit)
+    boundary = process.sigma_min if row.kind == "consistency" else 0.0
+    return Reading(process, kind, sigma_data, boundary, limit=limit)
 
 
 def _limit(row: Row, own: Mapping[str, Any]) -> Limit | None:

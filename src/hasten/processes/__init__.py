@@ -25,6 +25,7 @@ from hasten.processes.gaussian import (
 )
 from hasten.processes.mean_reverting import MeanReverting
 from hasten.processes.one_sided import OneSided
+from hasten.processes.trig import TrigFlow
 
 __all__ = [
     "Angular",
@@ -35,6 +36,7 @@ __all__ = [
     "PFGMPlusPlus",
     "Process",
     "RectifiedFlow",
+    "TrigFlow",
     "VarianceExploding",
     "VariancePreserving",
     "class_of",

@@ -19,13 +19,11 @@ class Process(ABC):
     t_max: the time of pure noise, where sampling starts.
     t_min: the smallest time a network was trained on.
     discrete: whether the network was trained on whole-numbered times only.
-    noise_std: of the noise in a state, where that is not 1; what solvers add on the way is multiplied by it.
     """
 
     t_max: float
     t_min: float
     discrete = False
-    noise_std: float = 1.0
 
     @abstractmethod
     def alpha(self, t: ArrayLike) -> Array:

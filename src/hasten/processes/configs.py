@@ -14,6 +14,7 @@ from hasten.core.errors import HastenError, one_of
 from hasten.processes.base import Array, Process
 from hasten.processes.betas import snr_shifted, table_betas, zero_terminal
 from hasten.processes.gaussian import Angular, Cosine, RectifiedFlow, VarianceExploding, VariancePreserving
+from hasten.processes.trig import TrigFlow
 from hasten.processes.understood import CLASHES, FIELDS, SCHEDULERS, Row
 
 OURS = ("solver", "grid", "end", "origin")  # what a config of hasten's own scheduler has besides
@@ -242,8 +243,8 @@ def _of_levels(shown: str, row: Row, own: Mapping[str, Any]) -> Process:
 
 def _of_angles(row: Row, own: Mapping[str, Any]) -> Process:
     if row.spacing == "angles":
-        return Angular(1.0, float(own.get("sigma_data", 0.5)))
-    return Angular(2 / np.pi)
+        return TrigFlow(float(own.get("sigma_data", 0.5)))
+    return Angular()
 
 
 def _of_cosine(row: Row, own: Mapping[str, Any]) -> Process:

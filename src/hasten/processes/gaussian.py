@@ -245,16 +245,14 @@ class Cosine(Process):
 
 @dataclass(frozen=True)
 class Angular(Process):
-    """alpha = cos t and sigma = sin t, for angles t in [0, pi/2]: TrigFlow, and the process of Dance Diffusion.
+    """alpha = cos t and sigma = sin t, for angles t in [0, pi/2]: the process of Dance Diffusion.
 
-    scale: the network is shown scale * t.
-    noise_std: of the noise that is added, in units of the state; TrigFlow's sigma_data.
+    scale: the network is shown scale * t; 2 / pi shows it quarter turns.
 
-    Source: Lu & Song 2024 (sCM), section 3.
+    Source: Salimans & Ho 2022, section 4 (angles of variance-preserving noise).
     """
 
-    scale: float = 1.0
-    noise_std: float = 1.0  # type: ignore[misc]
+    scale: float = 2 / np.pi
     t_max = np.pi / 2
     t_min = CONTINUOUS_T_MIN
 

@@ -7,7 +7,7 @@ from hasten.runtime.acceleration import Acceleration, Phase
 
 
 class Quantizer(Acceleration):
-    """A change to the numbers that the network computes with."""
+    """A change to the numbers that the network computes with. Listed in `QUANTIZERS`."""
 
     phase = Phase.QUANTIZE
 

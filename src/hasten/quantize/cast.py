@@ -16,15 +16,17 @@ from hasten.runtime.acceleration import Acceleration
 from hasten.runtime.anatomy import batch_of
 from hasten.runtime.rows import mapped
 from hasten.runtime.run import Run
-from hasten.runtime.view import says_dtype, wrap
+from hasten.runtime.view import keeper_of, says_dtype, wrap
 
 
 class Cast(Quantizer):
     """The network's weights in 16 bits, and its arithmetic; states and sampler stay as they are.
 
-    Parts that a model asks to keep in float32 are kept. Arguments with rows (states, embeddings) are cast on the
-    way in and the answer on the way out; times are not. A pipeline that asks the network for its dtype is told the
-    one that it had.
+    Parts that a model asks to keep in float32 are kept. Arguments with rows (states, embeddings) are cast on the way in
+    and the answer on the way out; times are not. A pipeline that asks the network for its dtype is told the one that it
+    had.
+
+    dtype: the 16-bit type, set by the subclass.
     """
 
     dtype: ClassVar[torch.dtype]
@@ -33,6 +35,12 @@ class Cast(Quantizer):
         return isinstance(other, Cast) and other.name != self.name
 
     def check(self, network: nn.Module) -> None:
+        keeper = keeper_of(network)
+        if keeper is not None:
+            raise UnsupportedModel(
+                f"quantize: {keeper} decides where and how the weights of this {type(network).__name__} are kept; "
+                "undo that first, or leave it out"
+            )
         if not any(p.dtype == torch.float32 for p in network.parameters()):
             raise UnsupportedModel(f"quantize: {type(network).__name__} has no float32 weights to cast; leave it out")
 
@@ -45,6 +53,7 @@ class Cast(Quantizer):
         batch = batch_of(network)
 
         def forward(inner: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+            run.act(self.name)
             whole = batch(args, kwargs).dtype
             args, kwargs = (mapped(given, lambda x: _cast(x, dtype)) for given in (args, kwargs))
             return mapped(inner(*args, **kwargs), lambda x: _cast(x, whole))
@@ -80,7 +89,11 @@ class Float16(Cast):
 
 
 def retype(module: nn.Module, change: Callable[[Tensor], Tensor]) -> None:
-    """Change a view's own parameters and buffers (not its children's), without touching the originals."""
+    """Change a view's own parameters and buffers (not its children's), without touching the originals.
+
+    module: of the view.
+    change: an old tensor -> the new one, or the same.
+    """
     for name, parameter in module._parameters.items():
         if parameter is not None:
             changed = change(parameter.detach())

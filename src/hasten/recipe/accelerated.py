@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import inspect
 from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
@@ -9,13 +11,14 @@ from typing import Any
 
 import torch
 
-from hasten.bridge import SolverScheduler, generators
+from hasten.bridge import SolverScheduler
+from hasten.bridge.seeds import seeded
 from hasten.core.errors import HastenError, positive_int
 from hasten.grids import Explicit
 from hasten.recipe.recipe import Recipe
 from hasten.runtime.acceleration import ordered
-from hasten.runtime.anatomy import network_of
-from hasten.runtime.tracking import scheduled
+from hasten.runtime.host import host_of, hosted
+from hasten.runtime.inside import plain
 
 
 class Accelerated:
@@ -28,24 +31,24 @@ class Accelerated:
     """
 
     def __init__(self, pipe: Any, recipe: Recipe) -> None:
-        self.pipe, self.recipe = pipe, recipe
+        vars(self).update(pipe=pipe, recipe=recipe)
+        takes = inspect.signature(type(pipe).__call__).parameters
+        if recipe.guidance is not None and recipe.guidance.scale is not None:
+            _needs("guidance", "guidance_scale", takes, pipe)
+        if recipe.steps is not None:
+            _needs("steps", "num_inference_steps", takes, pipe)
+        schedule = None if recipe.solver is None else self._scheduler
         accelerations = ordered(recipe.accelerations)
-        network = network_of(pipe)
-        for acceleration in accelerations:
-            acceleration.check(network)
-        scheduler = self._scheduler()
         with ExitStack() as stack:
-            stack.enter_context(scheduled(pipe, scheduler))
+            host = stack.enter_context(hosted(pipe, schedule))
             for acceleration in accelerations:
-                stack.enter_context(acceleration.applied(pipe))
-            self._undo = stack.pop_all()
+                stack.enter_context(host.holding(acceleration))
+            host.settle()
+            vars(self)["_undo"] = stack.pop_all()
 
-    def _scheduler(self) -> Any:
-        if self.recipe.solver is None:
-            return self.pipe.scheduler
-        return SolverScheduler.from_config(
-            self.pipe.scheduler.config, solver=self.recipe.solver, grid=self.recipe.grid, end=self.recipe.end
-        )
+    def _scheduler(self, own: Any) -> SolverScheduler:
+        """The scheduler that stands in for a pipeline's own."""
+        return SolverScheduler.of(own, solver=self.recipe.solver, grid=self.recipe.grid, end=self.recipe.end)
 
     def __call__(self, *args: Any, seed: int | list[int] | None = None, **kwargs: Any) -> Any:
         """Run the pipeline. What is passed wins over the recipe.
@@ -70,9 +73,7 @@ class Accelerated:
         if seed is not None:
             if kwargs.get("generator") is not None:
                 raise HastenError("seed: a generator was given as well; give one of the two")
-            kwargs["generator"] = generators(seed, _prompts(args, kwargs), kwargs.get("num_images_per_prompt") or 1)
-        if recipe.solver is not None:  # flow pipelines do not hand theirs on to the scheduler
-            self.pipe.scheduler.generator = kwargs.get("generator")
+            kwargs |= seeded(self.pipe, seed, args, kwargs)
         return self.pipe(*args, **kwargs)
 
     def restore(self) -> None:
@@ -90,6 +91,20 @@ class Accelerated:
             raise AttributeError(name)
         return getattr(self.pipe, name)
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        setattr(self.pipe, name, value)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Accelerated:
+        host = host_of(self.pipe)
+        if host is None:
+            raise HastenError("copy: this pipeline was restored; copy the pipeline itself and accelerate it")
+        with host.own_parts():
+            twin = copy.deepcopy(plain(self.pipe), memo)
+        return Accelerated(twin, self.recipe)
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        raise HastenError("pickle: an accelerated pipeline is not pickled; save the pipeline and its recipe (save)")
+
 
 def accelerate(pipe: Any, recipe: Recipe | Mapping[str, Any] | str | Path) -> Accelerated:
     """Make a diffusers pipeline run by a recipe, until `restore`.
@@ -101,9 +116,7 @@ def accelerate(pipe: Any, recipe: Recipe | Mapping[str, Any] | str | Path) -> Ac
     return Accelerated(pipe, Recipe.of(recipe))
 
 
-def _prompts(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> int:
-    """How many prompts a pipeline call has."""
-    prompt = kwargs.get("prompt", args[0] if args else None)
-    if prompt is None:
-        prompt = kwargs.get("prompt_embeds")
-    return 1 if prompt is None or isinstance(prompt, str) else len(prompt)
+def _needs(part: str, argument: str, takes: Mapping[str, Any], pipe: Any) -> None:
+    """Raise HastenError if a pipeline has no argument that a part of the recipe sets."""
+    if argument not in takes and not any(p.kind is p.VAR_KEYWORD for p in takes.values()):
+        raise HastenError(f"{part}: {type(pipe).__name__} takes no {argument}; leave it out")

@@ -17,13 +17,13 @@ from typing import Any, ClassVar, Self
 
 from torch import nn
 
-from hasten.core.errors import HastenError
+from hasten.core.errors import HastenError, UnsupportedModel
 from hasten.core.fitters import fitters
 from hasten.core.registry import Paper
-from hasten.runtime.anatomy import network_of
+from hasten.runtime.anatomy import needs_batch
+from hasten.runtime.host import hosted
 from hasten.runtime.run import Run
-from hasten.runtime.tracking import announced, tracked
-from hasten.runtime.view import APPLIED, grafted
+from hasten.runtime.view import APPLIED
 
 
 class Phase(IntEnum):
@@ -50,6 +50,7 @@ class Acceleration(ABC):
     after: names of accelerations of the same phase that must be applied before this one if both are.
     conflicts: names of those that cannot be in the same recipe.
     off: settings that change nothing at all.
+    narrows: whether it lets only some of a call's rows run; pipelines that count on all of them refuse it.
     search_space: what a search tries for each setting (a Span, a sequence, or a registry of parts); {} tries it as
         it is, None leaves the method out.
     """
@@ -61,6 +62,7 @@ class Acceleration(ABC):
     after: ClassVar[tuple[str, ...]] = ()
     conflicts: ClassVar[tuple[str, ...]] = ()
     off: ClassVar[Mapping[str, Any]] = {}
+    narrows: ClassVar[bool] = False
     search_space: ClassVar[Mapping[str, Any] | None] = None
 
     @abstractmethod
@@ -93,9 +95,7 @@ class Acceleration(ABC):
         Raises UnsupportedModel, or HastenError if it cannot join what is applied already, before anything
         is changed.
         """
-        self._admit(network_of(pipe))
-        with tracked(pipe) as run, announced(pipe, run), grafted(pipe, run) as network:
-            self.join(network, run)
+        with hosted(pipe) as host, host.holding(self):
             yield pipe
 
     def join(self, network: nn.Module, run: Run) -> None:
@@ -103,11 +103,16 @@ class Acceleration(ABC):
 
         Raises UnsupportedModel, or HastenError if it cannot join that, before anything is changed.
         """
-        self._admit(network)
+        self.admit(network)
         self.attach(network, run)
         network.__dict__[APPLIED] = (*network.__dict__[APPLIED], self)
 
-    def _admit(self, network: nn.Module) -> None:
+    def admit(self, network: nn.Module, stage: Any = None) -> None:
+        """Raise UnsupportedModel or HastenError if it cannot join what is applied to a network.
+
+        network: a network, or a view of one.
+        stage: the `runtime.stages.Stage` whose network it is; None outside of pipelines.
+        """
         for other in network.__dict__.get(APPLIED, ()):
             if other.name == self.name:
                 raise HastenError(f"{self.name}: is applied to this pipeline already; leave that context first")
@@ -115,6 +120,12 @@ class Acceleration(ABC):
                 raise HastenError(f"{self.name}: cannot work together with {other.name!r}; keep one of them")
             if other.waits_for(self):
                 raise HastenError(f"{self.name}: must be applied before {other.name!r}; swap the two")
+        needs_batch(network)
+        if self.narrows and stage is not None and stage.needs_all_rows:
+            raise UnsupportedModel(
+                f"{self.name}: {type(stage.pipe).__name__} needs every branch of guidance in each call of its network, "
+                "and this method leaves some out; use another"
+            )
         self.check(network)
 
     def refuses(self, other: Acceleration) -> bool:

@@ -22,11 +22,12 @@ ENCODING = ("max_sequence_length", "clean_caption", "complex_human_instruction",
 class Adapter:
     """How a network is called with prompts. Subclasses are kinds of networks; one line each in `ADAPTERS`.
 
-    bound, free: where in the answer of the pipeline's `encode_prompt` the tensors of prompts and of negative
-    prompts are, by the name of the network's argument; the same if it knows no negative prompts.
+    bound: where in the answer of the pipeline's `encode_prompt` prompts are, by the name of the network's argument.
+    free: the same of negative prompts; as `bound` if it knows none.
     guided: whether the pipeline guides by a negative branch unless told otherwise.
-    part: what pipelines call the network. scale: pixels a latent is wide. max_shift: of a flow's times at the
-    largest picture, where the scheduler does not say.
+    part: what pipelines call the network.
+    scale: pixels a latent is wide.
+    max_shift: of a flow's times at the largest picture, where the scheduler does not say.
     """
 
     bound: Mapping[str, int] = field(default_factory=dict)
@@ -60,8 +61,9 @@ class Adapter:
     ) -> Conditions:
         """Prompts through the pipeline's own encoders, one row each, as its own call has them encoded.
 
-        negative: as negative prompts, which some pipelines treat differently. silent: as if the caller of the
-        pipeline had given no negative prompt. options: of `ENCODING`, where the pipeline takes them.
+        negative: as negative prompts, which some pipelines treat differently.
+        silent: as if the caller of the pipeline had given no negative prompt.
+        options: of `ENCODING`, where the pipeline takes them.
         """
         takes = inspect.signature(pipe.encode_prompt).parameters
         for name in options:
@@ -85,8 +87,10 @@ class Adapter:
     ) -> Tensor:
         """The network's answer, shaped like x.
 
-        x: (rows, channels, height, width), in the dtype of the network. number: (rows,), the process's network
-        time. conditions: one row a row. guidance: (rows,), the scale that the network is shown, if it `embeds` it.
+        x: (rows, channels, height, width), in the dtype of the network.
+        number: the process's network time, (rows,).
+        conditions: one row a row.
+        guidance: the scale that the network is shown if it `embeds` it, (rows,).
         """
         arguments = self.arguments(network, x, conditions, guidance)
         return network(x, timestep=number, **arguments, return_dict=False)[0][:, : x.shape[1]]
@@ -190,10 +194,7 @@ class Sana(Adapter):
 
 @dataclass(frozen=True)
 class Flux(Adapter):
-    """`FluxTransformer2DModel`: sees latents as tokens of 2x2, and times in 0..1.
-
-    Its pipeline divides times by 1,000, in the dtype of the latents, and the network multiplies.
-    """
+    """`FluxTransformer2DModel`: latents are tokens of 2x2, and times are divided by 1,000 in their dtype."""
 
     def embeds(self, network: nn.Module) -> bool:
         config: Any = network.config
@@ -261,7 +262,8 @@ def adapter_of(network: nn.Module, scale: int = 8) -> Adapter:
 class Adapted(nn.Module):
     """A network as objectives call it: `(x, number, **conditions) -> answer`, shaped like x.
 
-    network: kept under the name pipelines have for it. scale: see `adapter_of`.
+    network: kept under the name pipelines have for it.
+    scale: see `adapter_of`.
     """
 
     def __init__(self, network: nn.Module, scale: int = 8) -> None:

@@ -11,28 +11,82 @@ from torch import Tensor, nn
 
 from hasten.core.errors import UnsupportedModel
 
-NETWORKS = ("unet", "transformer")  # what pipelines call their denoising network
+NETWORKS = ("unet", "transformer", "transformer_2", "prior", "decoder")
+"""What pipelines call their denoising networks, the main one first."""
+
+
+def networks_of(pipe: Any) -> dict[str, nn.Module]:
+    """The denoising networks of a pipeline, by the attribute that holds each: mostly one.
+
+    Raises UnsupportedModel if there is none.
+    """
+    named = {name: getattr(pipe, name, None) for name in NETWORKS}
+    networks = {name: network for name, network in named.items() if isinstance(network, nn.Module)}
+    if not networks:
+        raise UnsupportedModel(
+            f"model: {type(pipe).__name__} has no {', '.join(NETWORKS[:-1])} or {NETWORKS[-1]}; "
+            "give a diffusers pipeline with one"
+        )
+    return networks
 
 
 def network_name(pipe: Any) -> str:
-    """The attribute under which a pipeline keeps its denoising network."""
-    for name in NETWORKS:
-        if isinstance(getattr(pipe, name, None), nn.Module):
-            return name
-    raise UnsupportedModel(
-        f"model: {type(pipe).__name__} has no {' or '.join(NETWORKS)}; give a diffusers pipeline with one"
-    )
+    """The attribute under which a pipeline keeps its denoising network, the first of them if it has two."""
+    return next(iter(networks_of(pipe)))
 
 
 def network_of(pipe: Any) -> nn.Module:
-    """The denoising network of a pipeline."""
+    """The denoising network of a pipeline, the first of them if it has two."""
     return getattr(pipe, network_name(pipe))
 
 
+def states_name(network: nn.Module) -> str:
+    """What the forward of a network calls the batch of states: its first argument."""
+    return list(inspect.signature(type(network).forward).parameters)[1]
+
+
 def batch_of(network: nn.Module) -> Callable[[tuple[Any, ...], Mapping[str, Any]], Tensor]:
-    """A function that finds the batch of states among the arguments of a network call: its first argument."""
-    name = list(inspect.signature(type(network).forward).parameters)[1]
-    return lambda args, kwargs: args[0] if args else kwargs[name]
+    """A function that finds the batch of states among the arguments of a network call.
+
+    It raises UnsupportedModel where they are no tensor: some networks take a list of pictures, others ids of tokens.
+    """
+    name = states_name(network)
+
+    def batch(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tensor:
+        states = args[0] if args else kwargs[name]
+        if not isinstance(states, Tensor) or not states.is_floating_point() or states.ndim < 2:
+            raise no_batch(network, name, type(states).__name__)
+        return states
+
+    return batch
+
+
+def needs_batch(network: nn.Module) -> None:
+    """Raise UnsupportedModel if a network says that it takes its states in another way than as one tensor."""
+    first = list(inspect.signature(type(network).forward).parameters.values())[1]
+    if "list" in str(first.annotation).lower():
+        raise no_batch(network, first.name, str(first.annotation))
+
+
+def no_batch(network: nn.Module, name: str, given: str) -> UnsupportedModel:
+    """The error for a network whose states are no batch."""
+    return UnsupportedModel(
+        f"model: {type(network).__name__} takes {name} as {given}, not as one batch of states, so its rows cannot be "
+        "told apart; choose a recipe of solver, steps and grid only"
+    )
+
+
+_ACROSS_FRAMES = ("TransformerSpatioTemporalModel", "TransformerTemporalModel", "AnimateDiffTransformer3D")
+
+
+def needs_plain_rows(network: nn.Module) -> None:
+    """Raise UnsupportedModel if a network takes the frames of its videos for rows: rows are not images inside."""
+    kinds = {type(part).__name__ for part in network.modules()}
+    if kinds & set(_ACROSS_FRAMES) or hasattr(network, "temporal_transformer_blocks"):
+        raise UnsupportedModel(
+            f"model: {type(network).__name__} takes the frames of a video for rows of a batch, and this method takes "
+            'rows for images; a cache of the whole network serves ({"name": "cache", "site": "whole"})'
+        )
 
 
 def is_attention(module: nn.Module) -> bool:

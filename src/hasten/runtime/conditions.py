@@ -46,7 +46,12 @@ class Conditions:
         return self._each(lambda tensor: tensor[places.to(tensor.device)])
 
     def joined(self, *others: Conditions) -> Conditions:
-        """These prompts, and after them those of others. Raises HastenError if they do not fit one batch."""
+        """These prompts, and after them those of others.
+
+        others: of the same network.
+
+        Raises HastenError if they do not fit one batch.
+        """
         for other in others:
             one, two = ({n: tuple(t.shape[1:]) for n, t in c.tensors.items()} for c in (self, other))
             if one != two:
@@ -68,7 +73,11 @@ class Conditions:
         return self._each(lambda tensor: tensor.expand(count, *tensor.shape[1:]))
 
     def to(self, device: Any = None, dtype: torch.dtype | None = None) -> Conditions:
-        """On another device; dtype: of the tensors that are not whole numbers. None leaves either as it is."""
+        """The same prompts on another device or in another dtype; None leaves either as it is.
+
+        device: of all tensors.
+        dtype: of the tensors that are not whole numbers.
+        """
         return self._each(lambda t: t.to(device=device, dtype=dtype if t.is_floating_point() else None))
 
     def _each(self, change: Any) -> Conditions:

@@ -35,11 +35,15 @@ class ConditionedDenoiser:
     """A network bound to prompts, one a row of the states it will be asked about (or one for all rows).
 
     States are (rows, channels, height, width), latents as the autoencoder knows them, in any floating dtype; the
-    network is asked in `dtype`, and branches are combined in that of the states.
+    branches of guidance are combined in the dtype of the states.
 
-    network: asked by `adapter`. process, kind, sigma_data, limit: how it is read, see `hasten.predictions.Reading`.
-    bound, free: its conditions with and without the prompt; None: no second branch. guidance: the scale w of
-    free + w (bound - free), (rows,) or (1,). embedded: the scale that the network itself is shown, likewise.
+    network: asked by `adapter`.
+    process, kind, sigma_data, limit: how it is read, see `hasten.predictions.Reading`.
+    bound: its conditions with the prompt.
+    free: its conditions without it; None for no second branch.
+    guidance: the scale w of free + w (bound - free), (rows,) or (1,).
+    embedded: the scale that the network itself is shown, likewise.
+    dtype: that the network is asked in.
     gradients: whether they pass where they are enabled.
     """
 
@@ -200,7 +204,8 @@ def conditioned(
 def conditions(pipe: Any, prompts: Text, negative: bool = False, **encoding: Any) -> Conditions:
     """Prompts as the pipeline's own encoders say them, one row each: what `conditioned` takes in place of text.
 
-    negative: encode as negative prompts, which some pipelines treat differently. encoding: see `conditioned`.
+    negative: encode as negative prompts, which some pipelines treat differently.
+    encoding: see `conditioned`.
     No gradients reach the encoders. Raises HastenError without prompts, or without encoders.
     """
     _, adapter = _known(pipe)

@@ -25,13 +25,17 @@ class AcceleratedDenoiser:
                                    [DeepCache(interval=3)])
         sample_many(fast, [{"noise": a, "steps": 20}, {"noise": b, "steps": 50}])
 
-    network: stays as it is; accelerations work on a view of it. make: is given that view and returns the
-    denoiser around it. It may call the network once, with the branches of guidance one after the other in one
-    batch (each branch holding the rows in order, the conditional branch last), or once for each branch.
-    accelerations: outermost first. Rows of walks at different steps share a call, and each fares as it would
-    alone. `latest` are the runs of the walks that the latest call answered; their `skipped` tells which steps
-    a cache did without. Called other than by `sample` or `sample_many`, which say whose rows come next, it
-    answers in full.
+    Rows of walks at different steps share a call, and each fares as it would alone. Called other than by `sample` or
+    `sample_many`, which say whose rows come next, it answers in full.
+
+    network: stays as it is; accelerations work on a view of it.
+    make: view -> the denoiser around it. It may call the network once, with the branches of guidance one after the
+        other in one batch (each branch holding the rows in order, the conditional branch last), or once for each
+        branch.
+    accelerations: outermost first.
+    latest: an attribute; the runs of the walks that the latest call answered. Their `skipped` tells which steps a cache
+        did without.
+
     Raises UnsupportedModel, or HastenError for accelerations that cannot work together or in this order.
     """
 

@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from hasten.predictions import reading_of
 from hasten.processes import from_config
@@ -39,33 +38,6 @@ def scheduled(pipe: Any, scheduler: Any) -> Iterator[None]:
         yield
     finally:
         object.__setattr__(pipe, "scheduler", own)
-
-
-@contextmanager
-def announced(pipe: Any, run: Run) -> Iterator[None]:
-    """Tell the run how many images a generation has as soon as the pipeline prepares their latents."""
-    inner = getattr(pipe, "prepare_latents", None)
-    if inner is None or getattr(inner, "_hasten_announces", False):
-        yield
-        return
-    own = pipe.__dict__.get("prepare_latents")
-
-    @functools.wraps(inner)
-    def prepare_latents(*args: Any, **kwargs: Any) -> Any:
-        prepared = inner(*args, **kwargs)
-        latents = prepared[0] if isinstance(prepared, tuple) else prepared
-        if isinstance(latents, Tensor):
-            run.expect(len(latents))
-        return prepared
-
-    prepare_latents._hasten_announces = True  # type: ignore[attr-defined]
-    pipe.__dict__["prepare_latents"] = prepare_latents
-    try:
-        yield
-    finally:
-        del pipe.__dict__["prepare_latents"]
-        if own is not None:
-            pipe.__dict__["prepare_latents"] = own
 
 
 def tracked_copy(scheduler: Any) -> Any:
@@ -117,7 +89,7 @@ class _Tracker:
 
     def step(self, inner: Any, model_output: Any, timestep: Any, sample: Any, *args: Any, **kwargs: Any) -> Any:
         self._look(timestep)
-        self.run.images = len(sample)
+        self.run.count(len(sample))
         shown = self.shown(sample, timestep)
         result = inner(model_output, timestep, sample, *args, **kwargs)
         self.run.answer(self.reading.shown(shown, model_output, self.run.time))

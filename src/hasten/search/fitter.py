@@ -24,8 +24,11 @@ class Fitter:
     """Recipe -> the same with its caches and its solver fitted, where they can be and are not.
 
     The pipeline itself makes the runs, so a solver's fit sees guidance, caches and whatever else the recipe changes,
-    and makes up for them: the trajectory it leads along is that of the pipeline as shipped. folder: where that is
-    kept for other processes and for another day; what is there already was made of this problem.
+    and makes up for them: the trajectory it leads along is that of the pipeline as shipped.
+
+    problem: that is tuned.
+    folder: where the trajectory is kept for other processes and for another day; what is there already was made of this
+        problem. None keeps it nowhere.
     """
 
     def __init__(self, problem: Problem, folder: Path | None = None) -> None:

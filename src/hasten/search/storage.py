@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sqlite3
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -32,19 +34,37 @@ def opened(folder: Path | None, settings: Mapping[str, Any], resume: bool, share
         return optuna.create_study(directions=directions)
     if any((folder / name).exists() for name in (SQLITE, JOURNAL)) and not resume:
         raise HastenError(f"out: {folder} already holds a search; go on with it by --resume or name another folder")
-    study = optuna.create_study(
-        storage=_storage(folder, shared), study_name="tune", directions=directions, load_if_exists=True
-    )
-    before = study.user_attrs.get("settings", settings)
-    for name, value in settings.items():
-        if before.get(name) != value:
-            raise HastenError(
-                f"{name}: the search in {folder} was made for {before.get(name)}, not {value}; "
-                "repeat that or name another folder"
-            )
-    study.set_user_attr("settings", dict(settings))
-    study.set_metric_names(OBJECTIVES)
+    with kept(folder):
+        study = optuna.create_study(
+            storage=_storage(folder, shared), study_name="tune", directions=directions, load_if_exists=True
+        )
+        before = study.user_attrs.get("settings", settings)
+        for name, value in settings.items():
+            if before.get(name) != value:
+                raise HastenError(
+                    f"{name}: the search in {folder} was made for {before.get(name)}, not {value}; "
+                    "repeat that or name another folder"
+                )
+        study.set_user_attr("settings", dict(settings))
+        study.set_metric_names(OBJECTIVES)
+        len(study.trials)  # read every page now: what is damaged is to be known before anything runs
     return study
+
+
+@contextmanager
+def kept(folder: Path | None) -> Iterator[None]:
+    """Raise HastenError where what keeps the study is damaged, locked, or cannot be written."""
+    from optuna.exceptions import StorageInternalError
+    from sqlalchemy.exc import SQLAlchemyError
+
+    try:
+        yield
+    except (StorageInternalError, SQLAlchemyError, sqlite3.Error, OSError) as error:
+        why = str(getattr(error, "orig", None) or error).splitlines()[0]
+        raise HastenError(
+            f"out: the search kept in {folder} cannot be read or written ({why}); free some room, restore its "
+            f"{SQLITE} or {JOURNAL}, or name another folder"
+        ) from None
 
 
 def _storage(folder: Path, shared: bool) -> Any:
@@ -60,6 +80,10 @@ def _storage(folder: Path, shared: bool) -> Any:
     if shared or (folder / JOURNAL).exists():
         return JournalStorage(JournalFileBackend(str(folder / JOURNAL)))
     patient = {"connect_args": {"timeout": PATIENCE}}
+    if not (folder / SQLITE).exists():  # whole from the moment that others can see it
+        new = folder / f".{SQLITE}.{os.getpid()}"
+        RDBStorage(f"sqlite:///{new}", engine_kwargs=patient).engine.dispose()
+        os.replace(new, folder / SQLITE)
     return RDBStorage(f"sqlite:///{folder / SQLITE}", engine_kwargs=patient)
 
 

@@ -19,7 +19,7 @@ from hasten.search.finalists import finalists
 from hasten.search.judge import Judge, Verdict
 from hasten.search.near import near, simpler
 from hasten.search.space import Space
-from hasten.search.storage import opened, quiet
+from hasten.search.storage import kept, opened, quiet
 
 STARTUP = 10  # trials before the sampler learns from them
 LEAST = 3  # trials that are made however little time there is
@@ -66,7 +66,7 @@ class Search:
     ) -> None:  # fmt: skip
         from optuna.samplers import TPESampler
 
-        self.space, self.budget, self.seed = space, budget, seed
+        self.space, self.budget, self.seed, self.folder = space, budget, seed, folder
         with quiet():
             self.study = opened(folder, {"budget": str(budget), "seed": seed}, resume, shared)
             before = len(self.study.get_trials(deepcopy=False))
@@ -117,9 +117,9 @@ class Search:
         most: how many proposals are finished in all, at most; None sets no limit.
         watch: called after each trial.
 
-        Raises HastenError if no recipe could be run at all.
+        Raises HastenError if no recipe could be run at all, or the study can no longer be written.
         """
-        with quiet():
+        with quiet(), kept(self.folder):
             while (self.proposals < LEAST or time.monotonic() < until) and (most is None or self.begun < most):
                 if not self._try(judge):
                     return False

@@ -109,7 +109,10 @@ class Tuning:
         self.space, self.budget, self.count = search.space, search.budget, plan.finalists
 
     def run(self, command: str) -> TuneResult:
-        """All stages. command: what the report says was typed."""
+        """All stages.
+
+        command: what the report says was typed.
+        """
         judge = self._judge()
         complete = self._search(judge) and self._refine(judge)
         if not self.search.trials:

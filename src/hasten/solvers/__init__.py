@@ -16,11 +16,12 @@ from hasten.solvers.bdia import BDIA, BDIAHeun
 from hasten.solvers.usf import USF
 from hasten.solvers.stochastic import EDM, EulerAncestral
 from hasten.solvers.dpm_v3 import DPMSolverV3
+from hasten.solvers.jumps import LCM, SCM, TCD, Consistency
 
 __all__ = [
-    "BDIA", "BDIAHeun", "BNS", "DCSolver", "DDIM", "DEIS", "DPMAdaptive", "DPMSolver", "DPMSolverPP", "DPMSolverV3",
-    "EDICT", "EDM", "Euler", "EulerAncestral", "GHVB", "HeavyBall", "Heun", "IPNDM", "PNDM", "Query", "SOLVERS",
-    "Solver", "Thresholded", "USF", "UniPC", "all",
+    "BDIA", "BDIAHeun", "BNS", "Consistency", "DCSolver", "DDIM", "DEIS", "DPMAdaptive", "DPMSolver", "DPMSolverPP",
+    "DPMSolverV3", "EDICT", "EDM", "Euler", "EulerAncestral", "GHVB", "HeavyBall", "Heun", "IPNDM", "LCM", "PNDM",
+    "Query", "SCM", "SOLVERS", "Solver", "TCD", "Thresholded", "USF", "UniPC", "all",
 ]  # fmt: skip
 
 

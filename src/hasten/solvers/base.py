@@ -46,7 +46,8 @@ class Solver(ABC):
     name: what recipes call it.
     paper: where it comes from.
     evaluations: network calls a step.
-    convergence: its order in the size of the steps (weak if stochastic); cold starts may cap it at 2.
+    convergence: its order in the size of the steps (weak if stochastic); cold starts may cap it at 2. 0 if more steps
+        approach no solution of an ODE or SDE: it is for distilled networks.
     stochastic: whether it asks for noise.
     adaptive: whether it chooses its times as it goes, between the first and the last given.
     needs_fit: whether it takes numbers of the model, see `fit`, and has none yet; it walks without, as its base solver.

@@ -54,7 +54,12 @@ class BDIA(Reversible):
         return x, ahead
 
     def begin_inverse(self, run: Timeline, x: Tensor, process: Process) -> Stepping:
-        """A DDIM step into the noise. The network is asked about data as if it were at its smallest time."""
+        """A DDIM step into the noise. The network is asked about data as if it were at its smallest time.
+
+        run: the times.
+        x: the data, (rows, ...).
+        process: of the network.
+        """
         clean, last = float(run.times[-1]), run.steps
         near = max(clean, process.t_min)
         p = yield Query(x * float(process.alpha(near) / process.alpha(clean)), near, last - 1, last)
@@ -74,9 +79,13 @@ class BDIA(Reversible):
         return torch.add(behind, newer - ahead, alpha=1 / self.gamma), x
 
     def slots(self, run: Timeline, i: int, x: Tensor) -> Generator[Query, Prediction, tuple[Tensor, Tensor, Tensor]]:
-        """The state at node i as the host hands it back, and the solver's steps from it to nodes i - 1 and i + 1.
+        """The state at a node as the host hands it back, and the solver's steps from it to the nodes before and after.
 
-        At node 0, which has nothing behind it, the state takes that place.
+        At node 0, which has nothing before it, the state takes that place.
+
+        run: the times.
+        i: the node.
+        x: the state there, (rows, ...).
         """
         p = yield run.query(x, i, i)
         value, x = run.value(p), p.state

@@ -45,7 +45,14 @@ class Frame:
 
     @classmethod
     def of(cls, process: Process, times: Array, expand: str = "data") -> Frame:
-        """The frame of a process whose nodes are these times. Raises HastenError for another `expand`."""
+        """The frame of a process.
+
+        process: of the network.
+        times: of the nodes, decreasing.
+        expand: which prediction is expanded, "data" or "noise".
+
+        Raises HastenError for another `expand`.
+        """
         if expand not in ("data", "noise"):
             raise HastenError(f"expand: {expand!r} is not known; choose 'data' or 'noise'")
         return cls(process.alpha(times), process.sigma(times), process.lam(times), expand)
@@ -183,11 +190,20 @@ class Exponential(Tabular):
         return 1.0
 
     def kept(self, frame: Frame, times: Array, i: int) -> tuple[float, ...]:
-        """What the value of node i is remembered as, see `Update`."""
+        """What the value of a node is remembered as, see `Update`.
+
+        frame: of the run.
+        times: of the run.
+        i: the node.
+        """
         return (1.0,)
 
     def nodes(self, i: int, steps: int) -> list[int]:
-        """The nodes that step i of a multistep run of so many steps passes through, newest first."""
+        """The nodes that a step of a multistep run passes through, newest first.
+
+        i: the step.
+        steps: of the run.
+        """
         return [i - k for k in range(min(self.order, i + 1, steps - i if self.lower_order_final else self.order))]
 
     def table(self, process: Process, times: Array) -> tuple[str, list[Update]]:

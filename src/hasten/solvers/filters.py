@@ -109,7 +109,7 @@ class HeavyBall(_Around):
     def __post_init__(self) -> None:
         super().__post_init__()
         inner = self.inner
-        inside = inner.evaluations > 1 or getattr(inner, "method", "multistep") != "multistep"
+        inside = inner.evaluations > 1 or getattr(inner, "method", "multistep") != "multistep" or not inner.convergence
         if inside or not isinstance(inner, Tabular):
             raise HastenError(f"solver: {inner.name!r} has no slope of a step; choose a multistep solver")
         positive_share("beta", self.beta)
@@ -122,7 +122,7 @@ class HeavyBall(_Around):
         inner = self.inner
         assert isinstance(inner, Tabular)
         value, updates, _ = program(inner, process, times)
-        if " " in value or any(update.stage or update.value not in ("", value) for update in updates):
+        if " " in value or any(u.stage or u.value not in ("", value) or not sum(u.b) for u in updates):
             raise HastenError(
                 f"solver: the steps of {inner.name!r} here have no one kind of slope to average; choose 'ipndm'"
             )

@@ -41,7 +41,11 @@ class Coordinates:
 
     @classmethod
     def of(cls, process: Process, times: Array, space: str) -> Coordinates:
-        """Those of a process at some times; space "auto" is sigma unless they start where alpha is 0.
+        """The coordinates of a process at some times.
+
+        process: of the network.
+        times: decreasing.
+        space: "sigma", "flow", or "auto": sigma unless they start where alpha is 0.
 
         Raises HastenError for space "sigma" there.
         """
@@ -64,7 +68,12 @@ class Coordinates:
             return -np.log(r) if self.space == "sigma" else np.log1p(-r) - np.log(r)
 
     def update(self, s: int, t: int, weights: Array) -> tuple[float, Array]:
-        """State weight and value weights of y_t = y_s + (r_t - r_s) weights . v, for nodes s and t."""
+        """State weight and value weights of the step y_t = y_s + (r_t - r_s) weights . v.
+
+        s: the node it starts from.
+        t: the node it goes to.
+        weights: of the values v, one a node.
+        """
         return float(self.scale[t] / self.scale[s]), self.scale[t] * (self.r[t] - self.r[s]) * weights
 
     def table(self, times: Array, plan: Iterable[tuple[int, int, int, Slope]]) -> tuple[str, list[Update]]:
@@ -85,7 +94,10 @@ class Coordinates:
 @SOLVERS.add
 @dataclass(frozen=True)
 class Euler(Tabular):
-    """First order. The same step as DDIM with eta 0, in any coordinates. Source: Karras et al. 2022, eq. (3)."""
+    """First order. The same step as DDIM with eta 0, in any coordinates.
+
+    Source: Karras et al. 2022, eq. (3).
+    """
 
     name = "euler"
     paper = Paper("Elucidating the Design Space of Diffusion-Based Generative Models", 2022, "2206.00364")

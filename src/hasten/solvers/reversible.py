@@ -39,7 +39,11 @@ class Timeline:
 
     @classmethod
     def of(cls, process: Process, times: Array) -> Timeline:
-        """Those of a process."""
+        """The times of a run with the coordinates of a process.
+
+        process: of the network.
+        times: decreasing, noisiest first.
+        """
         return cls(times, Coordinates.of(process, times, "auto"))
 
     @property
@@ -48,7 +52,13 @@ class Timeline:
         return len(self.times) - 1
 
     def query(self, x: Tensor, i: int, step: int, stage: int = 0) -> Query:
-        """For state x at node i; step and stage as in `Query`."""
+        """The query for a state.
+
+        x: the state, (rows, ...).
+        i: the node it is at.
+        step: as in `Query`.
+        stage: as in `Query`.
+        """
         return Query(x, float(self.times[i]), step, self.steps, stage)
 
     def value(self, p: Prediction) -> Tensor:
@@ -56,7 +66,13 @@ class Timeline:
         return getattr(p, self.at.value)
 
     def euler(self, x: Tensor, value: Tensor, s: int, t: int) -> Tensor:
-        """The first-order step of state x, where the prediction's value is `value`, from node s to node t."""
+        """The first-order step of a state from one node to another.
+
+        x: the state at node s, (rows, ...).
+        value: what the prediction there gives for dy/dr, see `value`.
+        s: the node it starts from.
+        t: the node it goes to.
+        """
         scale, r = self.at.scale, self.at.r
         return combine(x, float(scale[t] / scale[s]), value, float(scale[t] * (r[t] - r[s])))
 
@@ -75,22 +91,41 @@ class Reversible(Solver):
     result: ClassVar[int] = 0
 
     def begin(self, run: Timeline, x: Tensor) -> Stepping:
-        """The two states at the noisy end, of one."""
+        """The two states at the noisy end, from the one that a walk is given.
+
+        run: the times.
+        x: the state at the first time, (rows, ...).
+        """
         yield from ()
         return x, x
 
     def begin_inverse(self, run: Timeline, x: Tensor, process: Process) -> Stepping:
-        """The two states at the clean end, of one."""
+        """The two states at the clean end, from the data.
+
+        run: the times.
+        x: the data, (rows, ...).
+        process: of the network.
+        """
         yield from ()
         return x, x
 
     @abstractmethod
     def step(self, run: Timeline, i: int, pair: Two) -> Stepping:
-        """From time i to time i + 1."""
+        """From time i to time i + 1.
+
+        run: the times.
+        i: which.
+        pair: the two states.
+        """
 
     @abstractmethod
     def inverse_step(self, run: Timeline, i: int, pair: Two) -> Stepping:
-        """From time i + 1 to time i: what `step` with the same i undoes exactly."""
+        """From time i + 1 to time i: what `step` with the same i undoes exactly.
+
+        run: the times.
+        i: which.
+        pair: the two states.
+        """
 
     @abstractmethod
     def growth(self, steps: int) -> float:

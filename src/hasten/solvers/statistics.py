@@ -61,7 +61,11 @@ class Statistics:
         return torch.lerp(tables[:, below], tables[:, above], (where - below).reshape(-1, *[1] * (tables.ndim - 2)))
 
     def integrals(self, start: float, end: float) -> Integrals:
-        """The integrals of a step from lam `start` to lam `end`."""
+        """The integrals of a step.
+
+        start: lam where it begins.
+        end: lam where it ends.
+        """
         cells = max(1, math.ceil((end - start) / CELL))
         width = (end - start) / cells
         offsets = width * (np.arange(cells)[:, None] + _NODES)  # (cells, POINTS)

@@ -51,7 +51,10 @@ class Start(ABC):
         return fitters(self, *model_and_samples, **settings)
 
     def save(self, file: Path | str) -> None:
-        """Write settings and fitted tensors to a safetensors file."""
+        """Write settings and fitted tensors to a safetensors file.
+
+        file: its path.
+        """
         from safetensors.torch import save_file
 
         spec = STARTS.describe(self)
@@ -60,7 +63,12 @@ class Start(ABC):
 
     @staticmethod
     def load(file: Path | str) -> Start:
-        """What `save` wrote. Raises HastenError if the file holds no start."""
+        """What `save` wrote.
+
+        file: its path.
+
+        Raises HastenError if the file holds no start.
+        """
         from safetensors import SafetensorError, safe_open
 
         try:

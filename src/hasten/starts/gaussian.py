@@ -60,7 +60,12 @@ class Moments(Start):
         return (new[0] * mean + moved.reshape(x.shape)).to(x.dtype)
 
     def denoise(self, process: Process, x: Tensor, t: float) -> Prediction:
-        """What a network would say about state x at time t if the data were this Gaussian."""
+        """What a network would predict if the data were this Gaussian.
+
+        process: of the network.
+        x: the state, (rows, ...).
+        t: its time.
+        """
         alpha, sigma = _level(process, t)
         mean, basis, variances = self._parts(x)
         parts = (x.double() - alpha * mean).flatten(1) @ basis.T

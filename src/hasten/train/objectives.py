@@ -89,9 +89,13 @@ def _miss_no_frozen(objective: Any, keys: Any) -> None:
 class Reconstruction(Objective):
     """Trains an autoencoder (`encoder`, `decoder`) on `batch["sample"]`, images in [-1, 1].
 
-    L1 + `square` * L2 on the pixels, plus `spread` * the distance of each latent channel's batch mean from 0 and
-    standard deviation from 1, so that the latents suit a diffusion model without any scaling. `jitter` is the
-    standard deviation of the noise added before decoding: what a denoiser leaves behind must not show.
+    The loss is L1 on the pixels, plus L2 on the pixels and a term that shapes the latents.
+
+    autoencoder: what is trained.
+    square: weight of L2 on the pixels.
+    spread: weight of the distance of each latent channel's batch mean from 0 and standard deviation from 1, so that the
+        latents suit a diffusion model without any scaling.
+    jitter: standard deviation of the noise added before decoding: what a denoiser leaves behind must not show.
     """
 
     def __init__(self, autoencoder: nn.Module, square: float = 10.0, spread: float = 0.1, jitter: float = 0.05):
@@ -132,9 +136,10 @@ class Conditional(Objective):
     """What objectives share that noise `batch["sample"]` and ask a network, given `batch["condition"]`.
 
     network: called as `network(x, number, **known)`; answers a tensor like x, or a diffusers output of one.
-    conditioner: called with conditions (rows, ...); answers `known`, a mapping. null: what replaces a condition with
-    probability `drop`, which teaches the unconditional prediction that classifier-free guidance needs. process: how
-    samples are noised, and what numbers the network is shown for times.
+    conditioner: called with conditions (rows, ...); answers `known`, a mapping.
+    null: what replaces a condition that is dropped.
+    process: how samples are noised, and what numbers the network is shown for times.
+    drop: the probability of dropping one, 0 to 1, which teaches the unconditional prediction that guidance needs.
     """
 
     null: Tensor
@@ -145,7 +150,11 @@ class Conditional(Objective):
         self.register_buffer("null", null, persistent=False)
 
     def asked(self, batch: Batch, times: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Noise, alpha and sigma (shaped to multiply samples), and the network's answer to samples at these times."""
+        """Noise, alpha and sigma (shaped to multiply samples), and the network's answer to noised samples.
+
+        batch: with "sample" and "condition".
+        times: of the samples, (rows,).
+        """
         clean, condition, t = batch["sample"], batch["condition"], times.double().cpu().numpy()
         noise = torch.randn_like(clean)
         alpha, sigma = coefficients(self.process, t, clean)
@@ -160,8 +169,10 @@ class Conditional(Objective):
 class Denoising(Conditional):
     """Trains a network to predict the noise in `batch["sample"]`, given `batch["condition"]`.
 
-    Times are uniform, stratified over the batch. Each sample weighs min(SNR, `gamma`) / SNR. Other arguments: see
-    `Conditional`.
+    Times are uniform, stratified over the batch.
+
+    network, conditioner, null, process, drop: see `Conditional`.
+    gamma: each sample weighs min(SNR, gamma) / SNR.
 
     Source: Ho et al. 2020, eq. (14); Hang et al. 2023 (Min-SNR), eq. (7) for noise prediction; Ho and Salimans 2022.
     """
@@ -184,9 +195,15 @@ class Denoising(Conditional):
 class PooledCaptions(nn.Module):
     """Token ids through CLIP (its pooled vector) and T5 (its sequence), as a Flux transformer takes them.
 
-    Each row holds `split` ids for CLIP and then those for T5, padded to the longest sequence a pipeline may ask
-    for. While training, a batch keeps the first `lengths[i]` of T5's with probability `shares[i]`: the network
-    learns to pass over padding, at a fraction of the cost of always seeing all of it.
+    Each row holds ids for CLIP and then those for T5, padded to the longest sequence a pipeline may ask for. While
+    training, a batch keeps the first of T5's only: the network learns to pass over padding, at a fraction of the cost
+    of always seeing all of it.
+
+    clip: the text model whose pooled vector is used.
+    t5: the text model whose sequence is used.
+    split: how many ids of a row are CLIP's.
+    lengths: how many of T5's a batch may keep.
+    shares: with which probability it keeps each of these, in sum 1.
     """
 
     def __init__(
@@ -208,7 +225,10 @@ class FlowMatching(Conditional):
     """Trains a network to predict the velocity noise - data on straight paths, given `batch["condition"]`.
 
     Times are the logistic of normal draws, stratified over the batch, which the `shift` of the process moves towards
-    the noise as sampling moves them. process: with a shift of 1.6 if None. Other arguments: see `Conditional`.
+    the noise as sampling moves them.
+
+    network, conditioner, null, drop: see `Conditional`.
+    process: with a shift of 1.6 if None.
 
     Source: Esser et al. 2024, eq. (19) for the times and (23) for the shift; Lipman et al. 2023, eq. (23).
     """

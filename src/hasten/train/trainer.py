@@ -31,10 +31,27 @@ class Trainer:
     """Trains an Objective on a mapping of equally long tensors, in one process or under `accelerate launch`.
 
     Every random number of a step (order, noise, times, dropped captions) is drawn from (seed, step, process), so a run
-    that was killed and resumed ends with the weights of one that was not. `batch` counts samples over all
-    processes. The learning rate warms up over `warmup` steps, stays, and falls linearly to 0 over the last `decay`
-    share of `steps`; resuming with other `steps` is allowed and moves that end. SIGINT and SIGTERM stop after
-    the current step with a checkpoint written.
+    that was killed and resumed ends with the weights of one that was not. SIGINT and SIGTERM stop after the current
+    step with a checkpoint written.
+
+    objective: what is trained.
+    data: the tensors, by the names that the objective reads, each (samples, ...).
+    folder: for the checkpoint, the log and pictures.
+    steps: of training, at least 1; a run that is resumed may have others, which moves the end.
+    batch: samples a step, over all processes, at least 1.
+    lr: the highest learning rate, above 0.
+    warmup: how many first steps the learning rate rises over.
+    decay: the last share of the steps, over which it falls linearly to 0.
+    average: decay of the moving average of the weights a step, at least 0 and below 1.
+    weight_decay: of AdamW.
+    clip: the largest norm of the gradient; 0 is no limit.
+    seed: of every random number.
+    bf16: compute in bfloat16 where autocast does.
+    save_every: steps between checkpoints.
+    draw_every: steps between pictures.
+    draw: the averaged objective -> a PIL picture of samples; None draws the loss alone.
+    quiet: no progress bar.
+    step: an attribute; how many steps are done.
     """
 
     objective: Objective

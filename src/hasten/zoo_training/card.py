@@ -74,7 +74,12 @@ def training(run: Path) -> str:
 
 
 def digits_card(figures: Mapping[str, Any], how: str, facts: Mapping[str, Any]) -> str:
-    """The card of `digits`. how: its training in one sentence. figures, facts: as of `publish`."""
+    """The card of `digits`.
+
+    figures: as of `publish`.
+    how: its training in one sentence.
+    facts: as of `publish`.
+    """
     return f"""\
 # digits
 
@@ -135,7 +140,13 @@ RETRAIN = {
 
 
 def emoji_card(name: str, figures: Mapping[str, Any], how: str, facts: Mapping[str, Any]) -> str:
-    """The card of an emoji model. how: its training in one sentence. Other parameters: as of `publish`."""
+    """The card of an emoji model.
+
+    name: of the model.
+    figures: as of `publish`.
+    how: its training in one sentence.
+    facts: as of `publish`.
+    """
     names = figures["retrieval"]["names"]
     return f"""\
 # {name}
