@@ -232,6 +232,7 @@ class SolverScheduler(Tables, SchedulerMixin, ConfigMixin):
         levels, following = layout.levels[index], None
         if extras.get("per_token_timesteps") is not None:
             *levels, following = per_token(extras["per_token_timesteps"], self.process, self.sigmas)
+            output = -output  # diffusers then takes the velocity towards data
         prediction = adjusted_reading(self._reading, extras).at(x, output, *levels)
         if extras.get("pred_original_sample") is not None:
             prediction = prediction.with_data(extras["pred_original_sample"].to(x.dtype))

@@ -137,6 +137,7 @@ def reading_of(process: Process, config: Mapping[str, Any]) -> Reading:
             kind = "reversed_flow_prediction" if process.inverted else "flow_prediction"
         return Reading(process, kind, limit=limit)
     if isinstance(process, TrigFlow):
+        one_of("prediction_type", own.get("prediction_type", "trigflow"), ("trigflow",))
         return Reading(process, "v_prediction", unit=process.sigma_data, limit=limit)
     if isinstance(process, Angular):
         return Reading(process, "v_prediction", limit=limit)
