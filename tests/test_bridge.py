@@ -57,7 +57,7 @@ def drive(scheduler: Any, x: Tensor, net: Any = network, seed: int = 0, **extra:
     if isinstance(scheduler, diffusers.EulerDiscreteScheduler | diffusers.HeunDiscreteScheduler):
         x = x * (scheduler.sigmas[0] ** 2 + 1) ** 0.5  # they carry x / alpha
     if isinstance(scheduler, diffusers.EDMEulerScheduler | diffusers.EDMDPMSolverMultistepScheduler):
-        x = x * scheduler.sigmas[0]
+        x = x * scheduler.init_noise_sigma
     if "generator" in inspect.signature(scheduler.step).parameters:
         extra["generator"] = generator
     for t in scheduler.timesteps:
@@ -389,7 +389,7 @@ def test_a_grid_wins_over_the_sigmas_that_flux_fills_in(pipe_of: Any) -> None:
 
 @pytest.mark.parametrize("solver", ["dpm++", "heun", {"name": "dpm++", "method": "singlestep"}])
 def test_img2img_starts_midway_without_a_history(solver: Any, pipe_of: Any) -> None:
-    pipe = with_solver(pipe_of("img2img"), solver)
+    pipe = with_solver(pipe_of("img2img"), solver, end="data")
     seen: list[tuple[int, int, int]] = []
     run = pipe.scheduler.run
     hook = pipe.unet.register_forward_pre_hook(lambda *_: seen.append((run.step, run.stage, run.steps)))
@@ -531,7 +531,12 @@ REFUSED: dict[str, tuple[Any, str]] = {
     "unknown option": (lambda: SolverScheduler.from_config(ddim().config, sovler="ddim"), "sovler.*solver"),
     "not a config": (lambda: SolverScheduler.from_config("pndm"), "config"),
     "prediction type": (lambda: scheduler_of(prediction_type="noise"), "prediction_type"),
-    "inverted": (lambda: scheduler_of(config=diffusers.FlowMatchEulerDiscreteScheduler(invert_sigmas=True)), "invert"),
+    "inverted": (
+        lambda: scheduler_of(config=diffusers.FlowMatchEulerDiscreteScheduler(invert_sigmas=True)).set_timesteps(
+            timesteps=[100.0, 500.0]
+        ),
+        "timesteps.*backwards.*sigmas",
+    ),
     "both": (lambda: scheduler_of().set_timesteps(timesteps=[9], sigmas=[1.0]), "timesteps"),
     "length": (lambda: scheduler_of().set_timesteps(3, timesteps=[900, 20]), "num_inference_steps"),
     "rising": (lambda: scheduler_of().set_timesteps(timesteps=[20, 900]), "timesteps"),

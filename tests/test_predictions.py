@@ -1,4 +1,4 @@
-"""Five kinds of network output are one thing said five ways."""
+"""Six kinds of network output are one thing said six ways."""
 
 import pytest
 import torch
@@ -13,6 +13,7 @@ def outputs(x0, eps, a, s):
         "sample": x0,
         "v_prediction": a * eps - s * x0,
         "flow_prediction": eps - x0,
+        "reversed_flow_prediction": x0 - eps,
         "score": -eps / s,
     }
 

@@ -1,15 +1,16 @@
-"""A diffusers scheduler that hosts any solver: `step` sends the prediction in and hands the next state out."""
+"""A diffusers scheduler that hosts any solver: `step` sends the prediction in and hands the next state out.
+
+Longer than 300 lines: one class, whose methods are those that pipelines of diffusers call.
+"""
 
 from __future__ import annotations
 
-import inspect
 import math
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
-import numpy as np
 import torch
 from diffusers.configuration_utils import ConfigMixin
 from diffusers.schedulers.scheduling_utils import KarrasDiffusionSchedulers, SchedulerMixin
@@ -17,14 +18,25 @@ from diffusers.utils import BaseOutput
 from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
+from hasten.bridge.extras import (
+    adjusted,
+    adjusted_reading,
+    check_call,
+    check_extras,
+    per_token,
+    without_variance,
+)
 from hasten.bridge.layout import Layout
+from hasten.bridge.spacing import consistency_levels
+from hasten.bridge.tables import Tables, at_numbers
+from hasten.bridge.walking import Walking
 from hasten.core.errors import HastenError, one_of, unknown
 from hasten.grids import ENDS, GRIDS, GridLike, resolve
-from hasten.predictions import reading_of
-from hasten.processes import VarianceExploding, VariancePreserving, from_config
+from hasten.predictions import Prediction, reading_of
+from hasten.processes import VarianceExploding, class_of, from_config, understood
+from hasten.processes.configs import OURS, defaults
 from hasten.runtime.run import Run
 from hasten.solvers import SOLVERS, DPMSolverPP, Solver
-from hasten.solvers.base import Walk
 
 Generators = torch.Generator | list[torch.Generator] | None
 FLOW_SCHEDULERS = ("FlowMatchEulerDiscreteScheduler", "FlowMatchHeunDiscreteScheduler", "FlowMatchLCMScheduler")
@@ -41,57 +53,71 @@ class SolverSchedulerOutput(BaseOutput):
     prev_sample: Tensor
     pred_original_sample: Tensor | None = None
 
+    @property
+    def denoised(self) -> Tensor | None:
+        """The data prediction, as LCM's output calls it."""
+        return self.pred_original_sample
 
-class SolverScheduler(SchedulerMixin, ConfigMixin):
+
+class SolverScheduler(Tables, SchedulerMixin, ConfigMixin):
     """Any solver as a scheduler of any diffusers pipeline.
 
-    Make one with `SolverScheduler.from_config(pipe.scheduler.config, solver=..., grid=..., end="data")`. The noise
-    schedule and the kind of prediction come from that config, and are kept in this one's, from which a diffusers
-    scheduler can be made back.
+    Make one with `SolverScheduler.from_config(pipe.scheduler.config, solver=..., grid=..., end="data")`, or better
+    `SolverScheduler.of(pipe.scheduler, solver=...)`, which knows its class. The noise schedule and the kind of
+    prediction come from that config, and are kept in this one's, from which a diffusers scheduler can be made back.
 
     solver: an instance, name or mapping; DPM-Solver++ 2M if None.
     grid: a name, mapping, Grid or explicit times; None visits the times the original scheduler would.
-    end: "data" or "min" (see `hasten.grids.schedule`).
+    end: "data" or "min" (see `hasten.grids.schedule`); None ends where the original would, and on data with a grid.
+    origin: the class of diffusers that the config is of; None tells it by the fields.
     generator: an attribute; the noise of stochastic solvers comes from it where a pipeline hands none to `step`.
-    run: the `hasten.runtime.run.Run` that caches and guidance read.
+    given: an attribute; which of "timesteps", "sigmas", "eta" the pipeline's caller passed, None if nobody says.
+    run: the `hasten.runtime.run.Run` that caches and guidance read; not in `__dict__`, which pipelines copy.
 
-    Raises HastenError for unknown names and impossible fields.
+    Raises HastenError for unknown names, impossible fields, and configs that are refused.
     """
 
+    __slots__ = ("_generator", "generator", "run")
     _compatibles: ClassVar[list[str]] = [*(e.name for e in KarrasDiffusionSchedulers), *FLOW_SCHEDULERS]
     order = 1
 
     def __init__(
         self, solver: Solver | str | Mapping[str, Any] | None = None, grid: GridLike | None = None,
-        end: str = "data", **source: Any,
+        end: str | None = None, origin: str | None = None, **source: Any,
     ) -> None:  # fmt: skip
-        one_of("end", end, ENDS)
-        self.solver: Solver = DPMSolverPP() if solver is None else SOLVERS.build(solver)
-        if self.solver.adaptive:
-            raise HastenError(
-                f"solver: {self.solver.name!r} chooses its times as it goes, and a pipeline lays them out beforehand; "
-                "use hasten.sample, or choose another solver"
-            )
+        if end is not None:
+            one_of("end", end, ENDS)
+        source = {"num_train_timesteps": 1000} | source
+        described = source | ({"_class_name": origin} if origin else {})
+        self._row, _ = understood(described)
+        self.solver: Solver = _solver(solver, self._row, origin)
         self.grid = None if grid is None else resolve(grid)
         self.end = end
-        described = None if self.grid is None else GRIDS.describe(self.grid)
-        source = {"num_train_timesteps": 1000} | source
-        self.register_to_config(**source, solver=SOLVERS.describe(self.solver), grid=described, end=end)
-        if source.get("invert_sigmas"):
-            raise HastenError("invert_sigmas: True is not supported; this model counts its noise levels backwards")
-        self.process = self._resting_process = from_config(source)
-        self._reading = reading_of(self.process, source)
+        kept = None if self.grid is None else GRIDS.describe(self.grid)
+        self.register_to_config(**source, solver=SOLVERS.describe(self.solver), grid=kept, end=end, origin=origin)
+        self.process = from_config(described)
+        self._resting = self._reading = reading_of(self.process, described)
         self.run = Run(self.process, self._reading)
         self.order = self.solver.evaluations
-        self.init_noise_sigma = self.process.start_scale
+        self.init_noise_sigma = 1.0 if self._row.spacing == "angles" else self.process.start_scale
         self.num_inference_steps: int | None = None
         self.generator: Generators = None
-        if isinstance(self.process, VariancePreserving):
-            self.alphas_cumprod = torch.tensor(self.process.alphas_cumprod, dtype=torch.float32)
+        self._generator: Generators = None
+        self.given: frozenset[str] | None = None
         self.timesteps = torch.arange(int(source["num_train_timesteps"]) - 1, -1, -1)
+        self._lay_tables()
         self._layout: Layout | None = None
         self._position = 0
         self._reset()
+
+    @classmethod
+    def of(cls, scheduler: Any, **settings: Any) -> SolverScheduler:
+        """One that stands in for a scheduler, of diffusers or hasten's own.
+
+        settings: solver, grid and end, and fields of its config that are to be replaced.
+        """
+        name = scheduler.config.get("origin") or type(scheduler).__name__
+        return cls.from_config({**scheduler.config, "_class_name": name}, **settings)
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any], return_unused_kwargs: bool = False, **kwargs: Any) -> Any:
@@ -101,19 +127,28 @@ class SolverScheduler(SchedulerMixin, ConfigMixin):
         """
         if not isinstance(config, Mapping):
             raise HastenError(f"config: {config!r} is not a scheduler config; give one such as pipe.scheduler.config")
-        settings = _defaults(config.get("_class_name")) | dict(config)
+        origin = kwargs.pop("origin", None) or class_of(config)
+        settings = defaults(origin) | dict(config) | {"origin": origin}
         for key in kwargs:
-            if key not in settings and key not in ("solver", "grid", "end"):
-                raise unknown("SolverScheduler", key, [*settings, "solver", "grid", "end"])
+            if key not in settings and key not in OURS:
+                raise unknown("SolverScheduler", key, [*settings, *OURS])
         public = {key: value for key, value in (settings | kwargs).items() if not key.startswith("_")}
         scheduler = cls(**public)
         if "_use_default_values" in config:  # lets a scheduler made back from this config use its own defaults
             scheduler.register_to_config(_use_default_values=list(config["_use_default_values"]))
         return (scheduler, {}) if return_unused_kwargs else scheduler
 
+    def check_call(self, arguments: Mapping[str, Any]) -> None:
+        """Look whether the solver can honour what a caller passes to a pipeline, before anything is run.
+
+        arguments: of the call, by name. Raises HastenError for the first that it cannot.
+        """
+        check_call(self.solver, arguments)
+
     def set_timesteps(
         self, num_inference_steps: int | None = None, device: str | torch.device | None = None,
         timesteps: Sequence[float] | None = None, sigmas: Sequence[float] | None = None, mu: float | None = None,
+        **asked: Any,
     ) -> None:  # fmt: skip
         """Lay out a run. With timesteps and sigmas, flow models step along sigmas and show the network timesteps.
 
@@ -122,18 +157,25 @@ class SolverScheduler(SchedulerMixin, ConfigMixin):
         timesteps: the numbers the network is shown at the start of each step.
         sigmas: for flow models noise levels in (0, 1] before the shift, else sigma / alpha.
         mu: the shift of models that shift by picture size.
+        asked: original_inference_steps and strength of LCM, max_timesteps and intermediate_timesteps of Sana Sprint.
 
         Raises HastenError for contradictory or impossible values, and then changes nothing.
         """
+        for key in asked:
+            one_of("set_timesteps", key, ASKED)
+        if timesteps is not None and self._row.closes and len(timesteps) > 1 and float(timesteps[-1]) == 0:
+            num_inference_steps, timesteps = None, timesteps[:-1]
+        if timesteps is not None and self._row.spacing == "consistency":  # places in training
+            timesteps, sigmas = None, consistency_levels(self.config, self.process, timesteps)
         layout = Layout.of(
-            self.config, self._resting_process, self.solver, self.grid, self.end, num_inference_steps, timesteps,
-            sigmas, mu,
+            self.config, self._resting, self.solver, self.grid, self.end, num_inference_steps, timesteps, sigmas, mu,
+            asked, self.given,
         )  # fmt: skip
         self._layout = layout
         self.process = self.run.process = layout.process
-        self._reading = self.run.reading = replace(self._reading, process=layout.process)
-        self.num_inference_steps = layout.steps
-        self.timesteps, self.sigmas = layout.timesteps(device), layout.sigmas()
+        self._reading = self.run.reading = replace(self._resting, process=layout.process)
+        self.num_inference_steps, self.init_noise_sigma = layout.steps, layout.start_scale(self._row, self.config)
+        self.timesteps, self.sigmas = layout.timesteps(device, self._row.closes), layout.sigmas()
         self._reset()
         self.run.begin(layout.steps)
         self._follow_from(0)
@@ -147,62 +189,62 @@ class SolverScheduler(SchedulerMixin, ConfigMixin):
     def scale_model_input(self, sample: Tensor, timestep: Any = None) -> Tensor:
         """The state as the network wants it: as it is, unless the model is an EDM."""
         layout = self._layout
-        if self._walk is None and self._begin_index is None and layout is not None and timestep is not None:
+        if self._walking is None and self._begin_index is None and layout is not None and timestep is not None:
             self._follow_from(layout.index_of(timestep, self.timesteps))
         if not isinstance(self.process, VarianceExploding):
             return sample
         if layout is None:
             raise HastenError("scale_model_input: no run was laid out; call set_timesteps first")
         index = self._position if self._step_index is None else self._step_index
-        sigma, sigma_data = layout.levels[index][1], self._reading.sigma_data or 0.0
-        return sample / (sigma**2 + sigma_data**2) ** 0.5
+        return self._reading.input(sample, layout.levels[min(index, len(layout.levels) - 1)][1])
 
     def step(
         self, model_output: Tensor, timestep: Any, sample: Tensor, generator: Generators = None,
-        return_dict: bool = True, **extras: Any,
-    ) -> SolverSchedulerOutput | tuple[Tensor]:  # fmt: skip
+        return_dict: bool = True, eta: float = 0.0, **extras: Any,
+    ) -> SolverSchedulerOutput | tuple[Tensor, ...]:  # fmt: skip
         """Take the network's answer for the current query and return the state of the next one.
 
-        model_output: the answer, shaped like `sample`.
-        sample: the state, (rows, ...); half precision is stepped in float32, and the result has its dtype.
+        model_output: the answer, shaped like `sample`, but for channels of a variance that is learned.
         timestep: one of `timesteps`, only looked at in the first step of a run.
+        sample: the state, (rows, ...); half precision is stepped in float32, and the result has its dtype.
         generator: of the noise of stochastic solvers, one or one an image.
-        return_dict: return a `SolverSchedulerOutput`, else a tuple of the next state.
-        extras: arguments of other schedulers (eta, s_noise, ...), which are ignored.
+        return_dict: return a `SolverSchedulerOutput`, else a tuple of as many values as the original scheduler's.
+        eta: not 0 replaces the solver's eta for this run.
+        extras: further arguments of diffusers' schedulers, see `hasten.bridge.extras`.
 
-        Raises HastenError outside of a run.
+        Raises HastenError outside of a run, and for extras that the solver cannot honour.
         """
-        layout = self._layout
+        layout, extras = self._layout, extras | {"eta": eta}
         if layout is None:
             raise HastenError("step: no run was laid out; call set_timesteps first")
-        if self._walk is None:
-            self._start(layout, timestep, sample, extras)
+        half = sample.dtype in (torch.float16, torch.bfloat16)
+        x = sample.float() if half else sample
+        learned = self.config.get("variance_type") in ("learned", "learned_range")
+        output = without_variance(model_output, sample, learned).to(x.dtype)
+        if self._walking is None:
+            self._start(layout, timestep, x, extras)
+        check_extras(self.solver, extras)
         index = self._step_index
         if index is None or index >= len(layout.levels):
             raise HastenError("step: this run is over; call set_timesteps to begin another")
         self._generator = self.generator if generator is None else generator
-        half = sample.dtype in (torch.float16, torch.bfloat16)
-        x = sample.float() if half else sample
-        prediction = self._reading.at(x, model_output.to(x.dtype), *layout.levels[index])
-        self._step_index = index + 1
-        self.run.count(len(x))
-        self.run.answer(prediction)
-        try:
-            query = self._walk.send(prediction)  # type: ignore[union-attr]
-            self.run.follow(query)
-            state = self.run.edited(self.run, query.x)
-        except StopIteration as done:
-            state = done.value
-            _check_finite(state)
-        if half:
-            state = state.to(sample.dtype)
-        if not return_dict:
-            return (state,)
-        return SolverSchedulerOutput(state, prediction.data.to(sample.dtype))
+        self._handed = extras.get("variance_noise")
+        levels, following = layout.levels[index], None
+        if extras.get("per_token_timesteps") is not None:
+            *levels, following = per_token(extras["per_token_timesteps"], self.process, self.sigmas)
+            output = -output  # diffusers then takes the velocity towards data
+        prediction = adjusted_reading(self._reading, extras).at(x, output, *levels)
+        if extras.get("pred_original_sample") is not None:
+            prediction = prediction.with_data(extras["pred_original_sample"].to(x.dtype))
+        state, data = self._advance(index, prediction, following), prediction.data.to(sample.dtype)
+        state = state.to(sample.dtype)
+        if return_dict:
+            return SolverSchedulerOutput(state, data)
+        return (state, data)[: self._row.returns]
 
     def add_noise(self, original_samples: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
         """alpha * data + sigma * noise at these network numbers, one a row (or one for all)."""
-        alpha, sigma = self._at(timesteps, original_samples)
+        alpha, sigma = at_numbers(self.process, timesteps, original_samples)
         return alpha * original_samples + sigma * noise
 
     def scale_noise(self, sample: Tensor, timestep: Tensor, noise: Tensor) -> Tensor:
@@ -211,7 +253,7 @@ class SolverScheduler(SchedulerMixin, ConfigMixin):
 
     def get_velocity(self, sample: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
         """alpha * noise - sigma * data: what a v-prediction network is trained to answer."""
-        alpha, sigma = self._at(timesteps, sample)
+        alpha, sigma = at_numbers(self.process, timesteps, sample)
         return alpha * noise - sigma * sample
 
     @property
@@ -227,61 +269,105 @@ class SolverScheduler(SchedulerMixin, ConfigMixin):
     def __len__(self) -> int:
         return int(self.config["num_train_timesteps"])
 
-    def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_walk": None, "_last_noise": None}  # copies begin at the next step, without a history
+    @property
+    def _step_index(self) -> int | None:
+        return self.__dict__["_index"]
+
+    @_step_index.setter
+    def _step_index(self, index: int | None) -> None:
+        """Pipelines that precondition by themselves (Cosmos) go back by one, to make the same step again."""
+        before, self.__dict__["_index"] = self.__dict__.get("_index"), index
+        if index is None or before is None or index != before - 1 or self._walking is None:
+            return
+        if not self._peeked and not self._walking.undo():
+            self._walking = None
+        if not self._peeked:
+            self.run.past[:] = self.run.past[:-1]
+            self.run.follow(self._tail[index - self._position])
+        self._peeked = False
 
     def _reset(self) -> None:
-        self._walk: Walk | None = None
-        self._step_index: int | None = None
+        self._walking: Walking | None = None
+        self.__dict__["_index"] = None
         self._begin_index: int | None = None
         self._last_noise: tuple[int, Tensor] | None = None
+        self._handed: Tensor | None = None
+        self._peeked = False
 
     def _follow_from(self, index: int) -> None:
         """Make query `index` the first one of the run."""
         assert self._layout is not None
-        tail = self._layout.tail(self.solver, index)
-        self._position = index
-        self.run.follow(tail[0])
-        self.run.times = tuple(query.t for query in tail) if self.solver.evaluations == 1 else ()
+        self._tail = self._layout.tail(self.solver, index)
+        self._position = int(index)
+        self.run.follow(self._tail[0])
+        self.run.times = tuple(query.t for query in self._tail) if self.solver.evaluations == 1 else ()
 
-    def _start(self, layout: Layout, timestep: Any, sample: Tensor, extras: Mapping[str, Any]) -> None:
-        if extras.get("per_token_timesteps") is not None:
-            raise HastenError("per_token_timesteps: not supported; every token of a state has the same time here")
-        if self._begin_index is None:
+    def _start(self, layout: Layout, timestep: Any, state: Tensor, extras: Mapping[str, Any]) -> None:
+        check_extras(self.solver, extras)
+        if self._begin_index is None and self._step_index is None:
             self._follow_from(layout.index_of(timestep, self.timesteps))
-        self._step_index = self._position
-        half = sample.dtype in (torch.float16, torch.bfloat16)
-        state = sample.float() if half else sample
+        self.__dict__["_index"] = self._position
         self._noise_like = state
         times = layout.times[layout.queries[self._position].step :]
-        self._walk = self.solver.walk(self.process, times, state, self._noise)
-        next(self._walk)
+        self._walking = Walking(adjusted(self.solver, extras, self.given), self.process, times, state)
+
+    def _advance(self, index: int, prediction: Prediction, following: Tensor | None) -> Tensor:
+        """Tell the walk the answer to query `index`; the state of the next one.
+
+        following: the next level of every token, where tokens have times of their own.
+        """
+        assert self._walking is not None
+        x = prediction.x
+        if x.shape != self._walking.state.shape:  # more rows than the run has: only the data prediction is wanted
+            self._peeked, self.__dict__["_index"] = True, index + 1
+            return x
+        self.__dict__["_index"] = index + 1
+        self.run.count(len(x))
+        self.run.answer(prediction)
+        if following is not None:
+            self.run.follow(self._tail[min(index + 1 - self._position, len(self._tail) - 1)])
+            return x + (following - prediction.sigma) * prediction.velocity
+        try:
+            query = self._walking.send(prediction, self._noise)
+            self.run.follow(query)
+            return self.run.edited(self.run, query.x)
+        except StopIteration as done:
+            _check_finite(done.value)
+            alpha = self._layout.end[0] if self._layout is not None else 1.0
+            in_levels = self.end is None and self._row.spacing == "unrounded"  # such schedulers carry x / alpha
+            return done.value / alpha if in_levels and alpha != 1 else done.value
 
     def _noise(self, step: int) -> Tensor:
+        if self._handed is not None:
+            return self._handed
         if self._last_noise is None or self._last_noise[0] != step:
             like = self._noise_like
             drawn = randn_tensor(like.shape, generator=self._generator, device=like.device, dtype=like.dtype)
             self._last_noise = (step, drawn)
         return self._last_noise[1]
 
-    def _at(self, timesteps: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
-        numbers = np.atleast_1d(torch.as_tensor(timesteps).detach().cpu().double().numpy())
-        times = self.process.from_network_time(numbers)
-        shape = (-1,) + (1,) * (like.ndim - 1)
-        levels = (self.process.alpha(times), self.process.sigma(times))
-        alpha, sigma = (torch.tensor(level, dtype=like.dtype, device=like.device).reshape(shape) for level in levels)
-        return alpha, sigma
+
+ASKED = ("original_inference_steps", "strength", "max_timesteps", "intermediate_timesteps", "num_train_timesteps")
 
 
-def _defaults(class_name: Any) -> dict[str, Any]:
-    """What a diffusers scheduler takes for fields that its config leaves out."""
-    import diffusers
-
-    origin = getattr(diffusers, str(class_name), None)
-    if not (isinstance(origin, type) and issubclass(origin, SchedulerMixin)):
-        return {}
-    parameters = inspect.signature(origin.__init__).parameters.values()
-    return {p.name: p.default for p in parameters if p.default is not p.empty}
+def _solver(given: Any, row: Any, origin: str | None) -> Solver:
+    """The solver of a scheduler. Raises HastenError for one that cannot be hosted, or not on such models."""
+    if given is None and row.named:
+        raise HastenError(
+            f"solver: None is not possible for {origin}, whose models the default solver is not made for; name one"
+        )
+    solver = DPMSolverPP() if given is None else SOLVERS.build(given)
+    if solver.adaptive:
+        raise HastenError(
+            f"solver: {solver.name!r} chooses its times as it goes, and a pipeline lays them out beforehand; "
+            "use hasten.sample, or choose another solver"
+        )
+    if row.solvers and (solver.name not in row.solvers or solver.stochastic):
+        raise HastenError(
+            f"solver: {solver.name!r} is not possible for {origin}, whose models answer for a whole step; choose one "
+            f"of: {', '.join(row.solvers)}"
+        )
+    return solver
 
 
 def _check_finite(state: Tensor) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import operator
 from collections.abc import Iterable
 
 
@@ -38,9 +39,10 @@ def positive_int(field: str, value: object) -> int:
     value: to be looked at.
     Raises HastenError for anything else.
     """
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+    number = _whole(value)
+    if number is None or number < 1:
         raise HastenError(f"{field}: {value!r} is not possible; give a whole number of at least 1")
-    return value
+    return number
 
 
 def natural(field: str, value: object) -> int:
@@ -50,9 +52,10 @@ def natural(field: str, value: object) -> int:
     value: to be looked at.
     Raises HastenError for anything else.
     """
-    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+    number = _whole(value)
+    if number is None or number < 0:
         raise HastenError(f"{field}: {value!r} is not possible; give a whole number of at least 0")
-    return value
+    return number
 
 
 def one_of(field: str, value: object, choices: Iterable[object]) -> None:
@@ -88,3 +91,11 @@ def positive_share(field: str, value: float) -> None:
     """
     if not 0 < value <= 1:
         raise HastenError(f"{field}: {value} is not possible; give a number above 0 up to 1")
+
+
+def _whole(value: object) -> int | None:
+    """A whole number of Python, numpy or torch as an int; None for anything else."""
+    try:
+        return None if isinstance(value, bool) else operator.index(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError, RuntimeError):
+        return None

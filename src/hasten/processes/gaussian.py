@@ -1,19 +1,18 @@
-"""The processes of pretrained models: variance preserving and exploding, rectified flow, cosine."""
+"""The processes of pretrained models: variance preserving and exploding, rectified flow, cosine, angular."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from hasten.core.errors import HastenError, one_of, unknown
+from hasten.core.errors import HastenError, one_of
 from hasten.core.frozen import set_fields
 from hasten.processes.base import Array, Process
+from hasten.processes.betas import COSINE_OFFSET, logistic, table_betas, zero_terminal
 
-COSINE_OFFSET = 0.008  # the paper's s
 CONTINUOUS_T_MIN = 1e-3  # the smallest time of a process over [0, 1] that says nothing else
 
 
@@ -97,16 +96,22 @@ class VarianceExploding(Process):
     """alpha = 1 and sigma = t, the process of EDM; the network is shown log(sigma) / 4.
 
     sigma_min, sigma_max: the range the network was trained on.
+    shown: as what the network is shown sigma: "log" is log(sigma) / 4, "log-1000" that times 1000 (consistency models),
+        "angle" atan(sigma) in quarter turns (Stable Audio).
 
     Source: Karras et al. 2022, table 1.
     """
 
     sigma_min: float = 0.002
     sigma_max: float = 80.0
+    shown: str = "log"
+
+    _SCALES: ClassVar[dict[str, float]] = {"log": 0.25, "log-1000": 250.0}
 
     def __post_init__(self) -> None:
         if not 0 < self.sigma_min < self.sigma_max:
             raise HastenError(f"sigma_min: {self.sigma_min} must lie between 0 and sigma_max = {self.sigma_max}")
+        one_of("shown", self.shown, (*self._SCALES, "angle"))
         set_fields(self, t_max=self.sigma_max)
         set_fields(self, t_min=self.sigma_min)
 
@@ -120,10 +125,14 @@ class VarianceExploding(Process):
         return np.exp(-np.asarray(lam, float))
 
     def network_time(self, t: ArrayLike) -> Array:
-        return 0.25 * np.log(np.asarray(t, float))
+        if self.shown == "angle":
+            return np.arctan(np.asarray(t, float)) * 2 / np.pi
+        return self._SCALES[self.shown] * np.log(np.asarray(t, float))
 
     def from_network_time(self, number: ArrayLike) -> Array:
-        return np.exp(4.0 * np.asarray(number, float))
+        if self.shown == "angle":
+            return np.tan(np.asarray(number, float) * np.pi / 2)
+        return np.exp(np.asarray(number, float) / self._SCALES[self.shown])
 
     @property
     def start_scale(self) -> float:
@@ -136,18 +145,21 @@ class RectifiedFlow(Process):
 
     shift: above 0; more than 1 spends more of a uniform grid on high noise (SD3 uses 3, Flux exp(mu)).
     scale: the network is shown scale * sigma.
+    inverted: it is shown scale * (1 - sigma) instead.
 
     Source: Esser et al. 2024, eq. (23).
     """
 
     shift: float = 1.0
     scale: float = 1000.0
+    inverted: bool = False
     t_max = 1.0
 
     def __post_init__(self) -> None:
         if not (np.isfinite(self.shift) and self.shift > 0):
             raise HastenError(f"shift: {self.shift} is not possible; give a number above 0 (1 means none)")
-        set_fields(self, t_min=self.time_of_sigma(1 / self.scale).item())
+        smallest = 1 / self.scale if self.scale > 1 else CONTINUOUS_T_MIN
+        set_fields(self, t_min=self.time_of_sigma(smallest).item())
 
     def alpha(self, t: ArrayLike) -> Array:
         t = np.asarray(t, float)
@@ -164,13 +176,14 @@ class RectifiedFlow(Process):
 
     def time(self, lam: ArrayLike) -> Array:
         # alpha / sigma = e^lam and alpha + sigma = 1
-        return self.time_of_sigma(_logistic(-np.asarray(lam, float)))
+        return self.time_of_sigma(logistic(-np.asarray(lam, float)))
 
     def network_time(self, t: ArrayLike) -> Array:
-        return self.scale * self.sigma(t)
+        return self.scale * (self.alpha(t) if self.inverted else self.sigma(t))
 
     def from_network_time(self, number: ArrayLike) -> Array:
-        return self.time_of_sigma(np.asarray(number, float) / self.scale)
+        level = np.asarray(number, float) / self.scale
+        return self.time_of_sigma(1 - level if self.inverted else level)
 
 
 @dataclass(frozen=True)
@@ -181,31 +194,47 @@ class Cosine(Process):
 
     s: keeps noise from vanishing too fast near data, above 0.
     scale: the network is shown scale * t.
+    floor: the smallest alpha^2, where the cosine goes below it; 1e-4 in Wuerstchen and Stable Cascade.
+    bend: t is 1 - (1 - t)^bend above 1, t^bend below it, before anything else (Wuerstchen's scaler).
 
     Source: Nichol & Dhariwal 2021, eq. (17).
     """
 
     s: float = COSINE_OFFSET
     scale: float = 1000.0
+    floor: float = 0.0
+    bend: float = 1.0
     t_max = 1.0
     t_min = CONTINUOUS_T_MIN
 
+    def __post_init__(self) -> None:
+        for name in ("s", "bend"):
+            if not (np.isfinite(getattr(self, name)) and getattr(self, name) > 0):
+                raise HastenError(f"{name}: {getattr(self, name)} is not possible; give a number above 0")
+
     def _angle(self, t: ArrayLike) -> Array:
-        return (np.asarray(t, float) + self.s) / (1 + self.s) * np.pi / 2
+        t = np.asarray(t, float)
+        if self.bend != 1:
+            t = 1 - (1 - t) ** self.bend if self.bend > 1 else t**self.bend
+        return (t + self.s) / (1 + self.s) * np.pi / 2
 
     def alpha(self, t: ArrayLike) -> Array:
         ratio = np.cos(self._angle(t)) / np.cos(self._angle(0.0))
-        return np.where(np.asarray(t) >= 1.0, 0.0, np.clip(ratio, 0.0, 1.0))
+        return np.where(np.asarray(t) >= 1.0, self.floor**0.5, np.clip(ratio, self.floor**0.5, 1.0))
 
     def sigma(self, t: ArrayLike) -> Array:
         # cos^2 a - cos^2 b = sin(a + b) sin(b - a): no cancellation near t = 0
         zero, angle = self._angle(0.0), self._angle(t)
-        return np.sqrt(np.sin(zero + angle) * np.sin(angle - zero)) / np.cos(zero)
+        square = np.sin(zero + angle) * np.sin(angle - zero) / np.cos(zero) ** 2
+        return np.sqrt(np.clip(square, 0.0, 1 - self.floor))
 
     def time(self, lam: ArrayLike) -> Array:
         alpha = np.exp(-0.5 * np.logaddexp(0.0, -2 * np.asarray(lam, float)))
         angle = np.arccos(np.clip(alpha * np.cos(self._angle(0.0)), -1, 1))
-        return angle * 2 / np.pi * (1 + self.s) - self.s
+        t = np.clip(angle * 2 / np.pi * (1 + self.s) - self.s, 0.0, 1.0)
+        if self.bend == 1:
+            return t
+        return 1 - (1 - t) ** (1 / self.bend) if self.bend > 1 else t ** (1 / self.bend)
 
     def network_time(self, t: ArrayLike) -> Array:
         return self.scale * np.asarray(t, float)
@@ -214,84 +243,30 @@ class Cosine(Process):
         return np.asarray(number, float) / self.scale
 
 
-def table_betas(schedule: str, beta_start: float = 0.00085, beta_end: float = 0.012, steps: int = 1000) -> Array:
-    """The betas of a discrete training table, as diffusers names them.
+@dataclass(frozen=True)
+class Angular(Process):
+    """alpha = cos t and sigma = sin t, for angles t in [0, pi/2]: the process of Dance Diffusion.
 
-    schedule: "linear", "scaled_linear", "squaredcos_cap_v2" or "sigmoid".
-    beta_start, beta_end: of all but "squaredcos_cap_v2".
-    steps: how many betas.
+    scale: the network is shown scale * t; 2 / pi shows it quarter turns.
 
-    Raises HastenError for an unknown schedule.
+    Source: Salimans & Ho 2022, section 4 (angles of variance-preserving noise).
     """
-    tables = {
-        "linear": lambda: np.linspace(beta_start, beta_end, steps),
-        "scaled_linear": lambda: np.linspace(beta_start**0.5, beta_end**0.5, steps) ** 2,
-        "squaredcos_cap_v2": lambda: _squared_cosine_betas(steps),
-        "sigmoid": lambda: _logistic(np.linspace(-6, 6, steps)) * (beta_end - beta_start) + beta_start,
-    }
-    if schedule not in tables:
-        raise unknown("beta_schedule", schedule, tables)
-    return tables[schedule]()
 
+    scale: float = 2 / np.pi
+    t_max = np.pi / 2
+    t_min = CONTINUOUS_T_MIN
 
-def zero_terminal(alphas_cumprod: ArrayLike) -> Array:
-    """Shift and scale sqrt(alphas_cumprod) so that it ends in 0 and starts as before.
+    def alpha(self, t: ArrayLike) -> Array:
+        return np.where(np.asarray(t) >= self.t_max, 0.0, np.cos(np.asarray(t, float)))
 
-    alphas_cumprod: decreasing table of alpha^2.
+    def sigma(self, t: ArrayLike) -> Array:
+        return np.sin(np.asarray(t, float))
 
-    Source: Lin et al. 2023, algorithm 1.
-    """
-    root = np.sqrt(np.asarray(alphas_cumprod, float))
-    return ((root - root[-1]) * root[0] / (root[0] - root[-1])) ** 2
+    def time(self, lam: ArrayLike) -> Array:
+        return np.arctan(np.exp(-np.asarray(lam, float)))
 
+    def network_time(self, t: ArrayLike) -> Array:
+        return self.scale * np.asarray(t, float)
 
-def from_config(config: Mapping[str, Any]) -> Process:
-    """The process that a diffusers scheduler config describes.
-
-    config: its betas (named table or `trained_betas`, with `rescale_betas_zero_snr`), flow matching with its
-        `shift` (`flow_shift`), or an EDM scheduler's sigma range are read.
-
-    Raises HastenError for an unknown beta_schedule.
-    """
-    has_betas = "beta_start" in config or config.get("trained_betas") is not None
-    flow = config.get("use_flow_sigmas") or config.get("prediction_type") == "flow_prediction"
-    if flow or ("shift" in config and not has_betas):
-        shift = config.get("shift", config.get("flow_shift", 1.0))
-        # with a dynamic shift (Flux) the pipeline hands over mu for each picture size
-        shift = 1.0 if config.get("use_dynamic_shifting") else float(shift or 1.0)
-        return RectifiedFlow(shift, float(config.get("num_train_timesteps", 1000)))
-    if "sigma_data" in config and not has_betas:
-        return VarianceExploding(float(config["sigma_min"]), float(config["sigma_max"]))
-    if config.get("trained_betas") is not None:
-        betas = np.asarray(config["trained_betas"], float)
-    else:
-        betas = table_betas(
-            config.get("beta_schedule", "linear"), config.get("beta_start", 0.0001),
-            config.get("beta_end", 0.02), config.get("num_train_timesteps", 1000),
-        )  # fmt: skip
-    alphas_cumprod = np.cumprod(1 - betas)
-    return VariancePreserving(zero_terminal(alphas_cumprod) if config.get("rescale_betas_zero_snr") else alphas_cumprod)
-
-
-def dynamic_process(config: Mapping[str, Any], process: Process, mu: float | None) -> Process:
-    """The process once the picture size is known: `mu` sets the shift where the config shifts dynamically.
-
-    Raises HastenError if such a config gets no usable mu. Elsewhere mu is ignored, as diffusers does.
-    """
-    if not config.get("use_dynamic_shifting") or not isinstance(process, RectifiedFlow):
-        return process
-    if mu is None or not np.isfinite(mu):
-        raise HastenError(f"mu: {mu} is not possible; this model shifts by picture size and needs a number")
-    kind = config.get("time_shift_type", "exponential")
-    one_of("time_shift_type", kind, ("exponential", "linear"))
-    return RectifiedFlow(float(np.exp(mu)) if kind == "exponential" else float(mu), process.scale)
-
-
-def _squared_cosine_betas(steps: int, cap: float = 0.999) -> Array:
-    """Of the cosine of `Cosine`, with betas of at most `cap`."""
-    bar = np.cos((np.arange(steps + 1) / steps + COSINE_OFFSET) / (1 + COSINE_OFFSET) * np.pi / 2) ** 2
-    return np.minimum(1 - bar[1:] / bar[:-1], cap)
-
-
-def _logistic(x: Array) -> Array:
-    return np.exp(-np.logaddexp(0.0, -x))
+    def from_network_time(self, number: ArrayLike) -> Array:
+        return np.asarray(number, float) / self.scale

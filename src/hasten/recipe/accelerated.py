@@ -48,9 +48,7 @@ class Accelerated:
 
     def _scheduler(self, own: Any) -> SolverScheduler:
         """The scheduler that stands in for a pipeline's own."""
-        return SolverScheduler.from_config(
-            own.config, solver=self.recipe.solver, grid=self.recipe.grid, end=self.recipe.end
-        )
+        return SolverScheduler.of(own, solver=self.recipe.solver, grid=self.recipe.grid, end=self.recipe.end)
 
     def __call__(self, *args: Any, seed: int | list[int] | None = None, **kwargs: Any) -> Any:
         """Run the pipeline. What is passed wins over the recipe.

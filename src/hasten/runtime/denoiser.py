@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from hasten.core.errors import HastenError, UnsupportedModel
 from hasten.denoisers import Times, coefficients
-from hasten.predictions import Prediction, Reading, reading_of
+from hasten.predictions import Limit, Prediction, Reading, reading_of
 from hasten.processes import Process, dynamic_process, from_config
 from hasten.runtime.adapters import Adapter, adapter_of
 from hasten.runtime.anatomy import network_of
@@ -38,7 +38,7 @@ class ConditionedDenoiser:
     branches of guidance are combined in the dtype of the states.
 
     network: asked by `adapter`.
-    process, kind, sigma_data: how it is read, see `hasten.predictions.Reading`.
+    process, kind, sigma_data, limit: how it is read, see `hasten.predictions.Reading`.
     bound: its conditions with the prompt.
     free: its conditions without it; None for no second branch.
     guidance: the scale w of free + w (bound - free), (rows,) or (1,).
@@ -58,12 +58,13 @@ class ConditionedDenoiser:
     sigma_data: float | None = None
     dtype: torch.dtype | None = None
     gradients: bool = True
+    limit: Limit | None = None
 
     def __call__(self, x: Tensor, t: Times) -> Prediction:
         """The guided prediction for states x (rows, ...) at the process's time t: a number, or one a row."""
         t, number = self._times(x, t)
         alpha, sigma = coefficients(self.process, t, x)
-        reading = Reading(self.process, self.kind, self.sigma_data)
+        reading = Reading(self.process, self.kind, self.sigma_data, limit=self.limit)
         with torch.set_grad_enabled(self.gradients and torch.is_grad_enabled()):
             return reading.at(x, self._answer(reading.input(x, sigma), number), alpha, sigma)
 
@@ -195,7 +196,7 @@ def conditioned(
     process, reading = _read(pipe, network, adapter, size)
     return ConditionedDenoiser(
         network, adapter, process, reading.kind, bound, free, scales, own, reading.sigma_data, _dtype_of(network),
-        gradients,
+        gradients, reading.limit,
     )  # fmt: skip
 
 
