@@ -166,7 +166,7 @@ class SolverScheduler(Tables, SchedulerMixin, ConfigMixin):
         if timesteps is not None and self._row.closes and len(timesteps) > 1 and float(timesteps[-1]) == 0:
             num_inference_steps, timesteps = None, timesteps[:-1]
         if timesteps is not None and self._row.spacing == "consistency":  # places in training
-            timesteps, sigmas = None, consistency_levels(self.config, self.process, timesteps)
+            timesteps, sigmas = None, consistency_levels(self.config, self.process, timesteps).tolist()
         layout = Layout.of(
             self.config, self._resting, self.solver, self.grid, self.end, num_inference_steps, timesteps, sigmas, mu,
             asked, self.given,
