@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import inspect
+from pathlib import Path
 from typing import Any
 
 import diffusers
@@ -410,3 +412,10 @@ def test_a_table_of_laplace_levels() -> None:
     theirs = diffusers.DDPMScheduler(beta_schedule="laplace", prediction_type="v_prediction")
     table = from_config(described(theirs)).alphas_cumprod  # type: ignore[attr-defined]
     np.testing.assert_allclose(table, theirs.alphas_cumprod, rtol=2e-3, atol=1e-6)
+
+
+def test_the_documentation_prints_the_table(monkeypatch: Any) -> None:
+    monkeypatch.syspath_prepend(str(Path(__file__).parent.parent / "docs"))
+    page = importlib.import_module("schedulers").page()
+    assert all(f"| `{name}` |" in page for name in (*SCHEDULERS, *FIELDS))
+    assert all(row.refused in page for row in SCHEDULERS.values())
