@@ -55,6 +55,24 @@ def picture(size: int = SIZE, channels: int = 3, salt: int = 1) -> Value:
     return Value(lambda row, dtype: _noise(100 * salt + row, channels, size, size).sigmoid().to(dtype))
 
 
+def frames(size: int = SIZE, count: int = FRAMES) -> Value:
+    """A video: numbers from 0 to 1, frames before channels."""
+    return Value(lambda row, dtype: _noise(300 + row, count, 3, size, size).sigmoid().to(dtype))
+
+
+def pictures(size: int = SIZE, count: int = 1, salt: int = 1) -> Value:
+    """A picture as pillow has them, or a list of some."""
+    return Value(lambda row, _: _pillows(100 * salt + row, size, count))
+
+
+def _pillows(seed: int, size: int, count: int) -> Any:
+    from PIL import Image
+
+    drawn = (_noise(seed, count, size, size, 3)[0].sigmoid() * 255).byte().numpy()
+    made = [Image.fromarray(one) for one in drawn]
+    return made if count > 1 else made[0]
+
+
 def half(size: int = SIZE) -> Value:
     """A mask of the left half of a picture."""
     return Value(lambda row, dtype: (torch.arange(size) < size // 2).expand(1, 1, size, size).to(dtype))
@@ -71,25 +89,39 @@ POOLED = normal(WIDTH, salt=2)
 NEGATIVE_POOLED = normal(WIDTH, salt=6)
 MASK = ones(TOKENS)
 
-ARGUMENTS: dict[str, Any] = {
-    "prompt_embeds": EMBEDS,
-    "negative_prompt_embeds": NEGATIVE,
-    "pooled_prompt_embeds": POOLED,
-    "negative_pooled_prompt_embeds": NEGATIVE_POOLED,
-    "prompt_attention_mask": MASK,
-    "negative_prompt_attention_mask": MASK,
-    "prompt_embeds_mask": MASK,
-    "negative_prompt_embeds_mask": MASK,
-    "image": picture(),
-    "mask_image": half(),
-    "control_image": picture(salt=2),
-    "height": SIZE,
-    "width": SIZE,
-    "num_frames": FRAMES,
-    "strength": 0.75,
-    "output_type": "latent",
-    "use_resolution_binning": False,
-}
+
+
+def common(size: int = SIZE) -> dict[str, Any]:
+    """Arguments that mean the same in most pipelines. size: pixels of a side."""
+    return {
+        "prompt_embeds": EMBEDS,
+        "negative_prompt_embeds": NEGATIVE,
+        "pooled_prompt_embeds": POOLED,
+        "negative_pooled_prompt_embeds": NEGATIVE_POOLED,
+        "prompt_attention_mask": MASK,
+        "negative_prompt_attention_mask": MASK,
+        "prompt_embeds_mask": MASK,
+        "negative_prompt_embeds_mask": MASK,
+        "prompt_embeds_2": normal(TOKENS, WIDTH, salt=7),
+        "negative_prompt_embeds_2": normal(TOKENS, WIDTH, salt=8),
+        "prompt_attention_mask_2": MASK,
+        "negative_prompt_attention_mask_2": MASK,
+        "prompt_embeds_mask_2": MASK,
+        "negative_prompt_embeds_mask_2": MASK,
+        "image": picture(size),
+        "mask_image": half(size),
+        "control_image": picture(size, salt=2),
+        "control_mask": half(size),
+        "video": frames(size),
+        "height": size,
+        "width": size,
+        "num_frames": FRAMES,
+        "strength": 0.75,
+        "output_type": "latent",
+        "use_resolution_binning": False,
+    }
+
+
 MANY = ("num_images_per_prompt", "num_videos_per_prompt", "num_waveforms_per_prompt", "batch_size")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import importlib
 import inspect
 import warnings
 from fnmatch import fnmatchcase
@@ -13,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from every.arguments import ARGUMENTS, Value
+from every.arguments import SIZE, Value, common
 from every.codecs import CODECS
 from every.encoders import ENCODERS
 from every.left_out import LEFT_OUT
@@ -46,8 +47,12 @@ def settings(name: str) -> dict[str, Any]:
     for patterns, rule in RULES:
         if any(fnmatchcase(name, pattern) for pattern in patterns.split()):
             for key, value in rule.items():
-                merged[key] = _merged(merged.get(key), value) if key == "parts" else merged.get(key, {}) | value
+                merged[key] = _merged(merged.get(key), value) if key == "parts" else _joined(merged.get(key), value)
     return merged
+
+
+def _joined(old: Any, new: Any) -> Any:
+    return (old or {}) | new if isinstance(new, dict) else new
 
 
 def _merged(old: Any, new: Any) -> Any:
@@ -66,6 +71,9 @@ def build(name: str, rows: int = 1, dtype: torch.dtype = torch.float32, seed: in
     with torch.random.fork_rng(), warnings.catch_warnings(), _unfilled_is_nan():
         warnings.simplefilter("ignore")
         torch.manual_seed(seed)
+        for place, function in rule.get("patch", {}).items():
+            module, _, attribute = place.rpartition(".")
+            setattr(importlib.import_module(module), attribute, function)
         pipe = cls(**_components(cls, rule["parts"]))
         for change in rule.get("after", {}).values():
             change(pipe)
@@ -78,7 +86,7 @@ def build(name: str, rows: int = 1, dtype: torch.dtype = torch.float32, seed: in
 def arguments(pipe: Any, rule: dict[str, Any], rows: int, dtype: torch.dtype) -> dict[str, Any]:
     """What a pipeline is called with, but for steps and generator."""
     takes = inspect.signature(pipe.__call__).parameters
-    values = {key: value for key, value in ARGUMENTS.items() if key in takes} | rule["call"]
+    values = {key: value for key, value in common(rule.get("size", SIZE)).items() if key in takes} | rule["call"]
     values = {key: value for key, value in values.items() if value is not Value.absent}
     return {key: value(rows, dtype) if isinstance(value, Value) else value for key, value in values.items()}
 
@@ -138,7 +146,9 @@ def _part(said: Any, annotation: Any) -> Any:
     if not isinstance(said, dict):
         return said
     able = [said["of"]] if "of" in said else _classes(annotation)
-    kind = next((cls for cls in able if "of" in said or _name(cls) in PARTS), None)
+    listed = [cls for cls in able if _name(cls) in PARTS]
+    unlisted = [cls for cls in able if "of" in said or _name(cls).endswith("Scheduler")]
+    kind = next(iter(listed + unlisted), None)
     if kind is None:
         raise LookupError(f"no table has any of {able}")
     made = PARTS.get(_name(kind), {})

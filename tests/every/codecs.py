@@ -4,9 +4,38 @@ from __future__ import annotations
 
 from typing import Any
 
+_DOWN, _UP = ("DownEncoderBlock2D",) * 2, ("UpDecoderBlock2D",) * 2
+_WAN = {
+    "base_dim": 4, "z_dim": 4, "dim_mult": [1, 1, 1], "num_res_blocks": 1, "temperal_downsample": [False, True],
+    "latents_mean": [0.1, -0.2, 0.3, 0.0], "latents_std": [1.5, 1.2, 0.9, 1.1],
+}  # fmt: skip
+
 CODECS: dict[str, Any] = {
     "AutoencoderKL": {
         "block_out_channels": (4, 4), "layers_per_block": 1, "norm_num_groups": 2, "latent_channels": 4,
-        "down_block_types": ("DownEncoderBlock2D",) * 2, "up_block_types": ("UpDecoderBlock2D",) * 2,
+        "down_block_types": _DOWN, "up_block_types": _UP,
     },
+    "AutoencoderKLFlux2": {
+        "block_out_channels": (4, 4), "layers_per_block": 1, "norm_num_groups": 2, "latent_channels": 4,
+        "down_block_types": _DOWN, "up_block_types": _UP,
+    },
+    "AutoencoderDC": {
+        "latent_channels": 4, "attention_head_dim": 2, "scaling_factor": 0.41407,
+        "encoder_block_types": ("ResBlock", "ResBlock", "EfficientViTBlock"),
+        "decoder_block_types": ("ResBlock", "ResBlock", "EfficientViTBlock"),
+        "encoder_block_out_channels": (8, 8, 8), "decoder_block_out_channels": (8, 8, 8),
+        "encoder_layers_per_block": (1, 1, 1), "decoder_layers_per_block": (1, 1, 1),
+        "encoder_qkv_multiscales": ((), (), (5,)), "decoder_qkv_multiscales": ((), (), (5,)),
+        "upsample_block_type": "interpolate", "downsample_block_type": "stride_conv",
+        "decoder_norm_types": "rms_norm", "decoder_act_fns": "silu",
+    },
+    "VQModel": {
+        "block_out_channels": (4, 4), "layers_per_block": 1, "norm_num_groups": 2, "latent_channels": 4,
+        "down_block_types": _DOWN, "up_block_types": _UP, "num_vq_embeddings": 16,
+    },
+    "AutoencoderKLTemporalDecoder": {
+        "block_out_channels": (32, 32), "layers_per_block": 1, "latent_channels": 4, "down_block_types": _DOWN,
+    },
+    "AutoencoderKLWan": _WAN | {"scale_factor_spatial": 4, "scale_factor_temporal": 2},
+    "AutoencoderKLQwenImage": _WAN,
 }  # fmt: skip

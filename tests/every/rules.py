@@ -8,11 +8,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from every.arguments import SIZE, TOKENS, WIDTH, Value, half, normal, picture, words
+import torch
+
+from every.arguments import FRAMES, SIZE, TOKENS, WIDTH, Value, frames, half, normal, ones, picture, pictures, words
 
 TEXT = {"tokenizer": {}, "text_encoder": {}}
 VISION = {"image_encoder": {}, "feature_extractor": {}}
 WORDS = {"prompt": words(), "prompt_embeds": Value.absent, "negative_prompt_embeds": Value.absent}
+BOOLS = ones(TOKENS, dtype=torch.bool)
 EULER = {"of": "EulerDiscreteScheduler"}
 SDXL_UNET = {
     "addition_embed_type": "text_time", "addition_time_embed_dim": 4, "transformer_layers_per_block": 1,
@@ -45,7 +48,7 @@ RULES: list[tuple[str, dict[str, Any]]] = [
     }),
     ("StableDiffusionInstructPix2Pix* StableDiffusionXLInstructPix2Pix*", {"parts": {"unet": {"in_channels": 8}}}),
     ("StableDiffusionLatentUpscale*", {
-        "parts": {"unet": {"in_channels": 8, "time_cond_proj_dim": 128 + WIDTH}, "scheduler": EULER},
+        "parts": {"unet": {"in_channels": 8, "out_channels": 5, "time_cond_proj_dim": 128 + WIDTH}, "scheduler": EULER},
         "call": {"image": normal(4, 8, 8, salt=3)},
     }),
     ("StableDiffusionParadigms*", {"parts": {"scheduler": {"of": "DDPMParallelScheduler"}}}),
@@ -72,4 +75,58 @@ RULES: list[tuple[str, dict[str, Any]]] = [
     ("StableDiffusion3ControlNetInpaint*", {
         "parts": {"controlnet": {"extra_conditioning_channels": 1}}, "call": {"control_mask": half()},
     }),
+    # --- Flux and its like
+    ("Flux[!2]*", {"parts": {
+        "scheduler": {"use_dynamic_shifting": True}, "vae": {
+            "latent_channels": 1, "shift_factor": 0.1, "use_quant_conv": False, "use_post_quant_conv": False,
+        },
+    }}),
+    ("FluxControlPipeline FluxControlImg2Img*", {"parts": {"transformer": {"in_channels": 8, "out_channels": 4}}}),
+    ("FluxControlInpaint*", {"parts": {"transformer": {"in_channels": 8, "out_channels": 4}}}),
+    ("FluxFill*", {"parts": {"transformer": {"in_channels": 24, "out_channels": 4}}}),
+    ("FluxKontext*", {"call": {"_auto_resize": False, "max_area": SIZE * SIZE}}),
+    ("Chroma*", {"parts": {"vae": {"latent_channels": 1, "shift_factor": 0.1}}}),
+    ("ChromaPipeline", {"call": {"prompt_attention_mask": BOOLS, "negative_prompt_attention_mask": BOOLS}}),
+    ("ChromaInpaint*", {"after": {  # it reads a field that the class of its network does not have
+        "guidance": lambda pipe: pipe.transformer.register_to_config(guidance_embeds=False),
+    }}),
+    ("BriaPipeline", {"parts": {"vae": {"latent_channels": 1}}}),
+    # --- transformers of captions
+    ("PixArt* HunyuanDiT* Latte*", {"call": {"negative_prompt": None}}),
+    ("PixArt*", {"parts": {"scheduler": {"of": "DPMSolverMultistepScheduler"}}}),
+    ("Latte*", {"parts": {"scheduler": {"of": "DDIMScheduler"}}, "call": {"video_length": 2}}),
+    ("Sana*", {"size": 32}),
+    ("SanaPipeline SanaControlNet*", {"parts": {"scheduler": {
+        "of": "DPMSolverMultistepScheduler", "use_flow_sigmas": True, "prediction_type": "flow_prediction",
+        "flow_shift": 3.0,
+    }}}),
+    ("SanaSprint*", {"parts": {"scheduler": {"of": "SCMScheduler"}, "transformer": {"guidance_embeds": True}}}),
+    ("Lumina*", {"size": 64}),
+    ("CogView4Control*", {"parts": {"transformer": {"in_channels": 8}}}),
+    ("DiT*", {"call": {"class_labels": [3], "output_type": "np"}}),
+    ("LatentConsistency*", {"parts": {"unet": {"time_cond_proj_dim": 8}}}),
+    # --- Qwen
+    ("Qwen*", {"size": 32, "parts": {"scheduler": {"use_dynamic_shifting": True}}}),
+    ("QwenImageEdit* QwenImageLayered*", {
+        "call": {"image": pictures(32)},
+        "patch": {
+            f"diffusers.pipelines.qwenimage.pipeline_qwenimage_{kind}.calculate_dimensions": lambda area, ratio, few=few: few
+            for kind, few in (("edit", (32, 32, 1)), ("edit_inpaint", (32, 32, 1)), ("edit_plus", (32, 32)),
+                              ("layered", (32, 32)))
+        },
+    }),
+    # --- video
+    ("AnimateDiff*", {"parts": {"scheduler": {"of": "DDIMScheduler"}}}),
+    ("AnimateDiffSDXL*", {"parts": {"unet": SDXL_UNET}}),
+    ("AnimateDiffControlNet*", {"call": {"conditioning_frames": pictures(count=FRAMES)}}),
+    ("AnimateDiffVideoToVideo*", {"call": {"video": pictures(count=FRAMES)}}),
+    ("AnimateDiffVideoToVideoControlNet*", {"call": {"conditioning_frames": pictures(count=FRAMES, salt=2)}}),
+    ("AnimateDiffSparse*", {"call": {"conditioning_frames": pictures(count=2), "controlnet_frame_indices": [0, 3]}}),
+    ("TextToVideoZero*", {"parts": TEXT | {"tokenizer_2": {}, "text_encoder_2": {}}, "call": {"video_length": 2}}),
+    ("TextToVideoZeroSDXL*", {"parts": {"unet": SDXL_UNET}}),
+    ("StableVideoDiffusion*", {"call": {"decode_chunk_size": 2, "num_frames": 2}, "parts": {"scheduler": {
+        "prediction_type": "v_prediction", "timestep_type": "continuous", "timestep_spacing": "leading",
+        "use_karras_sigmas": True, "sigma_min": 0.002, "sigma_max": 700.0, "interpolation_type": "linear",
+    }}}),
+    ("Kandinsky*", {"parts": {"movq": {}}}),
 ]  # fmt: skip
