@@ -96,6 +96,7 @@ def common(size: int = SIZE) -> dict[str, Any]:
     return {
         "prompt_embeds": EMBEDS,
         "negative_prompt_embeds": NEGATIVE,
+        "negative_prompt": None,
         "pooled_prompt_embeds": POOLED,
         "negative_pooled_prompt_embeds": NEGATIVE_POOLED,
         "prompt_attention_mask": MASK,

@@ -38,4 +38,32 @@ CODECS: dict[str, Any] = {
     },
     "AutoencoderKLWan": _WAN | {"scale_factor_spatial": 4, "scale_factor_temporal": 2},
     "AutoencoderKLQwenImage": _WAN,
+    "AutoencoderKLHunyuanVideo": {
+        "latent_channels": 4, "block_out_channels": (8, 8, 8, 8), "layers_per_block": 1, "norm_num_groups": 4,
+    },
+    "AutoencoderKLLTXVideo": {
+        "latent_channels": 4, "block_out_channels": (8, 8, 8, 8), "decoder_block_out_channels": (8, 8, 8, 8),
+        "layers_per_block": (1, 1, 1, 1, 1), "decoder_layers_per_block": (1, 1, 1, 1, 1), "patch_size": 1,
+        "spatio_temporal_scaling": (True, True, False, False), "encoder_causal": True, "decoder_causal": False,
+        "decoder_spatio_temporal_scaling": (True, True, False, False),
+    },
+    "AutoencoderKLCogVideoX": {
+        "latent_channels": 4, "block_out_channels": (8, 8, 8, 8), "layers_per_block": 1, "norm_num_groups": 2,
+    },
+    "AutoencoderKLMochi": {
+        "encoder_block_out_channels": (8, 8, 8, 8), "decoder_block_out_channels": (8, 8, 8, 8),
+        "layers_per_block": (1, 1, 1, 1, 1),
+    },
+    "AutoencoderKLAllegro": {
+        "block_out_channels": (8, 8, 8, 8), "layers_per_block": 1, "norm_num_groups": 2, "sample_size": 64,
+    },
+    "AutoencoderKLCosmos": {
+        "latent_channels": 4, "encoder_block_out_channels": (8, 8, 8, 8), "decode_block_out_channels": (8, 8, 8, 8),
+        "attention_resolutions": (8,), "resolution": 64, "num_layers": 1, "latents_mean": [0.0] * 64,
+        "latents_std": [1.0] * 64,
+    },
+    "PaellaVQModel": {"levels": 2, "bottleneck_blocks": 1, "embed_dim": 8, "num_vq_embeddings": 16},
+    "AutoencoderTiny": {"encoder_block_out_channels": (4, 4), "decoder_block_out_channels": (4, 4),
+        "num_encoder_blocks": (1, 1), "num_decoder_blocks": (1, 1), "latent_channels": 4, "upsampling_scaling_factor": 2,
+    },
 }  # fmt: skip

@@ -48,6 +48,16 @@ def clip_image_processor(size: int = SIZE) -> Any:
     return CLIPImageProcessor(size={"shortest_edge": size}, crop_size={"height": size, "width": size})
 
 
+def multilingual_clip() -> Any:
+    """What the first Kandinsky has its text from."""
+    from diffusers.pipelines.kandinsky.text_encoder import MCLIPConfig, MultilingualCLIP
+
+    config = MCLIPConfig(transformerDimSize=WIDTH, imageDimSize=WIDTH, max_position_embeddings=TOKENS + 2, **{
+        key: _CLIP_TEXT[key] for key in (*_SMALL, "vocab_size")
+    })  # fmt: skip
+    return MultilingualCLIP(config)
+
+
 ENCODERS: dict[str, Any] = {
     # class: (class of its config, config), or what makes it
     "CLIPTokenizer": clip_tokenizer,
@@ -58,4 +68,10 @@ ENCODERS: dict[str, Any] = {
     "CLIPVisionModelWithProjection": ("CLIPVisionConfig", _CLIP_VISION),
     "T5Tokenizer": tokenizer,
     "T5EncoderModel": ("T5Config", _T5),
+    "XLMRobertaTokenizer": tokenizer,
+    "MultilingualCLIP": multilingual_clip,
+    "T5TokenizerFast": tokenizer,
+    "GemmaTokenizer": tokenizer,
+    "AutoTokenizer": tokenizer,
+    "LlamaTokenizer": tokenizer,
 }

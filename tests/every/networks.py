@@ -42,6 +42,25 @@ _QWEN = {
     "num_attention_heads": 2, "joint_attention_dim": WIDTH, "axes_dims_rope": (2, 2, 4),
 }  # fmt: skip
 
+_WAN = {
+    "patch_size": (1, 2, 2), "num_attention_heads": 2, "attention_head_dim": 12, "in_channels": 4, "out_channels": 4,
+    "text_dim": WIDTH, "freq_dim": 16, "ffn_dim": 16, "num_layers": 3, "cross_attn_norm": True,
+    "rope_max_seq_len": 32,
+}  # fmt: skip
+_HUNYUAN_VIDEO = {
+    "in_channels": 4, "out_channels": 4, "num_attention_heads": 2, "attention_head_dim": 8, "num_layers": 2,
+    "num_single_layers": 2, "num_refiner_layers": 1, "mlp_ratio": 2.0, "text_embed_dim": WIDTH,
+    "rope_axes_dim": (2, 2, 4),
+}  # fmt: skip
+_Z_IMAGE = {
+    "dim": 16, "n_refiner_layers": 1, "n_heads": 2, "n_kv_heads": 2, "all_patch_size": (2,), "all_f_patch_size": (1,),
+}  # fmt: skip
+_CASCADE = {
+    "in_channels": 4, "out_channels": 4, "timestep_ratio_embedding_dim": 8, "conditioning_dim": 8,
+    "block_out_channels": (8, 8), "num_attention_heads": (2, 2), "down_num_layers_per_block": (1, 1),
+    "up_num_layers_per_block": (1, 1), "clip_text_pooled_in_channels": WIDTH, "clip_seq": 1, "dropout": (0.0, 0.0),
+}  # fmt: skip
+
 NETWORKS: dict[str, Any] = {
     "UNet2DConditionModel": _LEVELS | {
         "sample_size": SIZE // 2, "in_channels": 4, "out_channels": 4, "down_block_types": _DOWN,
@@ -97,7 +116,7 @@ NETWORKS: dict[str, Any] = {
     "QwenImageControlNetModel": _QWEN | {"num_layers": 2},
     "DiTTransformer2DModel": {
         "sample_size": SIZE // 2, "num_layers": 3, "num_attention_heads": 2, "attention_head_dim": 4, "in_channels": 4,
-        "out_channels": 8, "num_embeds_ada_norm": 10, "norm_num_groups": 1,
+        "out_channels": 8, "num_embeds_ada_norm": 1000, "norm_num_groups": 1,
     },
     "UNet2DModel": _LEVELS | {
         "sample_size": SIZE, "down_block_types": ("DownBlock2D", "AttnDownBlock2D"),
@@ -126,6 +145,69 @@ NETWORKS: dict[str, Any] = {
         "caption_channels": WIDTH, "in_channels": 4, "out_channels": 8, "cross_attention_dim": 8, "video_length": 1,
         "attention_bias": True, "activation_fn": "gelu-approximate", "num_embeds_ada_norm": 1000,
         "norm_type": "ada_norm_single", "norm_elementwise_affine": False,
+    },
+    "WanTransformer3DModel": _WAN,
+    "WanVACETransformer3DModel": _WAN | {"vace_layers": [0, 2], "vace_in_channels": 4 * 2 + 16},
+    "SkyReelsV2Transformer3DModel": _WAN,
+    "HunyuanVideoTransformer3DModel": _HUNYUAN_VIDEO | {"pooled_projection_dim": WIDTH, "patch_size": 1},
+    "LTXVideoTransformer3DModel": {
+        "in_channels": 4, "out_channels": 4, "num_attention_heads": 2, "attention_head_dim": 8,
+        "cross_attention_dim": 16, "num_layers": 3, "caption_channels": WIDTH,
+    },
+    "CogVideoXTransformer3DModel": {
+        "num_attention_heads": 2, "attention_head_dim": 16, "in_channels": 4, "out_channels": 4, "time_embed_dim": 2,
+        "text_embed_dim": WIDTH, "num_layers": 3, "sample_width": 8, "sample_height": 8, "sample_frames": 9,
+        "max_text_seq_length": TOKENS,
+    },
+    "MochiTransformer3DModel": {
+        "patch_size": 2, "num_attention_heads": 2, "attention_head_dim": 8, "num_layers": 3, "text_embed_dim": WIDTH,
+        "pooled_projection_dim": 16, "in_channels": 12, "time_embed_dim": 4, "max_sequence_length": TOKENS,
+    },
+    "AllegroTransformer3DModel": {
+        "num_attention_heads": 2, "attention_head_dim": 12, "num_layers": 3, "cross_attention_dim": 24,
+        "sample_width": 8, "sample_height": 8, "sample_frames": 8, "caption_channels": WIDTH,
+    },
+    "CosmosTransformer3DModel": {
+        "in_channels": 4, "out_channels": 4, "num_attention_heads": 2, "attention_head_dim": 16, "num_layers": 3,
+        "mlp_ratio": 2, "text_embed_dim": WIDTH, "adaln_lora_dim": 4, "max_size": (4, 32, 32),
+    },
+    "ZImageTransformer2DModel": _Z_IMAGE | {
+        "in_channels": 4, "n_layers": 3, "cap_feat_dim": WIDTH, "axes_dims": [2, 2, 4], "axes_lens": [64, 32, 32],
+    },
+    "ZImageControlNetModel": _Z_IMAGE | {
+        "control_layers_places": [0, 2], "control_refiner_layers_places": [0], "control_in_dim": 4,
+    },
+    "HiDreamImageTransformer2DModel": {
+        "patch_size": 2, "in_channels": 4, "out_channels": 4, "num_layers": 2, "num_single_layers": 2,
+        "attention_head_dim": 8, "num_attention_heads": 2, "caption_channels": [WIDTH, WIDTH], "text_emb_dim": 16,
+        "num_routed_experts": 2, "num_activated_experts": 1, "axes_dims_rope": (4, 2, 2), "max_resolution": (16, 16),
+        "llama_layers": (0, 1), "force_inference_output": True,
+    },
+    "OmniGenTransformer2DModel": {
+        "hidden_size": 16, "num_attention_heads": 2, "num_key_value_heads": 2, "intermediate_size": 16,
+        "num_layers": 3, "pad_token_id": 0, "vocab_size": 64, "max_position_embeddings": 512, "time_step_dim": 4,
+        "original_max_position_embeddings": 512, "pos_embed_max_size": 16,
+        "rope_scaling": {"long_factor": [1, 1, 1, 1], "short_factor": [1, 1, 1, 1], "type": "su"},
+    },
+    "SanaVideoTransformer3DModel": _SANA | {"attention_head_dim": 12},
+    "Kandinsky3UNet": {
+        "time_embedding_dim": 8, "groups": 2, "attention_head_dim": 4, "layers_per_block": 2,
+        "block_out_channels": (8, 8), "cross_attention_dim": 8, "encoder_hid_dim": WIDTH,
+    },
+    "Kandinsky5Transformer3DModel": {
+        "in_visual_dim": 4, "out_visual_dim": 4, "in_text_dim": WIDTH, "in_text_dim2": WIDTH, "time_dim": 8,
+        "model_dim": 16, "ff_dim": 16, "num_text_blocks": 1, "num_visual_blocks": 3, "axes_dims": (2, 2, 4),
+    },
+    "StableCascadeUNet": _CASCADE,
+    "WuerstchenPrior": {"c_in": 4, "c": 8, "c_cond": WIDTH, "c_r": 4, "depth": 2, "nhead": 2, "dropout": 0.0},
+    "WuerstchenDiffNeXt": {
+        "c_cond": WIDTH, "c_r": 4, "c_hidden": [8, 8], "nhead": [-1, 2], "blocks": [1, 1], "dropout": 0.0,
+        "level_config": ["CT", "CTA"], "inject_effnet": [False, True], "effnet_embd": 4, "clip_embd": WIDTH,
+    },
+    "BriaFiboTransformer2DModel": _FLUX | {"text_encoder_dim": WIDTH},
+    "UNet1DModel": {
+        "sample_size": 64, "sample_rate": 32, "extra_in_channels": 16, "block_out_channels": (8, 8, 16),
+        "use_timestep_embedding": False, "flip_sin_to_cos": True,
     },
     "PriorTransformer": {
         "num_attention_heads": 2, "attention_head_dim": 4, "num_layers": 2, "embedding_dim": WIDTH,

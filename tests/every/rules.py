@@ -10,17 +10,29 @@ from typing import Any
 
 import torch
 
-from every.arguments import FRAMES, SIZE, TOKENS, WIDTH, Value, frames, half, normal, ones, picture, pictures, words
+from every.arguments import (
+    EMBEDS, FRAMES, MASK, NEGATIVE, NEGATIVE_POOLED, POOLED, SIZE, TOKENS, WIDTH, Value, frames, half, normal, ones, picture, pictures, words,
+)  # fmt: skip
 
 TEXT = {"tokenizer": {}, "text_encoder": {}}
 VISION = {"image_encoder": {}, "feature_extractor": {}}
 WORDS = {"prompt": words(), "prompt_embeds": Value.absent, "negative_prompt_embeds": Value.absent}
 BOOLS = ones(TOKENS, dtype=torch.bool)
+EMBEDDED = {"prompt": None, "prompt_embeds": EMBEDS, "negative_prompt_embeds": NEGATIVE}
 EULER = {"of": "EulerDiscreteScheduler"}
 SDXL_UNET = {
     "addition_embed_type": "text_time", "addition_time_embed_dim": 4, "transformer_layers_per_block": 1,
     "projection_class_embeddings_input_dim": 4 * 6 + WIDTH, "use_linear_projection": True,
 }  # fmt: skip
+
+ENCODER = {"of": "T5EncoderModel"}  # for pipelines that ask their encoder for no more than its dtype
+
+KANDINSKY_UNET = {
+    "down_block_types": ("ResnetDownsampleBlock2D", "SimpleCrossAttnDownBlock2D"), "norm_num_groups": 2,
+    "up_block_types": ("SimpleCrossAttnUpBlock2D", "ResnetUpsampleBlock2D"), "resnet_time_scale_shift": "scale_shift",
+    "mid_block_type": "UNetMidBlock2DSimpleCrossAttn",
+}  # fmt: skip
+LENGTHS = Value(lambda row, dtype: torch.tensor([row * TOKENS, row * TOKENS + TOKENS][row > 0 :], dtype=torch.int32))
 
 RULES: list[tuple[str, dict[str, Any]]] = [
     ("*", {"parts": {"scheduler": {}}}),
@@ -85,6 +97,8 @@ RULES: list[tuple[str, dict[str, Any]]] = [
     ("FluxControlInpaint*", {"parts": {"transformer": {"in_channels": 8, "out_channels": 4}}}),
     ("FluxFill*", {"parts": {"transformer": {"in_channels": 24, "out_channels": 4}}}),
     ("FluxKontext*", {"call": {"_auto_resize": False, "max_area": SIZE * SIZE}}),
+    ("Flux2*", {"parts": {"scheduler": {"use_dynamic_shifting": True}}, "call": {"image": Value.absent}}),
+    ("Flux2Klein[IK]*", {"call": {"image": pictures(64)}}),
     ("Chroma*", {"parts": {"vae": {"latent_channels": 1, "shift_factor": 0.1}}}),
     ("ChromaPipeline", {"call": {"prompt_attention_mask": BOOLS, "negative_prompt_attention_mask": BOOLS}}),
     ("ChromaInpaint*", {"after": {  # it reads a field that the class of its network does not have
@@ -92,7 +106,6 @@ RULES: list[tuple[str, dict[str, Any]]] = [
     }}),
     ("BriaPipeline", {"parts": {"vae": {"latent_channels": 1}}}),
     # --- transformers of captions
-    ("PixArt* HunyuanDiT* Latte*", {"call": {"negative_prompt": None}}),
     ("PixArt*", {"parts": {"scheduler": {"of": "DPMSolverMultistepScheduler"}}}),
     ("Latte*", {"parts": {"scheduler": {"of": "DDIMScheduler"}}, "call": {"video_length": 2}}),
     ("Sana*", {"size": 32}),
@@ -100,13 +113,16 @@ RULES: list[tuple[str, dict[str, Any]]] = [
         "of": "DPMSolverMultistepScheduler", "use_flow_sigmas": True, "prediction_type": "flow_prediction",
         "flow_shift": 3.0,
     }}}),
-    ("SanaSprint*", {"parts": {"scheduler": {"of": "SCMScheduler"}, "transformer": {"guidance_embeds": True}}}),
+    ("SanaSprint*", {"parts": {"scheduler": {"of": "SCMScheduler"}, "transformer": {"guidance_embeds": True}},
+                      "call": {"intermediate_timesteps": None}}),
     ("Lumina*", {"size": 64}),
     ("CogView4Control*", {"parts": {"transformer": {"in_channels": 8}}}),
-    ("DiT*", {"call": {"class_labels": [3], "output_type": "np"}}),
+    ("DiT*", {"call": {"class_labels": Value(lambda row, dtype: torch.tensor([row + 3])), "output_type": "np"}}),
     ("LatentConsistency*", {"parts": {"unet": {"time_cond_proj_dim": 8}}}),
     # --- Qwen
     ("Qwen*", {"size": 32, "parts": {"scheduler": {"use_dynamic_shifting": True}}}),
+    ("QwenImageControlNetInpaint*", {"parts": {"controlnet": {"extra_condition_channels": 4}}}),
+    ("QwenImageLayered*", {"parts": {"text_encoder": ENCODER, "vae": {"input_channels": 4}, "transformer": {"use_additional_t_cond": True, "use_layer3d_rope": True}}}),
     ("QwenImageEdit* QwenImageLayered*", {
         "call": {"image": pictures(32)},
         "patch": {
@@ -122,11 +138,61 @@ RULES: list[tuple[str, dict[str, Any]]] = [
     ("AnimateDiffVideoToVideo*", {"call": {"video": pictures(count=FRAMES)}}),
     ("AnimateDiffVideoToVideoControlNet*", {"call": {"conditioning_frames": pictures(count=FRAMES, salt=2)}}),
     ("AnimateDiffSparse*", {"call": {"conditioning_frames": pictures(count=2), "controlnet_frame_indices": [0, 3]}}),
-    ("TextToVideoZero*", {"parts": TEXT | {"tokenizer_2": {}, "text_encoder_2": {}}, "call": {"video_length": 2}}),
-    ("TextToVideoZeroSDXL*", {"parts": {"unet": SDXL_UNET}}),
-    ("StableVideoDiffusion*", {"call": {"decode_chunk_size": 2, "num_frames": 2}, "parts": {"scheduler": {
+    ("TextToVideoZero*", {"parts": TEXT, "call": WORDS | {"video_length": 2, "t0": 1, "t1": 2}}),
+    ("TextToVideoZeroSDXL*", {"parts": {"unet": SDXL_UNET, "tokenizer_2": {}, "text_encoder_2": {}}, "call": EMBEDDED}),
+    ("StableVideoDiffusion*", {"call": {"decode_chunk_size": 2, "num_frames": 2}, "parts": VISION | {"scheduler": {
         "prediction_type": "v_prediction", "timestep_type": "continuous", "timestep_spacing": "leading",
         "use_karras_sigmas": True, "sigma_min": 0.002, "sigma_max": 700.0, "interpolation_type": "linear",
     }}}),
-    ("Kandinsky*", {"parts": {"movq": {}}}),
+    ("Wan* Lucy*", {"parts": {"transformer": {}}}),
+    ("Wan*ImageToVideo*", {"parts": {"transformer": {"in_channels": 4 * 2 + 2}}}),
+    ("CogVideoX*", {"parts": {"scheduler": {"of": "CogVideoXDDIMScheduler"}}}),
+    ("Mochi*", {"call": {"num_frames": 7}}),
+    ("CosmosTextToWorld* CosmosVideoToWorld*", {"parts": {"scheduler": {"of": "EDMEulerScheduler"}}}),
+    # --- Kandinsky 2: a prior makes the embeddings of pictures that a decoder starts from
+    ("Kandinsky[IPV]*", {"parts": {"unet": KANDINSKY_UNET | {
+        "out_channels": 8, "addition_embed_type": "text_image", "encoder_hid_dim_type": "text_image_proj",
+        "encoder_hid_dim": WIDTH, "cross_attention_dim": WIDTH,
+    }, "scheduler": {"of": "DDIMScheduler"}}, "call": {
+        "prompt": words(), "image_embeds": normal(WIDTH, salt=3), "negative_image_embeds": normal(WIDTH, salt=4),
+    }}),
+    ("KandinskyV22*", {
+        "parts": {"unet": {"addition_embed_type": "image", "encoder_hid_dim_type": "image_proj"},
+                  "scheduler": {"of": "DDPMScheduler", "variance_type": "learned_range", "beta_schedule": "linear"}},
+        "call": {"prompt": Value.absent},
+    }),
+    ("KandinskyV22Control*", {
+        "parts": {"unet": {"in_channels": 8, "addition_embed_type": "image_hint"}}, "call": {"hint": picture(salt=2)},
+    }),
+    ("Kandinsky[IPV]*", {"parts": TEXT, "size": 64}),
+    ("Kandinsky*Prior*", {"parts": {"scheduler": {"of": "UnCLIPScheduler"}, "unet": {}}, "call": {
+        "prompt": words(), "image_embeds": Value.absent, "negative_image_embeds": Value.absent, "output_type": "pt",
+    }}),
+    ("Kandinsky*Combined*", {
+        "parts": {"prior_tokenizer": {}, "prior_text_encoder": {}, "prior_image_processor": {}}, "call": {
+        "prompt": words(), "image_embeds": Value.absent, "negative_image_embeds": Value.absent,
+        "prior_num_inference_steps": 2,
+    }}),
+    ("Kandinsky3*", {"call": {"attention_mask": MASK, "negative_attention_mask": MASK}, "size": 64}),
+    ("Kandinsky5*", {"call": {
+        "prompt_embeds_qwen": EMBEDS, "prompt_embeds_clip": POOLED, "negative_prompt_embeds_qwen": NEGATIVE,
+        "negative_prompt_embeds_clip": NEGATIVE_POOLED, "prompt_cu_seqlens": LENGTHS,
+        "negative_prompt_cu_seqlens": LENGTHS,
+    }}),
+    # --- Wuerstchen and Stable Cascade
+    ("StableCascade* Wuerstchen*", {"parts": {"scheduler": {}}, "call": {"negative_prompt": None}}),
+    ("Wuerstchen*", {"parts": TEXT}),
+    # --- DeepFloyd IF: pixels, and channels of a learned variance
+    ("IF*", {"parts": {
+        "unet": KANDINSKY_UNET | {"in_channels": 3, "out_channels": 6, "sample_size": SIZE, "encoder_hid_dim": WIDTH},
+        "scheduler": {"variance_type": "learned_range", "beta_schedule": "squaredcos_cap_v2", "thresholding": True,
+                      "dynamic_thresholding_ratio": 0.95, "sample_max_value": 1.5, "prediction_type": "epsilon"},
+        "watermarker": None,
+    }, "call": {"output_type": "pt"}}),
+    ("IF*SuperResolution*", {"parts": {
+        "unet": {"in_channels": 6, "class_embed_type": "timestep"}, "image_noising_scheduler": {},
+    }}),
+    ("IF*2ImgSuper* IFInpaintingSuper*", {"call": {"original_image": picture(SIZE, salt=3)}}),
+    # --- without text
+    ("LDM*", {"parts": {"vqvae": {}}}),
 ]  # fmt: skip
