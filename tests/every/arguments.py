@@ -20,14 +20,18 @@ FRAMES = 5
 class Value:
     """An argument that has one row a prompt; row i is the same however many there are.
 
-    make: (row, dtype) -> a tensor (1, ...), or anything else, of which a list is made.
+    make: (row, dtype) -> a tensor (1, ...), or anything else.
+    joined: what is made of the rows; by default one tensor, or a list if there are several of something else.
     """
 
     make: Callable[[int, torch.dtype], Any]
+    joined: Callable[[list[Any]], Any] | None = None
     absent: ClassVar[Any] = object()  # stands for an argument that is not given
 
     def __call__(self, rows: int, dtype: torch.dtype) -> Any:
         made = [self.make(row, dtype) for row in range(rows)]
+        if self.joined is not None:
+            return self.joined(made)
         return torch.cat(made) if isinstance(made[0], Tensor) else made if rows > 1 else made[0]
 
 

@@ -51,7 +51,7 @@ CODECS: dict[str, Any] = {
         "latent_channels": 4, "block_out_channels": (8, 8, 8, 8), "layers_per_block": 1, "norm_num_groups": 2,
     },
     "AutoencoderKLMochi": {
-        "encoder_block_out_channels": (8, 8, 8, 8), "decoder_block_out_channels": (8, 8, 8, 8),
+        "encoder_block_out_channels": (32,) * 4, "decoder_block_out_channels": (32,) * 4,
         "layers_per_block": (1, 1, 1, 1, 1),
     },
     "AutoencoderKLAllegro": {

@@ -11,6 +11,7 @@ LEFT_OUT: dict[str, str] = {
     "DiffusionPipeline": "the base class of the others",
     **_needs("librosa", "AudioDiffusionPipeline"),
     **_needs("opencv", "ConsisIDPipeline"),
+    **_needs("torchvision", "OmniGenPipeline"),
     **_needs("note_seq", "SpectrogramDiffusionPipeline"),
     **_needs("sentencepiece", "KolorsImg2ImgPipeline", "KolorsPAGPipeline", "KolorsPipeline"),
     **_needs(

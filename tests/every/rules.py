@@ -13,6 +13,7 @@ import torch
 from every.arguments import (
     EMBEDS, FRAMES, MASK, NEGATIVE, NEGATIVE_POOLED, POOLED, SIZE, TOKENS, WIDTH, Value, frames, half, normal, ones, picture, pictures, words,
 )  # fmt: skip
+from every.encoders import Unguarded
 
 TEXT = {"tokenizer": {}, "text_encoder": {}}
 VISION = {"image_encoder": {}, "feature_extractor": {}}
@@ -33,6 +34,12 @@ KANDINSKY_UNET = {
     "mid_block_type": "UNetMidBlock2DSimpleCrossAttn",
 }  # fmt: skip
 LENGTHS = Value(lambda row, dtype: torch.tensor([row * TOKENS, row * TOKENS + TOKENS][row > 0 :], dtype=torch.int32))
+
+LISTED = Value(EMBEDS.make, joined=lambda rows: [row[0] for row in rows])
+NEGATIVE_LISTED = Value(NEGATIVE.make, joined=LISTED.joined)
+LAYERS = Value(normal(2, TOKENS, WIDTH, salt=7).make, joined=lambda rows: torch.stack([row[0] for row in rows], 1))
+NEGATIVE_LAYERS = Value(normal(2, TOKENS, WIDTH, salt=8).make, joined=LAYERS.joined)
+ONE_POOLED, NEGATIVE_ONE_POOLED = normal(1, WIDTH, salt=2), normal(1, WIDTH, salt=6)
 
 RULES: list[tuple[str, dict[str, Any]]] = [
     ("*", {"parts": {"scheduler": {}}}),
@@ -147,10 +154,29 @@ RULES: list[tuple[str, dict[str, Any]]] = [
     ("Wan* Lucy*", {"parts": {"transformer": {}}}),
     ("Wan*ImageToVideo*", {"parts": {"transformer": {"in_channels": 4 * 2 + 2}}}),
     ("CogVideoX*", {"parts": {"scheduler": {"of": "CogVideoXDDIMScheduler"}}}),
+    ("CogVideoXFunControl*", {
+        "parts": {"transformer": {"in_channels": 8}}, "call": {"control_video": pictures(count=FRAMES, salt=2)},
+    }),
+    ("CogVideoXImageToVideo*", {"parts": {"transformer": {"in_channels": 8}}}),
+    ("HunyuanVideoImageToVideo*", {"parts": {"transformer": {
+        "in_channels": 4 * 2 + 1, "image_condition_type": "latent_concat", "guidance_embeds": False,
+    }}, "call": {"prompt_template": {"crop_start": 0, "image_emb_start": 0, "image_emb_end": 0, "image_emb_len": 0}}}),
+    ("HunyuanSkyreels*", {"parts": {"transformer": {"in_channels": 8}}}),
+    ("SkyReelsV2DiffusionForcing*", {"call": {"prompt": None, "overlap_history": None, "base_num_frames": FRAMES}}),
+    ("SkyReelsV2DiffusionForcingVideo*", {"call": {"overlap_history": 1, "num_frames": 2 * FRAMES - 1}}),
+    ("SkyReelsV2ImageToVideo*", {
+        "parts": VISION | {"transformer": {"in_channels": 4 * 2 + 2, "image_dim": WIDTH}},
+        "call": {"image_embeds": normal(TOKENS, WIDTH, salt=3), "image": pictures()},
+    }),
+    ("LTX*", {"size": 32, "parts": {"scheduler": {"use_dynamic_shifting": True}}}),
+    ("LTXI2VLong*", {"parts": TEXT, "call": WORDS | {"cond_image": pictures(32)}}),
+    ("LucyEdit*", {"parts": {"transformer": {"in_channels": 8}}, "call": {"video": pictures(count=FRAMES)}}),
+    ("Cosmos*", {"parts": {"safety_checker": Unguarded}}),
+    ("Cosmos*VideoToWorld* Cosmos2_5*", {"parts": {"transformer": {"in_channels": 5}}}),
     ("Mochi*", {"call": {"num_frames": 7}}),
     ("CosmosTextToWorld* CosmosVideoToWorld*", {"parts": {"scheduler": {"of": "EDMEulerScheduler"}}}),
     # --- Kandinsky 2: a prior makes the embeddings of pictures that a decoder starts from
-    ("Kandinsky[IPV]*", {"parts": {"unet": KANDINSKY_UNET | {
+    ("Kandinsky[IPCV]*", {"parts": {"unet": KANDINSKY_UNET | {
         "out_channels": 8, "addition_embed_type": "text_image", "encoder_hid_dim_type": "text_image_proj",
         "encoder_hid_dim": WIDTH, "cross_attention_dim": WIDTH,
     }, "scheduler": {"of": "DDIMScheduler"}}, "call": {
@@ -162,9 +188,9 @@ RULES: list[tuple[str, dict[str, Any]]] = [
         "call": {"prompt": Value.absent},
     }),
     ("KandinskyV22Control*", {
-        "parts": {"unet": {"in_channels": 8, "addition_embed_type": "image_hint"}}, "call": {"hint": picture(salt=2)},
+        "parts": {"unet": {"in_channels": 8, "addition_embed_type": "image_hint"}}, "call": {"hint": picture(64, salt=2)},
     }),
-    ("Kandinsky[IPV]*", {"parts": TEXT, "size": 64}),
+    ("Kandinsky[IPCV]* ", {"parts": TEXT}),
     ("Kandinsky*Prior*", {"parts": {"scheduler": {"of": "UnCLIPScheduler"}, "unet": {}}, "call": {
         "prompt": words(), "image_embeds": Value.absent, "negative_image_embeds": Value.absent, "output_type": "pt",
     }}),
@@ -173,14 +199,25 @@ RULES: list[tuple[str, dict[str, Any]]] = [
         "prompt": words(), "image_embeds": Value.absent, "negative_image_embeds": Value.absent,
         "prior_num_inference_steps": 2,
     }}),
-    ("Kandinsky3*", {"call": {"attention_mask": MASK, "negative_attention_mask": MASK}, "size": 64}),
+    ("Kandinsky*Inpaint*", {"parts": {"unet": {"in_channels": 9}}}),
+    ("Kandinsky3*", {"call": {"attention_mask": MASK, "negative_attention_mask": MASK}}),
+    ("Kandinsky3Pipeline", {"size": 64}),
     ("Kandinsky5*", {"call": {
         "prompt_embeds_qwen": EMBEDS, "prompt_embeds_clip": POOLED, "negative_prompt_embeds_qwen": NEGATIVE,
         "negative_prompt_embeds_clip": NEGATIVE_POOLED, "prompt_cu_seqlens": LENGTHS,
         "negative_prompt_cu_seqlens": LENGTHS,
     }}),
+    ("Kandinsky5?2I*", {"after": {"sizes": lambda pipe: setattr(pipe, "resolutions", [(SIZE, SIZE)])}}),
+    ("Kandinsky5I2I*", {"parts": {"transformer": {"in_visual_dim": 4, "visual_cond": True}}}),
+    ("Kandinsky5?2V*", {"size": 64, "call": {"num_frames": 9}}),
+    ("Kandinsky5I2V*", {"parts": {"transformer": {"visual_cond": True}}}),
     # --- Wuerstchen and Stable Cascade
-    ("StableCascade* Wuerstchen*", {"parts": {"scheduler": {}}, "call": {"negative_prompt": None}}),
+    ("StableCascade*", {"call": {
+        "prompt_embeds": normal(1, 8), "negative_prompt_embeds": normal(1, 8, salt=5), "prompt_embeds_pooled": ONE_POOLED,
+        "negative_prompt_embeds_pooled": NEGATIVE_ONE_POOLED,
+    }}),
+    ("StableCascade*Decoder* WuerstchenDecoder*", {"call": {"image_embeddings": normal(4, 2, 2, salt=3)}}),
+    ("WuerstchenDecoder*", {"call": {"prompt": words()}}),
     ("Wuerstchen*", {"parts": TEXT}),
     # --- DeepFloyd IF: pixels, and channels of a learned variance
     ("IF*", {"parts": {
@@ -194,5 +231,24 @@ RULES: list[tuple[str, dict[str, Any]]] = [
     }}),
     ("IF*2ImgSuper* IFInpaintingSuper*", {"call": {"original_image": picture(SIZE, salt=3)}}),
     # --- without text
-    ("LDM*", {"parts": {"vqvae": {}}}),
+    ("LDMPipeline", {"parts": {"unet": {"in_channels": 4, "out_channels": 4}}, "call": {"output_type": "np"}}),
+    ("LDMSuper*", {"parts": {"unet": {"in_channels": 6}, "vqvae": {"latent_channels": 3}}}),
+    ("LDMText*", {"parts": {
+        "vqvae": {}, "unet": {"of": "UNet2DConditionModel"}, "bert": {"of": "CLIPTextModel"},
+        "tokenizer": {"of": "CLIPTokenizer"},
+    }, "call": WORDS}),
+    ("LDM*", {"call": {"output_type": "np"}}),
+    ("DanceDiffusion*", {"parts": {"scheduler": {"of": "IPNDMScheduler"}}}),
+    ("KarrasVe* ScoreSdeVe* PNDM* Consistency* RePaint*", {"call": {"output_type": "np"}}),
+    ("RePaint*", {"call": {"jump_length": 2, "jump_n_sample": 2}}),
+    # --- other transformers
+    ("ZImage*", {"size": 32, "call": {
+        "prompt_embeds": LISTED, "negative_prompt_embeds": NEGATIVE_LISTED,
+    }, "parts": {"vae": {"shift_factor": 0.1}}}),
+    ("ZImageControlNetInpaint*", {"parts": {"controlnet": {"control_in_dim": 9}}}),
+    ("HiDream*", {"call": {
+        "prompt_embeds_t5": EMBEDS, "negative_prompt_embeds_t5": NEGATIVE,
+        "prompt_embeds_llama3": LAYERS, "negative_prompt_embeds_llama3": NEGATIVE_LAYERS,
+        "pooled_prompt_embeds": normal(16, salt=2), "negative_pooled_prompt_embeds": normal(16, salt=6),
+    }}),
 ]  # fmt: skip
