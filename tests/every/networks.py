@@ -170,6 +170,7 @@ NETWORKS: dict[str, Any] = {
     "CosmosTransformer3DModel": {
         "in_channels": 4, "out_channels": 4, "num_attention_heads": 2, "attention_head_dim": 16, "num_layers": 3,
         "mlp_ratio": 2, "text_embed_dim": WIDTH, "adaln_lora_dim": 4, "max_size": (4, 32, 32),
+        "concat_padding_mask": False,  # it needs torchvision
     },
     "ZImageTransformer2DModel": _Z_IMAGE | {
         "in_channels": 4, "n_layers": 3, "cap_feat_dim": WIDTH, "axes_dims": [2, 2, 4], "axes_lens": [64, 32, 32],

@@ -28,6 +28,10 @@ SDXL_UNET = {
 
 ENCODER = {"of": "T5EncoderModel"}  # for pipelines that ask their encoder for no more than its dtype
 
+VAE_OF_8 = {
+    "block_out_channels": (4,) * 4, "down_block_types": ("DownEncoderBlock2D",) * 4,
+    "up_block_types": ("UpDecoderBlock2D",) * 4,
+}  # fmt: skip
 KANDINSKY_UNET = {
     "down_block_types": ("ResnetDownsampleBlock2D", "SimpleCrossAttnDownBlock2D"), "norm_num_groups": 2,
     "up_block_types": ("SimpleCrossAttnUpBlock2D", "ResnetUpsampleBlock2D"), "resnet_time_scale_shift": "scale_shift",
@@ -160,19 +164,20 @@ RULES: list[tuple[str, dict[str, Any]]] = [
     ("CogVideoXImageToVideo*", {"parts": {"transformer": {"in_channels": 8}}}),
     ("HunyuanVideoImageToVideo*", {"parts": {"transformer": {
         "in_channels": 4 * 2 + 1, "image_condition_type": "latent_concat", "guidance_embeds": False,
-    }}, "call": {"prompt_template": {"crop_start": 0, "image_emb_start": 0, "image_emb_end": 0, "image_emb_len": 0}}}),
+    }}, "call": {"prompt_template": {"template": "{}", "crop_start": 0, "image_emb_start": 0, "image_emb_end": 0, "image_emb_len": 0}}}),
     ("HunyuanSkyreels*", {"parts": {"transformer": {"in_channels": 8}}}),
     ("SkyReelsV2DiffusionForcing*", {"call": {"prompt": None, "overlap_history": None, "base_num_frames": FRAMES}}),
     ("SkyReelsV2DiffusionForcingVideo*", {"call": {"overlap_history": 1, "num_frames": 2 * FRAMES - 1}}),
     ("SkyReelsV2ImageToVideo*", {
         "parts": VISION | {"transformer": {"in_channels": 4 * 2 + 2, "image_dim": WIDTH}},
-        "call": {"image_embeds": normal(TOKENS, WIDTH, salt=3), "image": pictures()},
+        "call": {"image": pictures()},
     }),
     ("LTX*", {"size": 32, "parts": {"scheduler": {"use_dynamic_shifting": True}}}),
+    ("LTXCondition* LTXI2VLong*", {"parts": {"scheduler": {"use_dynamic_shifting": False}}}),
     ("LTXI2VLong*", {"parts": TEXT, "call": WORDS | {"cond_image": pictures(32)}}),
     ("LucyEdit*", {"parts": {"transformer": {"in_channels": 8}}, "call": {"video": pictures(count=FRAMES)}}),
     ("Cosmos*", {"parts": {"safety_checker": Unguarded}}),
-    ("Cosmos*VideoToWorld* Cosmos2_5*", {"parts": {"transformer": {"in_channels": 5}}}),
+    ("Cosmos*VideoToWorld*", {"parts": {"transformer": {"in_channels": 5}}, "call": {"video": Value.absent}}),
     ("Mochi*", {"call": {"num_frames": 7}}),
     ("CosmosTextToWorld* CosmosVideoToWorld*", {"parts": {"scheduler": {"of": "EDMEulerScheduler"}}}),
     # --- Kandinsky 2: a prior makes the embeddings of pictures that a decoder starts from
@@ -188,9 +193,11 @@ RULES: list[tuple[str, dict[str, Any]]] = [
         "call": {"prompt": Value.absent},
     }),
     ("KandinskyV22Control*", {
-        "parts": {"unet": {"in_channels": 8, "addition_embed_type": "image_hint"}}, "call": {"hint": picture(64, salt=2)},
+        "parts": {"unet": {"in_channels": 8, "addition_embed_type": "image_hint"}},
+        "call": {"hint": picture(64, salt=2), "output_type": "pt"},
     }),
-    ("Kandinsky[IPCV]* ", {"parts": TEXT}),
+    ("Kandinsky[IPCV]*", {"parts": TEXT}),
+    ("Kandinsky[IPC]*", {"call": {"output_type": "pt"}}),
     ("Kandinsky*Prior*", {"parts": {"scheduler": {"of": "UnCLIPScheduler"}, "unet": {}}, "call": {
         "prompt": words(), "image_embeds": Value.absent, "negative_image_embeds": Value.absent, "output_type": "pt",
     }}),
@@ -208,7 +215,10 @@ RULES: list[tuple[str, dict[str, Any]]] = [
         "negative_prompt_cu_seqlens": LENGTHS,
     }}),
     ("Kandinsky5?2I*", {"after": {"sizes": lambda pipe: setattr(pipe, "resolutions", [(SIZE, SIZE)])}}),
-    ("Kandinsky5I2I*", {"parts": {"transformer": {"in_visual_dim": 4, "visual_cond": True}}}),
+    ("Kandinsky5I2I*", {
+        "parts": {"transformer": {"visual_cond": True}, "vae": VAE_OF_8},
+        "size": 64, "after": {"sizes": lambda pipe: setattr(pipe, "resolutions", [(64, 64)])},
+    }),
     ("Kandinsky5?2V*", {"size": 64, "call": {"num_frames": 9}}),
     ("Kandinsky5I2V*", {"parts": {"transformer": {"visual_cond": True}}}),
     # --- Wuerstchen and Stable Cascade
@@ -216,6 +226,7 @@ RULES: list[tuple[str, dict[str, Any]]] = [
         "prompt_embeds": normal(1, 8), "negative_prompt_embeds": normal(1, 8, salt=5), "prompt_embeds_pooled": ONE_POOLED,
         "negative_prompt_embeds_pooled": NEGATIVE_ONE_POOLED,
     }}),
+    ("StableCascadePrior* StableCascadeCombined*", {"call": {"image_embeds": normal(1, WIDTH, salt=3)}}),
     ("StableCascade*Decoder* WuerstchenDecoder*", {"call": {"image_embeddings": normal(4, 2, 2, salt=3)}}),
     ("WuerstchenDecoder*", {"call": {"prompt": words()}}),
     ("Wuerstchen*", {"parts": TEXT}),
@@ -234,7 +245,7 @@ RULES: list[tuple[str, dict[str, Any]]] = [
     ("LDMPipeline", {"parts": {"unet": {"in_channels": 4, "out_channels": 4}}, "call": {"output_type": "np"}}),
     ("LDMSuper*", {"parts": {"unet": {"in_channels": 6}, "vqvae": {"latent_channels": 3}}}),
     ("LDMText*", {"parts": {
-        "vqvae": {}, "unet": {"of": "UNet2DConditionModel"}, "bert": {"of": "CLIPTextModel"},
+        "vqvae": {}, "unet": {"of": "UNet2DConditionModel"}, "bert": {"of": "CLIPTextModel", "max_position_embeddings": 80},
         "tokenizer": {"of": "CLIPTokenizer"},
     }, "call": WORDS}),
     ("LDM*", {"call": {"output_type": "np"}}),
