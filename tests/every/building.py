@@ -6,6 +6,7 @@ import functools
 import importlib
 import inspect
 import warnings
+from contextlib import ExitStack
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -91,23 +92,35 @@ def arguments(pipe: Any, rule: dict[str, Any], rows: int, dtype: torch.dtype) ->
     return {key: value(rows, dtype) if isinstance(value, Value) else value for key, value in values.items()}
 
 
-def call(pipe: Any, arguments: dict[str, Any], steps: int | None = STEPS, seed: Any = 0, **more: Any) -> Tensor:
+def signature(pipe: Any) -> Any:
+    """The arguments of a pipeline's call, plain or accelerated."""
+    return inspect.signature(type(getattr(pipe, "pipe", pipe)).__call__).parameters
+
+
+def call(
+    pipe: Any, arguments: dict[str, Any], steps: int | None = STEPS, seed: Any = 0, silent: bool = True,
+    more: dict[str, Any] | None = None,
+) -> Tensor:  # fmt: skip
     """What a pipeline (plain or accelerated) makes of its arguments, as one tensor.
 
     seed: of the generator on the CPU; a list gives one an image; None hands on no generator.
+    silent: whether warnings are swallowed.
+    more: arguments besides, or instead.
     """
-    given = dict(arguments)
-    takes = inspect.signature(type(getattr(pipe, "pipe", pipe)).__call__).parameters
+    given, takes = dict(arguments), signature(pipe)
     if steps is not None and "num_inference_steps" in takes:
         given.setdefault("num_inference_steps", steps)
     if seed is not None:
         seeds = seed if isinstance(seed, list) else [seed]
         made = [torch.Generator("cpu").manual_seed(s) for s in seeds]
         given["generator"] = made if isinstance(seed, list) else made[0]
-    with torch.random.fork_rng(), torch.no_grad(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with ExitStack() as stack:
+        for context in (torch.random.fork_rng(), torch.no_grad(), *([warnings.catch_warnings()] if silent else [])):
+            stack.enter_context(context)
+        if silent:
+            warnings.simplefilter("ignore")
         torch.manual_seed(0)  # some pipelines draw what they encode without the generator
-        return tensor(pipe(**given | more))
+        return tensor(pipe(**given | (more or {})))
 
 
 def tensor(result: Any) -> Tensor:
