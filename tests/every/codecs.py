@@ -66,4 +66,27 @@ CODECS: dict[str, Any] = {
     "AutoencoderTiny": {"encoder_block_out_channels": (4, 4), "decoder_block_out_channels": (4, 4),
         "num_encoder_blocks": (1, 1), "num_decoder_blocks": (1, 1), "latent_channels": 4, "upsampling_scaling_factor": 2,
     },
+    "AutoencoderKLHunyuanImage": {
+        "in_channels": 3, "out_channels": 3, "latent_channels": 4, "block_out_channels": (32, 32, 32),
+        "layers_per_block": 1, "spatial_compression_ratio": 4, "sample_size": 32, "scaling_factor": 0.7,
+    },
+    "AutoencoderKLHunyuanImageRefiner": {
+        "latent_channels": 4, "block_out_channels": (32, 32, 32), "layers_per_block": 1,
+        "spatial_compression_ratio": 4, "temporal_compression_ratio": 2,
+    },
+    "AutoencoderKLHunyuanVideo15": {
+        "latent_channels": 4, "block_out_channels": (32, 32, 32), "layers_per_block": 1,
+        "spatial_compression_ratio": 4, "temporal_compression_ratio": 2,
+    },
+    "AutoencoderKLMagvit": {
+        "latent_channels": 4, "block_out_channels": [8, 8, 8, 8], "layers_per_block": 1, "norm_num_groups": 2,
+    },
+    "AutoencoderKLQwenImage21": _WAN | {
+        "dim_mult": [1, 1, 1], "is_residual": False, "scale_factor_spatial": 4, "scale_factor_temporal": 2,
+        "decoder_base_dim": 4,
+    },
+    "AutoencoderOobleck": {
+        "encoder_hidden_size": 6, "downsampling_ratios": [1, 2], "channel_multiples": [1, 2], "decoder_channels": 3,
+        "decoder_input_channels": 3, "sampling_rate": 4,
+    },
 }  # fmt: skip

@@ -61,6 +61,21 @@ class Unguarded:
         return video
 
 
+def paint_by_example() -> Any:
+    """What Paint by Example sees its example with."""
+    from diffusers.pipelines.deprecated.paint_by_example.image_encoder import PaintByExampleImageEncoder
+    from transformers import CLIPVisionConfig
+
+    return PaintByExampleImageEncoder(CLIPVisionConfig(**_CLIP_VISION | {"num_hidden_layers": 5}), proj_size=WIDTH)
+
+
+def siglip_image_processor() -> Any:
+    """Scales a picture to what the vision encoder wants."""
+    from transformers import SiglipImageProcessorPil
+
+    return SiglipImageProcessorPil(size={"height": SIZE, "width": SIZE})
+
+
 def multilingual_clip() -> Any:
     """What the first Kandinsky has its text from."""
     from diffusers.pipelines.kandinsky.text_encoder import MCLIPConfig, MultilingualCLIP
@@ -87,4 +102,14 @@ ENCODERS: dict[str, Any] = {
     "GemmaTokenizer": tokenizer,
     "AutoTokenizer": tokenizer,
     "LlamaTokenizer": tokenizer,
-}
+    "PaintByExampleImageEncoder": paint_by_example,
+    "SiglipVisionModel": ("SiglipVisionConfig", _SMALL | {"image_size": SIZE, "patch_size": 8}),
+    "SiglipImageProcessorPil": siglip_image_processor,
+    "SpeechT5HifiGan": ("SpeechT5HifiGanConfig", {
+        "model_in_dim": 8, "sampling_rate": 16, "upsample_initial_channel": 8, "upsample_rates": [2, 2],
+        "upsample_kernel_sizes": [4, 4], "resblock_kernel_sizes": [3, 3], "normalize_before": False,
+        "resblock_dilation_sizes": [[1, 3], [1, 3]],
+    }),
+    "RobertaTokenizer": tokenizer,
+    "Qwen2Tokenizer": tokenizer,
+}  # fmt: skip

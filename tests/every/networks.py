@@ -61,6 +61,14 @@ _CASCADE = {
     "up_num_layers_per_block": (1, 1), "clip_text_pooled_in_channels": WIDTH, "clip_seq": 1, "dropout": (0.0, 0.0),
 }  # fmt: skip
 
+
+def guidance() -> Any:
+    """Classifier-free guidance, for pipelines that take any."""
+    from diffusers import ClassifierFreeGuidance
+
+    return ClassifierFreeGuidance(guidance_scale=5.0)
+
+
 NETWORKS: dict[str, Any] = {
     "UNet2DConditionModel": _LEVELS | {
         "sample_size": SIZE // 2, "in_channels": 4, "out_channels": 4, "down_block_types": _DOWN,
@@ -210,6 +218,90 @@ NETWORKS: dict[str, Any] = {
         "sample_size": 64, "sample_rate": 32, "extra_in_channels": 16, "block_out_channels": (8, 8, 16),
         "use_timestep_embedding": False, "flip_sin_to_cos": True,
     },
+    "OvisImageTransformer2DModel": _FLUX,
+    "LongCatImageTransformer2DModel": _FLUX | {"pooled_projection_dim": WIDTH},
+    "ErnieImageTransformer2DModel": {
+        "hidden_size": 16, "num_attention_heads": 2, "num_layers": 3, "ffn_hidden_size": 16, "in_channels": 16,
+        "out_channels": 16, "text_in_dim": WIDTH, "rope_axes_dim": (2, 2, 4),
+    },
+    "PRXTransformer2DModel": {
+        "in_channels": 4, "context_in_dim": WIDTH, "hidden_size": 16, "mlp_ratio": 2.0, "num_heads": 2, "depth": 3,
+        "axes_dim": [4, 4],
+    },
+    "HunyuanImageTransformer2DModel": _HUNYUAN_VIDEO | {
+        "rope_axes_dim": (4, 4), "text_embed_2_dim": WIDTH, "patch_size": (1, 1),
+    },
+    "HunyuanVideo15Transformer3DModel": {
+        key: value for key, value in _HUNYUAN_VIDEO.items() if key != "num_single_layers"
+    } | {
+        "in_channels": 9, "num_layers": 3, "text_embed_2_dim": WIDTH, "image_embed_dim": WIDTH, "task_type": "t2v",
+        "target_size": 16,
+    },
+    "HunyuanVideoFramepackTransformer3DModel": _HUNYUAN_VIDEO | {
+        "pooled_projection_dim": WIDTH, "image_condition_type": None, "has_image_proj": True, "image_proj_dim": WIDTH,
+        "has_clean_x_embedder": True,
+    },
+    "EasyAnimateTransformer3DModel": {
+        "num_attention_heads": 2, "attention_head_dim": 16, "in_channels": 4, "out_channels": 4, "patch_size": 2,
+        "sample_width": 8, "sample_height": 8, "num_layers": 3, "mmdit_layers": 3, "time_embed_dim": 8,
+        "text_embed_dim": WIDTH,
+    },
+    "QwenImage21Transformer2DModel": {
+        "in_channels": 4, "out_channels": 4, "num_layers": 3, "attention_head_dim": 8, "num_attention_heads": 2,
+        "context_in_dim": WIDTH, "mlp_ratio": 2, "axes_dims_rope": (2, 2, 4),
+    },
+    "MotifVideoTransformer3DModel": _HUNYUAN_VIDEO | {"in_channels": 9},
+    "Krea2Transformer2DModel": {
+        "in_channels": 16, "num_layers": 3, "attention_head_dim": 8, "num_attention_heads": 2,
+        "num_key_value_heads": 1, "intermediate_size": 16, "timestep_embed_dim": 8, "text_hidden_dim": WIDTH,
+        "num_text_layers": 2, "text_num_attention_heads": 2, "text_num_key_value_heads": 2,
+        "text_intermediate_size": 16, "num_layerwise_text_blocks": 1, "num_refiner_text_blocks": 1,
+        "axes_dims_rope": (2, 2, 4),
+    },
+    "NucleusMoEImageTransformer2DModel": {
+        "in_channels": 16, "num_layers": 4, "attention_head_dim": 8, "num_attention_heads": 2, "out_channels": 4,
+        "joint_attention_dim": WIDTH, "axes_dims_rope": (2, 2, 4), "mlp_ratio": 2.0, "num_experts": 2,
+        "moe_intermediate_dim": 8, "capacity_factors": 2.0,
+    },
+    "I2VGenXLUNet": _LEVELS | {
+        "sample_size": SIZE // 2, "down_block_types": ("CrossAttnDownBlock3D",) * 2,
+        "up_block_types": ("CrossAttnUpBlock3D",) * 2, "cross_attention_dim": WIDTH, "attention_head_dim": 2,
+    },
+    "UVit2DModel": {
+        "hidden_size": 8, "cond_embed_dim": WIDTH, "micro_cond_encode_dim": 2, "micro_cond_embed_dim": 10,
+        "encoder_hidden_size": WIDTH, "vocab_size": 32, "codebook_size": 24, "in_channels": 8, "block_out_channels": 8,
+        "num_res_blocks": 1, "block_num_heads": 1, "num_hidden_layers": 2, "num_attention_heads": 1,
+        "intermediate_size": 8, "sample_size": 4,
+    },
+    "AudioLDM2UNet2DConditionModel": _LEVELS | {
+        "sample_size": 8, "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D"), "attention_head_dim": 2,
+        "up_block_types": ("CrossAttnUpBlock2D", "UpBlock2D"), "cross_attention_dim": (WIDTH, WIDTH),
+    },
+    "AudioLDM2ProjectionModel": {"text_encoder_dim": WIDTH, "text_encoder_1_dim": WIDTH, "langauge_model_dim": WIDTH},
+    "StableAudioDiTModel": {
+        "sample_size": 8, "in_channels": 3, "num_layers": 3, "attention_head_dim": 8, "num_attention_heads": 2,
+        "num_key_value_attention_heads": 2, "out_channels": 3, "cross_attention_dim": 8, "time_proj_dim": 8,
+        "global_states_input_dim": 16, "cross_attention_input_dim": WIDTH,
+    },
+    "StableAudioProjectionModel": {
+        "text_encoder_dim": WIDTH, "conditioning_dim": WIDTH, "min_value": 0, "max_value": 32,
+    },
+    "StableUnCLIPImageNormalizer": {"embedding_dim": WIDTH},
+    "UnCLIPTextProjModel": {
+        "clip_embeddings_dim": WIDTH, "time_embed_dim": 16, "cross_attention_dim": WIDTH,
+        "clip_extra_context_tokens": 2,
+    },
+    "UNetFlatConditionModel": _LEVELS | {
+        "sample_size": 8, "down_block_types": ("CrossAttnDownBlockFlat",) * 2, "cross_attention_dim": WIDTH,
+        "up_block_types": ("CrossAttnUpBlockFlat",) * 2, "attention_head_dim": 2,
+    },
+    "ShapERenderer": {
+        "param_shapes": ((8, 93), (8, 8), (8, 8), (8, 8)), "d_latent": WIDTH, "d_hidden": 8, "n_output": 12,
+    },
+    "LTXLatentUpsamplerModel": {"in_channels": 4, "mid_channels": 32, "num_blocks_per_stage": 1},
+    "ReduxImageEncoder": {"redux_dim": WIDTH, "txt_in_features": WIDTH},
+    "ClassifierFreeGuidance": {"guidance_scale": 5.0},
+    "BaseGuidance": guidance,
     "PriorTransformer": {
         "num_attention_heads": 2, "attention_head_dim": 4, "num_layers": 2, "embedding_dim": WIDTH,
         "num_embeddings": TOKENS,

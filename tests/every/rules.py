@@ -37,6 +37,10 @@ KANDINSKY_UNET = {
     "up_block_types": ("SimpleCrossAttnUpBlock2D", "ResnetUpsampleBlock2D"), "resnet_time_scale_shift": "scale_shift",
     "mid_block_type": "UNetMidBlock2DSimpleCrossAttn",
 }  # fmt: skip
+RESNET_UNET = {
+    "in_channels": 6, "down_block_types": ("ResnetDownsampleBlock2D",) * 2, "resnet_time_scale_shift": "scale_shift",
+    "up_block_types": ("ResnetUpsampleBlock2D",) * 2, "add_attention": False,
+}  # fmt: skip
 LENGTHS = Value(lambda row, dtype: torch.tensor([row * TOKENS, row * TOKENS + TOKENS][row > 0 :], dtype=torch.int32))
 
 LISTED = Value(EMBEDS.make, joined=lambda rows: [row[0] for row in rows])
@@ -262,4 +266,59 @@ RULES: list[tuple[str, dict[str, Any]]] = [
         "prompt_embeds_llama3": LAYERS, "negative_prompt_embeds_llama3": NEGATIVE_LAYERS,
         "pooled_prompt_embeds": normal(16, salt=2), "negative_pooled_prompt_embeds": normal(16, salt=6),
     }}),
+    ("LongCat*", {"call": {"negative_prompt": Value.absent, "enable_prompt_rewrite": False}}),
+    ("PRXPixel*", {"parts": {"transformer": {"in_channels": 3}}, "call": {"output_type": "pt"}}),
+    ("PRX*", {"call": {"prompt_attention_mask": BOOLS, "negative_prompt_attention_mask": BOOLS}}),
+    ("HunyuanImage*", {"size": 32}),
+    ("HunyuanImageRefiner*", {"parts": {"transformer": {"in_channels": 8, "text_embed_2_dim": None}}}),
+    ("HunyuanVideo15*", {"parts": {"transformer": {"patch_size": 1}}}),
+    ("EasyAnimateControl*", {"parts": {"transformer": {"in_channels": 8}}, "call": {"control_video": frames()}}),
+    ("EasyAnimateInpaint*", {"parts": {"transformer": {"in_channels": 9}}}),
+    ("QwenImage21*", {"call": {"image": Value.absent}}),
+    # --- older ones
+    ("Semantic*", {"parts": TEXT, "call": WORDS | {"editing_prompt": ["b"], "edit_warmup_steps": 1}}),
+    ("StableUnCLIP*", {"parts": {
+        "unet": {"class_embed_type": "projection", "projection_class_embeddings_input_dim": 2 * WIDTH},
+        "scheduler": {"of": "DDIMScheduler"}, "image_noising_scheduler": {},
+    }}),
+    ("StableUnCLIPPipeline", {"parts": TEXT | {
+        "prior_tokenizer": {}, "prior_text_encoder": {}, "prior_scheduler": {"of": "DDPMScheduler"},
+    }, "call": WORDS | {"prior_num_inference_steps": 2}}),
+    ("StableUnCLIPImg2Img*", {"call": {"image": Value.absent, "image_embeds": normal(WIDTH, salt=3)}}),
+    ("UnCLIP*", {"parts": TEXT | {
+        "decoder": KANDINSKY_UNET | {
+            "out_channels": 6, "in_channels": 3, "encoder_hid_dim": WIDTH, "class_embed_type": "identity",
+        },
+        "super_res_first": RESNET_UNET, "super_res_last": RESNET_UNET,
+    }, "call": {
+        "prompt": words(), "output_type": "pt", "prior_num_inference_steps": 2, "decoder_num_inference_steps": 3,
+        "super_res_num_inference_steps": 2,
+    }}),
+    ("UnCLIPImageVariation*", {"parts": VISION, "call": {"prompt": Value.absent, "image": pictures()}}),
+    ("Versatile*Dual* Versatile*Text*", {"parts": TEXT}),
+    ("VersatileDiffusionTextToImage*", {"call": WORDS}),
+    ("VersatileDiffusionImageVariation*", {"parts": {"image_feature_extractor": {}}, "call": {"image": pictures()}}),
+    ("VersatileDiffusionDual*", {
+        "parts": {"image_feature_extractor": {}}, "call": {"prompt": words(), "image": pictures()},
+    }),
+    ("Versatile*", {"call": {"output_type": "np"}}),
+    ("PaintByExample*", {
+        "parts": {"unet": {"in_channels": 9}, "feature_extractor": {"of": "CLIPImageProcessorPil"}},
+        "call": {"example_image": pictures()},
+    }),
+    ("AltDiffusion*", {"parts": {"scheduler": {"of": "PNDMScheduler"}}}),
+    ("I2VGenXL*", {"parts": VISION, "call": {"image": pictures(), "num_frames": 2}}),
+    ("PIA*", {"parts": {"motion_adapter": {"conv_in_channels": 9}, "unet": {"in_channels": 4}}}),
+    ("Marigold*", {
+        "parts": {"unet": {"in_channels": 8}}, "call": {"processing_resolution": 0, "match_input_resolution": False,
+        "output_type": "pt"},
+    }),
+    ("Marigold*", {"parts": TEXT}),
+    ("MarigoldIntrinsics*", {"parts": {
+        "target_properties": {"target_names": ["albedo"], "albedo": {"prediction_space": "srgb"}},
+    }}),
+    ("Amused*", {"parts": TEXT, "call": WORDS}),
+    ("AudioLDM* MusicLDM*", {"call": {"audio_length_in_s": 4.0, "output_type": "pt"}}),
+    ("StableAudioPipeline", {"call": {"attention_mask": MASK, "negative_attention_mask": MASK}}),
+    ("FluxPriorRedux*", {"parts": VISION}),
 ]  # fmt: skip
