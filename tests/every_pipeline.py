@@ -91,13 +91,13 @@ class Case:
             raise NotHere(f"the pipeline itself raises {_line(error)}") from None
         return equality(self.accelerated(recipe, **call), expected)
 
-    def left(self) -> str | None:
-        """What is wrong with the pipeline after a check; None if it is as it was."""
+    def left(self, called: bool = True) -> str | None:
+        """What is wrong with the pipeline after a check; None if it is as it was. called: whether it has run."""
         now = self.fingerprint()
         if now != self.prints:
             where = [key for key in {*now, *self.prints} if now.get(key) != self.prints.get(key)]
             return f"fault: the pipeline is not what it was: {'.'.join(map(str, where[0]))} and {len(where) - 1} more"
-        if not torch.equal(every.call(self.pipe, self.arguments), self.plain):
+        if called and not torch.equal(every.call(self.pipe, self.arguments), self.plain):
             return "fault: the plain pipeline makes something else afterwards"
         return None
 
@@ -298,7 +298,7 @@ def outcome(case: Case, name: str) -> str:
     if done.startswith("fault: differs"):
         done = next((f"differs: {why}" for (pipes, things), why in DIFFERENT.items()
                      if fnmatchcase(case.name, pipes) and fnmatchcase(name, things)), done)  # fmt: skip
-    return case.left() or done
+    return case.left(called=not done.startswith(("refused", "not here"))) or done
 
 
 def _line(error: Exception, kind: bool = True) -> str:

@@ -15,6 +15,9 @@ _CLIP_TEXT = _SMALL | {
     "vocab_size": len(WORDS), "max_position_embeddings": TOKENS, "bos_token_id": len(WORDS) - 2,
     "eos_token_id": len(WORDS) - 1, "projection_dim": WIDTH,
 }  # fmt: skip
+_CLAP = _SMALL | {
+    "vocab_size": len(WORDS), "max_position_embeddings": 64, "projection_dim": WIDTH, "pad_token_id": 0,
+}  # fmt: skip
 _CLIP_VISION = _SMALL | {"image_size": SIZE, "patch_size": 8, "projection_dim": WIDTH}
 _T5 = {
     "vocab_size": len(WORDS), "d_model": WIDTH, "d_kv": 4, "d_ff": 16, "num_layers": 2, "num_heads": 2,
@@ -110,6 +113,8 @@ ENCODERS: dict[str, Any] = {
         "upsample_kernel_sizes": [4, 4], "resblock_kernel_sizes": [3, 3], "normalize_before": False,
         "resblock_dilation_sizes": [[1, 3], [1, 3]],
     }),
+    "ClapTextModelWithProjection": ("ClapTextConfig", _CLAP),
+    "GPT2Tokenizer": tokenizer,
     "RobertaTokenizer": tokenizer,
     "Qwen2Tokenizer": tokenizer,
 }  # fmt: skip

@@ -190,7 +190,7 @@ NETWORKS: dict[str, Any] = {
         "patch_size": 2, "in_channels": 4, "out_channels": 4, "num_layers": 2, "num_single_layers": 2,
         "attention_head_dim": 8, "num_attention_heads": 2, "caption_channels": [WIDTH, WIDTH], "text_emb_dim": 16,
         "num_routed_experts": 2, "num_activated_experts": 1, "axes_dims_rope": (4, 2, 2), "max_resolution": (16, 16),
-        "llama_layers": (0, 1), "force_inference_output": True,
+        "llama_layers": (0, 1, 0, 1), "force_inference_output": True,
     },
     "OmniGenTransformer2DModel": {
         "hidden_size": 16, "num_attention_heads": 2, "num_key_value_heads": 2, "intermediate_size": 16,
@@ -215,11 +215,11 @@ NETWORKS: dict[str, Any] = {
     },
     "BriaFiboTransformer2DModel": _FLUX | {"text_encoder_dim": WIDTH},
     "UNet1DModel": {
-        "sample_size": 64, "sample_rate": 32, "extra_in_channels": 16, "block_out_channels": (8, 8, 16),
+        "sample_size": 64, "sample_rate": 32, "extra_in_channels": 16, "block_out_channels": (32, 32, 32),
         "use_timestep_embedding": False, "flip_sin_to_cos": True,
     },
-    "OvisImageTransformer2DModel": _FLUX,
-    "LongCatImageTransformer2DModel": _FLUX | {"pooled_projection_dim": WIDTH},
+    "OvisImageTransformer2DModel": _FLUX | {"out_channels": 4},
+    "LongCatImageTransformer2DModel": _FLUX | {"pooled_projection_dim": WIDTH, "in_channels": 64},
     "ErnieImageTransformer2DModel": {
         "hidden_size": 16, "num_attention_heads": 2, "num_layers": 3, "ffn_hidden_size": 16, "in_channels": 16,
         "out_channels": 16, "text_in_dim": WIDTH, "rope_axes_dim": (2, 2, 4),
@@ -300,6 +300,18 @@ NETWORKS: dict[str, Any] = {
     },
     "LTXLatentUpsamplerModel": {"in_channels": 4, "mid_channels": 32, "num_blocks_per_stage": 1},
     "ReduxImageEncoder": {"redux_dim": WIDTH, "txt_in_features": WIDTH},
+    "UniDiffuserModel": {
+        "text_dim": WIDTH, "clip_img_dim": WIDTH, "num_text_tokens": TOKENS, "num_attention_heads": 2,
+        "attention_head_dim": 4, "in_channels": 4, "out_channels": 4, "num_layers": 3, "sample_size": 8,
+        "patch_size": 2, "activation_fn": "gelu", "norm_num_groups": 2, "num_embeds_ada_norm": 1000,
+        "norm_type": "unidiffuser", "block_type": "unidiffuser", "use_timestep_embedding": False,
+        "use_patch_pos_embed": True, "ff_final_dropout": True, "pre_layer_norm": False,
+        "norm_elementwise_affine": False,
+    },
+    "UniDiffuserTextDecoder": {
+        "prefix_length": TOKENS, "prefix_inner_dim": WIDTH, "prefix_hidden_dim": WIDTH, "vocab_size": 64,
+        "n_positions": 32, "n_embd": WIDTH, "n_layer": 2, "n_head": 2,
+    },
     "ClassifierFreeGuidance": {"guidance_scale": 5.0},
     "BaseGuidance": guidance,
     "PriorTransformer": {

@@ -43,6 +43,16 @@ RESNET_UNET = {
 }  # fmt: skip
 LENGTHS = Value(lambda row, dtype: torch.tensor([row * TOKENS, row * TOKENS + TOKENS][row > 0 :], dtype=torch.int32))
 
+
+
+def inverted(pipe: Any) -> None:
+    """LEdits++ begins at what it has inverted."""
+    pipe.set_progress_bar_config(disable=True)
+    with torch.no_grad():
+        pipe.invert(image=pictures()(1, torch.float32), num_inversion_steps=6, skip=0.2,
+                    generator=torch.Generator().manual_seed(0))
+
+
 LISTED = Value(EMBEDS.make, joined=lambda rows: [row[0] for row in rows])
 NEGATIVE_LISTED = Value(NEGATIVE.make, joined=LISTED.joined)
 LAYERS = Value(normal(2, TOKENS, WIDTH, salt=7).make, joined=lambda rows: torch.stack([row[0] for row in rows], 1))
@@ -230,7 +240,11 @@ RULES: list[tuple[str, dict[str, Any]]] = [
         "prompt_embeds": normal(1, 8), "negative_prompt_embeds": normal(1, 8, salt=5), "prompt_embeds_pooled": ONE_POOLED,
         "negative_prompt_embeds_pooled": NEGATIVE_ONE_POOLED,
     }}),
-    ("StableCascadePrior* StableCascadeCombined*", {"call": {"image_embeds": normal(1, WIDTH, salt=3)}}),
+    ("StableCascade* Wuerstchen*Prior* WuerstchenCombined*", {"parts": {"text_encoder": ENCODER}}),
+    ("StableCascadeCombined* WuerstchenCombined*", {
+        "parts": {"prior_text_encoder": ENCODER}, "call": {"prior_num_inference_steps": 3},
+    }),
+    ("WuerstchenDecoder* WuerstchenCombined*", {"parts": {"latent_dim_scale": 4.0}}),
     ("StableCascade*Decoder* WuerstchenDecoder*", {"call": {"image_embeddings": normal(4, 2, 2, salt=3)}}),
     ("WuerstchenDecoder*", {"call": {"prompt": words()}}),
     ("Wuerstchen*", {"parts": TEXT}),
@@ -266,7 +280,7 @@ RULES: list[tuple[str, dict[str, Any]]] = [
         "prompt_embeds_llama3": LAYERS, "negative_prompt_embeds_llama3": NEGATIVE_LAYERS,
         "pooled_prompt_embeds": normal(16, salt=2), "negative_pooled_prompt_embeds": normal(16, salt=6),
     }}),
-    ("LongCat*", {"call": {"negative_prompt": Value.absent, "enable_prompt_rewrite": False}}),
+    ("LongCatImagePipeline", {"call": {"prompt": words(), "enable_prompt_rewrite": False}}),
     ("PRXPixel*", {"parts": {"transformer": {"in_channels": 3}}, "call": {"output_type": "pt"}}),
     ("PRX*", {"call": {"prompt_attention_mask": BOOLS, "negative_prompt_attention_mask": BOOLS}}),
     ("HunyuanImage*", {"size": 32}),
@@ -290,11 +304,14 @@ RULES: list[tuple[str, dict[str, Any]]] = [
             "out_channels": 6, "in_channels": 3, "encoder_hid_dim": WIDTH, "class_embed_type": "identity",
         },
         "super_res_first": RESNET_UNET, "super_res_last": RESNET_UNET,
+        "decoder_scheduler": {"variance_type": "learned_range"}, "prior_scheduler": {"prediction_type": "sample"},
     }, "call": {
         "prompt": words(), "output_type": "pt", "prior_num_inference_steps": 2, "decoder_num_inference_steps": 3,
         "super_res_num_inference_steps": 2,
     }}),
-    ("UnCLIPImageVariation*", {"parts": VISION, "call": {"prompt": Value.absent, "image": pictures()}}),
+    ("UnCLIPImageVariation*", {"parts": VISION, "call": {
+        "prompt": Value.absent, "image": pictures(), "prior_num_inference_steps": Value.absent,
+    }}),
     ("Versatile*Dual* Versatile*Text*", {"parts": TEXT}),
     ("VersatileDiffusionTextToImage*", {"call": WORDS}),
     ("VersatileDiffusionImageVariation*", {"parts": {"image_feature_extractor": {}}, "call": {"image": pictures()}}),
@@ -315,10 +332,30 @@ RULES: list[tuple[str, dict[str, Any]]] = [
     }),
     ("Marigold*", {"parts": TEXT}),
     ("MarigoldIntrinsics*", {"parts": {
-        "target_properties": {"target_names": ["albedo"], "albedo": {"prediction_space": "srgb"}},
+        "target_properties": lambda: {"target_names": ["albedo"], "albedo": {"prediction_space": "srgb"}},
     }}),
     ("Amused*", {"parts": TEXT, "call": WORDS}),
-    ("AudioLDM* MusicLDM*", {"call": {"audio_length_in_s": 4.0, "output_type": "pt"}}),
+    ("AudioLDM* MusicLDM*", {"parts": {"text_encoder": {"of": "ClapTextModelWithProjection"}}, "call": {"audio_length_in_s": 4.0, "output_type": "pt"}}),
+    ("AudioLDM2*", {"parts": {"language_model": None, "text_encoder": ENCODER, "text_encoder_2": ENCODER}, "call": {
+        "generated_prompt_embeds": normal(3, WIDTH, salt=3), "negative_generated_prompt_embeds": normal(3, WIDTH, salt=4),
+        "attention_mask": MASK, "negative_attention_mask": MASK,
+    }}),
     ("StableAudioPipeline", {"call": {"attention_mask": MASK, "negative_attention_mask": MASK}}),
-    ("FluxPriorRedux*", {"parts": VISION}),
+    ("Krea2*", {"call": {
+        "prompt_embeds": normal(TOKENS, 2, WIDTH), "negative_prompt_embeds": normal(TOKENS, 2, WIDTH, salt=5),
+    }}),
+    ("Motif*", {"parts": {"scheduler": {"of": "FlowMatchEulerDiscreteScheduler"}}}),
+    ("MotifVideoImage2*", {"call": {"prompt": None, "image": pictures()}}),
+    ("HunyuanVideo15Image*", {"parts": VISION | {"transformer": {"task_type": "i2v"}}, "call": {"image": pictures()}}),
+    ("HunyuanVideoFramepack*", {"parts": VISION, "call": {"latent_window_size": 2, "num_frames": 9}}),
+    ("UniDiffuser*", {"call": {"prompt": Value.absent, "image": Value.absent, "output_type": "pt"}, "parts": {
+        "text_encoder": {}, "image_encoder": {}, "clip_image_processor": None, "scheduler": {"of": "DPMSolverMultistepScheduler"},
+    }}),
+    ("ShapE*", {"parts": {"prior": {"embedding_proj_norm_type": None, "encoder_hid_proj_type": None,
+        "added_emb_type": None, "embedding_proj_dim": WIDTH, "additional_embeddings": 0, "time_embed_dim": 8,
+        "clip_embed_dim": 2 * WIDTH}, "scheduler": {"prediction_type": "sample", "beta_schedule": "exp", "use_karras_sigmas": True}}}),
+    ("ShapEPipeline", {"parts": TEXT, "call": WORDS}),
+    ("LEdits*", {"parts": TEXT | {"scheduler": {"of": "DPMSolverMultistepScheduler", "algorithm_type": "sde-dpmsolver++", "solver_order": 2}}, "call": {
+        "editing_prompt": ["b"], "edit_warmup_steps": 1}, "after": {"inverted": inverted}}),
+    ("LEdits*XL", {"parts": {"unet": SDXL_UNET, "tokenizer_2": {}, "text_encoder_2": {}}}),
 ]  # fmt: skip

@@ -23,6 +23,8 @@ SCHEDULERS: dict[str, Any] = {
     "DDPMScheduler": {},
     "UniPCMultistepScheduler": {"prediction_type": "flow_prediction", "use_flow_sigmas": True, "flow_shift": 3.0},
     "DDIMInverseScheduler": STABLE_DIFFUSION | {"steps_offset": 1, "clip_sample": False, "set_alpha_to_one": False},
+    "AmusedScheduler": {"mask_token_id": 31},
+    "UnCLIPScheduler": {"num_train_timesteps": 1000, "variance_type": "fixed_small_log", "clip_sample_range": 5.0},
     "KarrasDiffusionSchedulers": ddim,  # any will do
     "LCMScheduler": STABLE_DIFFUSION | {"original_inference_steps": 50},
 }
