@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 from torch import nn
 
-from hasten.caches.hooked import Call, Generations, Hooks, adopt
+from hasten.caches.hooked import Call, Generations, Hooks, adopt, needs_no_residuals
 from hasten.caching.cache import CACHES, Cache
 from hasten.core.errors import HastenError, UnsupportedModel
 from hasten.core.registry import Paper, Span
@@ -79,6 +79,9 @@ def stack(network: nn.Module) -> list[nn.Module]:
 
 class OnStack(Borrowed):
     """Replaces the whole stack of blocks of a transformer by what it added earlier."""
+
+    def prepare(self, hooks: Hooks, call: Call) -> None:
+        needs_no_residuals(self.name, call)
 
     def check(self, network: nn.Module) -> None:
         from diffusers.hooks._helpers import TransformerBlockRegistry
@@ -177,6 +180,7 @@ class DiffusersMagCache(OnStack):
         return MagCacheConfig(self.threshold, self.most, self.retain, steps, list(self.ratios))
 
     def prepare(self, hooks: Hooks, call: Call) -> None:
+        super().prepare(hooks, call)
         for hook in hooks.all:  # requests that take turns differ in their number of steps
             if call.part.steps and hook.config.num_inference_steps != call.part.steps:
                 hook.config = self._config(call.part.steps)

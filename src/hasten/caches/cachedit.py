@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 from torch import nn
 
 from hasten.caches.borrowed import TEACACHE, Borrowed, at_least, stack
-from hasten.caches.hooked import Generations, Store, adopt
+from hasten.caches.hooked import Generations, Store, adopt, needs_no_residuals
 from hasten.caching.cache import CACHES
 from hasten.core.console import quiet
 from hasten.core.errors import HastenError, positive_int
@@ -94,7 +94,7 @@ class DBCache(Borrowed):
         if not self.threshold:
             return
         contexts = _Contexts()
-        Generations(run, contexts).watch(network)
+        Generations(run, contexts).watch(network, lambda call: needs_no_residuals(self.name, call))
         adopt(network, lambda view: self.put(view, run))
         contexts.find(network)
 

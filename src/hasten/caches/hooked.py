@@ -12,6 +12,7 @@ from weakref import WeakKeyDictionary
 
 from torch import Tensor, nn
 
+from hasten.core.errors import UnsupportedModel
 from hasten.guidance.branches import batched, replaced
 from hasten.runtime.anatomy import batch_of
 from hasten.runtime.rows import picked
@@ -86,6 +87,23 @@ class Call:
     x: Tensor
     first: bool
     kwargs: Mapping[str, Any]
+
+
+def needs_no_residuals(name: str, call: Call) -> None:
+    """Raise UnsupportedModel if residuals of a ControlNet come with a call.
+
+    The network adds them between its blocks also where a borrowed cache has skipped those, on top of what was
+    remembered with them.
+
+    name: of the cache.
+    call: of the network.
+    """
+    for argument, value in call.kwargs.items():
+        if "controlnet" in argument and isinstance(value, Tensor | list | tuple):
+            raise UnsupportedModel(
+                f"{name}: this cache adds residuals of a ControlNet ({argument}) twice; "
+                'use one of hasten\'s own, such as "first-block"'
+            )
 
 
 class Store(Protocol):
