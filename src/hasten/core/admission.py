@@ -58,9 +58,14 @@ def _name(cls: type, listed: Mapping[str, type], aliases: Mapping[str, Any]) -> 
     if name in aliases:
         return f"{name!r} is another name of {aliases[name][0]!r} already; give {where(cls)} a `name` of its own"
     other = listed.get(name, cls)
-    if where(other) != where(cls):  # the same place: its module was loaded again
-        return f"{name!r} is the name of {where(other)} already; give {where(cls)} a `name` of its own"
-    return ""
+    if where(other) == where(cls):  # the same place: its module was loaded again
+        return ""
+    first, late = (cls, other) if _own(cls) and not _own(other) else (other, cls)  # hasten's own may be loaded later
+    return f"{name!r} is the name of {where(first)} already; give {where(late)} a `name` of its own"
+
+
+def _own(cls: type) -> bool:
+    return cls.__module__.partition(".")[0] == __name__.partition(".")[0]
 
 
 def where(cls: type) -> str:

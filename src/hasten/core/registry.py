@@ -144,7 +144,7 @@ class Registry(Generic[T]):
             name, preset = self._aliases[name]
             fields = preset | fields
         cls = self._classes[name]
-        known = _settings(cls)
+        known = [field.name for field in dataclasses.fields(cls)]  # type: ignore[arg-type]
         for key in fields:
             if not known:
                 raise HastenError(f"{self.field}.{name}: {key!r} is not known; {name!r} takes no settings")
@@ -161,20 +161,19 @@ class Registry(Generic[T]):
         """The error for a name that is not of this kind; it says where it belongs if it is of another."""
         for other in sorted(Registry.every, key=lambda registry: registry.field):
             if other is not self and name in other.names():
-                holders = (cls.name for cls in self if other.field in _settings(cls))  # type: ignore[attr-defined]
-                holder = next(holders, None)
+                holder = next((cls.name for cls in self if other._is_part(cls)), None)  # type: ignore[attr-defined]
                 told = json.dumps({"name": holder, other.field: name}) if holder else f'give it as "{other.field}"'
                 return HastenError(f"{self.field}: {name!r} is {other.kind}{': ' if holder else '; '}{told}")
         return unknown(self.field, name, self.names())
 
+    def _is_part(self, cls: Any) -> bool:
+        """Whether another kind's method has a setting that holds one of these."""
+        default = next((field.default for field in dataclasses.fields(cls) if field.name == self.field), None)
+        return isinstance(default, self.base) or (isinstance(default, str) and default in self.names())
+
     def describe(self, method: T) -> dict[str, Any]:
         """Plain data that `build` makes the method of: its name and the fields that differ from their defaults."""
         return _described(method)
-
-
-def _settings(cls: Any) -> list[str]:
-    """The names of a method's settings."""
-    return [field.name for field in dataclasses.fields(cls)]
 
 
 def _described(method: Any) -> dict[str, Any]:
