@@ -32,7 +32,7 @@ def _shape(cls: type, base: type) -> str:
         return f"is no {base.__name__}; derive it from {where(base)}"
     params: Any = vars(cls).get("__dataclass_params__")  # of its own: those of a parent know none of its settings
     if params is None or not params.frozen:
-        return "is not a frozen dataclass; write @dataclass(frozen=True) right above `class`, below the line that lists it"
+        return "is not a frozen dataclass; write @dataclass(frozen=True) between `class` and what lists it"
     fields = dataclasses.fields(cls)  # type: ignore[arg-type]
     if any(field.name == "name" for field in fields):
         return "`name` has a type, which makes it a setting; write `name = ...` without one"
