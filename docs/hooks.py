@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import ast
-import dataclasses
 import re
 import sys
-from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +14,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 sys.path.insert(0, str(Path(__file__).parent.parent / "src"))
 import papers
 import schedulers
-from docstrings import documented
+import tables
 
 ROOT = Path(__file__).parent.parent
 SOURCE = ROOT / "src" / "hasten"
@@ -48,53 +46,10 @@ def on_files(files: Files, config: Any) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
-    """Count the lines of files that a page names, point to pictures, and fill in made tables."""
-    markdown = re.sub(r"<!-- lines: (\S+) ?(\S*) -->", lambda m: f"({counted(m[1], m[2])})", markdown)
+    """Count the lines of files that a page names, and point to pictures."""
+    markdown = re.sub(r"<!-- lines: (\S+) ?(\S*) -->", lambda m: f"({tables.told(m[1], m[2])})", markdown)
     up = "../" * page.file.src_uri.count("/")
-    markdown = re.sub(rf"(?:\.\./)+{RESULTS}/", f"{up}results/", markdown)
-    return re.sub(r"<!-- table: (\w+) -->", lambda m: conflicts() if m[1] == "conflicts" else parts(m[1]), markdown)
-
-
-def counted(path: str, last: str = "") -> str:
-    """How many lines a file has, or has up to the end of a class."""
-    text = (ROOT / path).read_text()
-    total = len(text.splitlines())
-    if not last:
-        return f"{total} lines"
-    node = next(n for n in ast.parse(text).body if isinstance(n, ast.ClassDef) and n.name == last)
-    return f"lines 1 to {node.end_lineno} of {total}"
-
-
-def conflicts() -> str:
-    """Which accelerations cannot be in one recipe, as their classes say."""
-    families = papers.methods.families()
-    made = [cls() for family in papers.FAMILIES if family in families for cls in families[family]]
-    made = [method for method in made if hasattr(method, "refuses")]
-    refused: dict[str, list[str]] = {}
-    for one, other in combinations(made, 2):
-        if one.refuses(other) or other.refuses(one):
-            refused.setdefault(one.name, []).append(other.name)
-            refused.setdefault(other.name, []).append(one.name)
-    rows = [[f"`{name}`", ", ".join(f"`{other}`" for other in others)] for name, others in refused.items()]
-    return papers.table(["method", "not together with"], rows)
-
-
-def parts(registry: str) -> str:
-    """What a registry of grids or of parts of caches holds: names, settings with their defaults, what they do."""
-    from hasten import caches, grids
-
-    listed = getattr(grids if registry == "GRIDS" else caches, registry)
-    rows = []
-    for cls in listed:
-        fields = dataclasses.fields(cls)
-        about = documented(cls.__doc__ or "", [field.name for field in fields]).prose.partition("\n\n")[0]
-        settings = ", ".join(f"`{f.name}={_default(f)}`" for f in fields)
-        rows.append([f"`{cls.name}`", settings or "–", " ".join(about.split())])
-    return papers.table(["name", "settings", "what it does"], rows)
-
-
-def _default(field: dataclasses.Field[Any]) -> str:
-    return "" if field.default is dataclasses.MISSING else repr(field.default)
+    return re.sub(rf"(?:\.\./)+{RESULTS}/", f"{up}results/", markdown)
 
 
 def api() -> dict[str, str]:

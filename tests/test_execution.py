@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import pipelines
 import pytest
 import torch
+from tiny import fingerprint
 from torch import Tensor
 
 from hasten import accelerate
 from hasten.compilers import ChannelsLast, TorchCompile, untouched
 from hasten.core.errors import HastenError, UnsupportedModel
-from hasten.quantize import BFloat16, Float16
+from hasten.quantize import BFloat16, Float16, Quantizer
+from hasten.quantize.cast import retype
 from hasten.recipe import Recipe
 from hasten.runtime.anatomy import network_of
 from hasten.runtime.view import view
@@ -102,3 +105,42 @@ def test_they_are_fields_of_a_recipe() -> None:
         Recipe(compile={"name": "torch-compile", "backend": "wishes"})
     with pytest.raises(UnsupportedModel, match="no convolutions"):
         ChannelsLast().check(torch.nn.Linear(2, 2))
+
+
+def test_retype_leaves_what_it_does_not_change_the_very_same() -> None:
+    layer = torch.nn.BatchNorm2d(3)
+    network = torch.nn.Sequential(layer, torch.nn.Linear(3, 3, bias=False))
+    twin = view(network)
+    weight, mean, count = layer.weight, layer.running_mean, layer.num_batches_tracked
+    retype(twin[0], lambda x: x.half() if x.shape == (3,) and x.sum() == 3 else x)
+    assert twin[0].weight.dtype == twin[0].running_var.dtype == torch.float16 and twin[0].weight.requires_grad
+    assert twin[0].bias is layer.bias and twin[0].running_mean is mean and twin[0].num_batches_tracked is count
+    assert twin[1].weight is network[1].weight
+    assert layer.weight is weight and weight.dtype == torch.float32, "the original is another tensor"
+
+
+def test_tensors_that_a_cast_keeps_are_the_very_same() -> None:
+    pipe = pipelines.make("sd")
+    pipe.unet.conv_in.half()
+    kept = pipe.unet.conv_in.weight
+    with BFloat16().applied(pipe):
+        assert pipe.unet.conv_in.weight is kept and pipe.unet.conv_out.weight.dtype == torch.bfloat16
+
+
+def test_a_write_into_a_tensor_is_what_the_behaviour_matrix_sees() -> None:
+    """Views share tensors: `test_undo_is_exact` compares this fingerprint before and after."""
+
+    @dataclass(frozen=True)
+    class Writing(Quantizer):
+        name = "writing"
+
+        def check(self, network: Any) -> None: ...
+
+        def attach(self, network: Any, run: Any) -> None:
+            network.conv_in.weight.data.mul_(0.5)
+
+    pipe = pipelines.make("sd")
+    before = fingerprint(pipe)
+    with Writing().applied(pipe):
+        pass
+    assert fingerprint(pipe) != before

@@ -24,18 +24,31 @@ def families() -> dict[str, Any]:
     return {"solver": SOLVERS, "start": STARTS, **FAMILIES}
 
 
+def parts() -> dict[str, Any]:
+    """The families of what methods are made of, and of what stands beside them, by name."""
+    from hasten.caches import FORECASTERS, GATES, INDICATORS, SITES
+    from hasten.discrete import UNMASKERS
+    from hasten.grids import GRIDS
+
+    return {registry.field: registry for registry in (SITES, GATES, FORECASTERS, INDICATORS, GRIDS, UNMASKERS)}
+
+
 def methods(family: str | None = None) -> list[dict[str, Any]]:
     """Every method as plain data: name, family, paper, settings and what it was measured to do.
 
-    family: only this one; None for all.
+    family: only this one, which may be one of `parts`; None for all of `families`.
     Raises HastenError for a family that does not exist.
     """
-    known = families()
+    known = families() | parts()
     if family is not None and family not in known:
         raise unknown("family", family, known)
     figures = json.loads(FIGURES.read_text())
-    chosen = known if family is None else {family: known[family]}
-    return [{**method, "figure": figures.get(method["name"], "")} for item in chosen.items() for method in _of(*item)]
+    chosen = families() if family is None else {family: known[family]}
+    return [
+        {**method, "figure": "" if name in parts() else figures.get(method["name"], "")}
+        for name, classes in chosen.items()
+        for method in _of(name, classes)
+    ]
 
 
 def markdown(listed: Sequence[Mapping[str, Any]]) -> str:
@@ -68,22 +81,22 @@ def about(method: Mapping[str, Any]) -> str:
 
 
 def link(method: Mapping[str, Any]) -> str:
-    """Its paper as a Markdown link, and the year."""
-    return f"[{method['paper']}]({method['link']}), {method['year']}"
+    """Its paper as a Markdown link, and the year; a dash if it names none."""
+    return "–" if not method["paper"] else f"[{method['paper']}]({method['link']}), {method['year']}"
 
 
 def _of(family: str, classes: Any) -> Iterator[dict[str, Any]]:
     """The methods of a family, as `methods` returns them but for the figure."""
     for cls in classes:
-        made = cls()
+        made, paper = cls(), getattr(cls, "paper", None)
         listed = {
             "name": cls.name,
             "family": family,
             "about": " ".join((cls.__doc__ or "").split("\n\n")[0].split()).split(" Source:")[0],
-            "paper": cls.paper.title,
-            "year": cls.paper.year,
-            "source": cls.paper.source,
-            "link": cls.paper.link,
+            "paper": paper.title if paper else "",
+            "year": paper.year if paper else None,
+            "source": paper.source if paper else "",
+            "link": paper.link if paper else "",
             "settings": {field.name: plain(getattr(made, field.name)) for field in dataclasses.fields(cls)},
             "aliases": classes.aliases(cls.name),
         }

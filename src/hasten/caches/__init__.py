@@ -1,11 +1,12 @@
 """Caches: one class a method, listed in `CACHES`; each is a site x a gate x a forecaster."""
+# ruff: noqa: F401 - modules are imported so that they list their parts
 
 import hasten.caches.stability
 import hasten.caches.tokens
 import hasten.caching.blocks
 import hasten.caching.online
 import hasten.caching.unet
-import hasten.caching.units  # noqa: F401 they list their parts
+import hasten.caching.units
 from hasten.caches.borrowed import DiffusersFirstBlock, DiffusersMagCache
 from hasten.caches.borrowed_attention import DiffusersFasterCache, DiffusersPAB, DiffusersTaylorSeer
 from hasten.caches.cachedit import DBCache

@@ -59,7 +59,7 @@ class Cache(Acceleration):
             site.attach(network, memory)
 
 
-CACHES: Registry[Cache] = Registry("caches", Cache)
+CACHES: Registry[Cache] = Registry("caches", Cache, needs=("rules", "attach"))
 
 
 @CACHES.add

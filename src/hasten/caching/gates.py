@@ -67,7 +67,7 @@ class Gate(ABC):
         return torch.where(moved.isfinite(), moved, torch.where((now == before).all(1), 0.0, math.inf))
 
 
-GATES: Registry[Gate] = Registry("gate", Gate)
+GATES: Registry[Gate] = Registry("gate", Gate, needs=("opens", "decide"))
 
 
 @GATES.add

@@ -60,7 +60,7 @@ def show_methods(listed: Sequence[Mapping[str, Any]]) -> None:
     columns = (Column("method", overflow="fold"), "family", "calls a step", "order", "what it is", "paper", "measured")
     table = Table(*columns, padding=(0, 2, 1, 0), box=None)
     for method in listed:
-        paper = f"{method['paper']}, {method['year']}, {method['source']}"
+        paper = f"{method['paper']}, {method['year']}, {method['source']}" if method["paper"] else ""
         start = method["name"], method["family"], calls(method), str(method.get("order", ""))
         table.add_row(*start, about(method), paper, method["figure"])
     Console().print(table)

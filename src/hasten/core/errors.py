@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import difflib
 import operator
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+
+MEANT = 3  # names that an error suggests at most
 
 
 class HastenError(ValueError):
@@ -20,16 +22,26 @@ class UnsupportedModel(HastenError):
 
 
 def unknown(field: str, value: object, choices: Iterable[str]) -> HastenError:
-    """The error for a name nobody knows, with the nearest one that exists.
+    """The error for a name nobody knows, with the names that begin like it, else the nearest one.
 
     field: what was to be named.
     value: the unknown name.
     choices: every known name.
     """
     known = sorted(choices)
-    near = difflib.get_close_matches(str(value), known, n=1, cutoff=0.5)
-    hint = f"did you mean {near[0]!r}?" if near else f"choose one of: {', '.join(known) or '(none exist yet)'}"
+    near = _near(str(value).lower(), known)
+    meant = " or ".join(map(repr, near))
+    hint = f"did you mean {meant}?" if near else f"choose one of: {', '.join(known) or '(none exist yet)'}"
     return HastenError(f"{field}: {value!r} is not known; {hint}")
+
+
+def _near(value: str, known: Sequence[str]) -> list[str]:
+    """The shortest names that begin with a value, at most `MEANT`, else the one that is most like it, if any is."""
+    starting = sorted((name for name in known if value and name.lower().startswith(value)), key=len)
+    if starting:
+        return starting[:MEANT]
+    lower = {name.lower(): name for name in known}
+    return [lower[name] for name in difflib.get_close_matches(value, lower, n=1, cutoff=0.5)]
 
 
 def positive_int(field: str, value: object) -> int:

@@ -5,13 +5,18 @@ from __future__ import annotations
 import dataclasses
 import functools
 import inspect
+import json
+import re
 import sys
 import types
-from collections.abc import Iterator, Mapping
+import weakref
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar, get_type_hints
+from typing import Any, ClassVar, Generic, TypeVar, get_type_hints
 
+from hasten.core.admission import admit
 from hasten.core.errors import HastenError, unknown
+from hasten.core.plugins import load_plugins
 
 T = TypeVar("T")
 Class = TypeVar("Class")
@@ -63,19 +68,34 @@ class Span:
 
 
 class Registry(Generic[T]):
-    """The methods of one kind, each a frozen dataclass with a `name`.
+    """The methods of one kind, each a frozen dataclass with a `name`; those that other packages list are among them.
 
     field: what error messages call the kind, such as "solver".
     base: the class that all of them are instances of.
+    needs: methods of the base, one of which each must write; none if empty.
     """
 
-    def __init__(self, field: str, base: type[T]) -> None:
-        self.field, self.base = field, base
+    every: ClassVar[weakref.WeakSet[Registry[Any]]] = weakref.WeakSet()
+    """All registries."""
+
+    def __init__(self, field: str, base: type[T], needs: Sequence[str] = ()) -> None:
+        self.field, self.base, self.needs = field, base, needs
         self._classes: dict[str, type[T]] = {}
         self._aliases: dict[str, tuple[str, dict[str, Any]]] = {}
+        Registry.every.add(self)
+
+    @property
+    def kind(self) -> str:
+        """What one of them is in words: "a solver"."""
+        words = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", self.base.__name__).lower()
+        return f"{'an' if words[0] in 'aeiou' else 'a'} {words}"
 
     def add(self, cls: Class) -> Class:
-        """List a class under its `name`; usable as a decorator."""
+        """List a class under its `name`; usable as a decorator. A class whose module is loaded again replaces itself.
+
+        Raises HastenError in one line if it is not what it must be, or if another has its name.
+        """
+        admit(cls, self.base, self.needs, self._classes, self._aliases)
         self._classes[cls.name] = cls  # type: ignore
         return cls
 
@@ -85,7 +105,10 @@ class Registry(Generic[T]):
         name: the new name.
         of: the name of the method.
         fields: its settings under that name.
+        Raises HastenError if a method has that name.
         """
+        if name in self._classes:
+            raise HastenError(f"{self.field}: {name!r} is the name of a method already; choose another")
         self._aliases[name] = (of, fields)
 
     def aliases(self, of: str) -> dict[str, dict[str, Any]]:
@@ -93,10 +116,12 @@ class Registry(Generic[T]):
         return {name: fields for name, (method, fields) in self._aliases.items() if method == of}
 
     def __iter__(self) -> Iterator[type[T]]:
+        load_plugins()
         return iter(self._classes.values())
 
     def names(self) -> list[str]:
         """Every name that `build` takes."""
+        load_plugins()
         return [*self._classes, *self._aliases]
 
     def build(self, spec: T | str | Mapping[str, Any]) -> T:
@@ -113,14 +138,16 @@ class Registry(Generic[T]):
             raise HastenError(f'{self.field}: {spec!r} is not a name or an object such as {{"name": ...}}')
         fields = {key: value for key, value in spec.items() if key != "name"}
         name = spec["name"]
+        if name not in self._classes and name not in self._aliases and name not in self.names():
+            raise self._nobody(name)
         if name in self._aliases:
             name, preset = self._aliases[name]
             fields = preset | fields
-        if name not in self._classes:
-            raise unknown(self.field, name, self.names())
         cls = self._classes[name]
-        known = {f.name: f for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
+        known = [field.name for field in dataclasses.fields(cls)]  # type: ignore[arg-type]
         for key in fields:
+            if not known:
+                raise HastenError(f"{self.field}.{name}: {key!r} is not known; {name!r} takes no settings")
             if key not in known:
                 raise unknown(f"{self.field}.{name}", key, known)
         try:
@@ -129,6 +156,20 @@ class Registry(Generic[T]):
             raise
         except (TypeError, ValueError) as error:
             raise HastenError(f"{self.field}.{name}: {error}") from error
+
+    def _nobody(self, name: str) -> HastenError:
+        """The error for a name that is not of this kind; it says where it belongs if it is of another."""
+        for other in sorted(Registry.every, key=lambda registry: registry.field):
+            if other is not self and name in other.names():
+                holder = next((cls.name for cls in self if other._is_part(cls)), None)  # type: ignore[attr-defined]
+                told = json.dumps({"name": holder, other.field: name}) if holder else f'give it as "{other.field}"'
+                return HastenError(f"{self.field}: {name!r} is {other.kind}{': ' if holder else '; '}{told}")
+        return unknown(self.field, name, self.names())
+
+    def _is_part(self, cls: Any) -> bool:
+        """Whether another kind's method has a setting that holds one of these."""
+        default = next((field.default for field in dataclasses.fields(cls) if field.name == self.field), None)
+        return isinstance(default, self.base) or (isinstance(default, str) and default in self.names())
 
     def describe(self, method: T) -> dict[str, Any]:
         """Plain data that `build` makes the method of: its name and the fields that differ from their defaults."""

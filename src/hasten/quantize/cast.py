@@ -95,12 +95,14 @@ def retype(module: nn.Module, change: Callable[[Tensor], Tensor]) -> None:
     """Change a view's own parameters and buffers (not its children's), without touching the originals.
 
     module: of the view.
-    change: an old tensor -> the new one, or the same.
+    change: an old tensor -> a new one, or the same, which stays the very object it was. It may not write into the old
+        one, which is the caller's own.
     """
     for name, parameter in module._parameters.items():
         if parameter is not None:
-            changed = change(parameter.detach())
-            if changed is not parameter:
+            kept = parameter.detach()
+            changed = change(kept)
+            if changed is not kept:
                 module._parameters[name] = nn.Parameter(changed, parameter.requires_grad)
     module._buffers.update({name: x if x is None else change(x) for name, x in module._buffers.items()})
 
