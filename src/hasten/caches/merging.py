@@ -57,6 +57,7 @@ class TokenMerging(Cache):
             raise HastenError(f"seed: {self.seed!r} is not possible; give a whole number of at least 0")
 
     def check(self, network: nn.Module) -> None:
+        _patch(network)
         if not any(_blocks(network)):
             raise UnsupportedModel(
                 f"tome: {type(network).__name__} has no blocks with a self-attention `attn1` after `norm1`; give a "
@@ -72,9 +73,10 @@ class TokenMerging(Cache):
     def attach(self, network: nn.Module, run: Run) -> None:
         if not self.ratio:
             return
-        batch, size = batch_of(network), _Size(int(getattr(getattr(network, "config", None), "patch_size", 1) or 1))
+        batch, size = batch_of(network), _Size(_patch(network))
 
         def forward(inner: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+            run.act(self.name, False)
             size.of(batch(args, kwargs))
             return inner(*args, **kwargs)
 
@@ -158,6 +160,7 @@ class _Merging:
 
         def matching(x: Tensor, step: int) -> Matching:
             key = [settings.seed, step, self.number] if settings.random else None
+            self.run.act(TokenMerging.name)
             return Matching(x, destinations(*grid, key).to(x.device), merged)
 
         if not settings.random or len(set(steps)) == 1:
@@ -235,3 +238,14 @@ class Matching:
 
 def _wide(places: Tensor, x: Tensor) -> Tensor:
     return places[..., None].expand(-1, -1, x.shape[2])
+
+
+def _patch(network: nn.Module) -> int:
+    """The side of the patches that a network makes tokens of. Raises UnsupportedModel if they reach over frames."""
+    patch = getattr(getattr(network, "config", None), "patch_size", None) or 1
+    if not isinstance(patch, int):
+        raise UnsupportedModel(
+            f"tome: {type(network).__name__} makes tokens of patches {patch} of videos, and this merges those of "
+            "pictures; leave it out"
+        )
+    return patch

@@ -98,7 +98,13 @@ class _Block:
 
         def settled(computed: Tensor | None) -> Tensor:
             number = next(numbers)
-            base = entered[self._streams[number]] if stretch.residual else None
+            base = entered.get(self._streams[number])
+            if base is None or (computed is not None and base.shape != computed.shape):
+                raise UnsupportedModel(
+                    f"blocks: what leaves blocks {stretch.key[1]} to {stretch.key[2] or 'the end'} does not go on from "
+                    "what entered them (streams are joined, or skips taken); use a site of units or the whole"
+                )
+            base = base if stretch.residual else None
             return memory.settle((stretch.key, number), computed, base)
 
         if result is None:

@@ -60,6 +60,7 @@ class Memory:
     def __init__(self, run: Run, gate: Gate, forecaster: Forecaster, name: str = "") -> None:
         self.run, self.gate, self.forecaster, self.name = run, gate, forecaster, name
         self.shape: Any = None  # of the states in the running call, with dtype and device
+        self.turn = 0  # number of the running call
         self._requests = Requests(run)
         self._rows: dict[Row, int] = {}
         self._order: list[Row] = []
@@ -197,6 +198,7 @@ class Memory:
     # what happens at the beginning of a call
 
     def _begin(self, x: Tensor) -> None:
+        self.turn += 1
         self.shape = (x.shape[1:], x.dtype, x.device)
         self._order, self._histories = self._requests.of(x)
         self._rows = {row: i for i, row in enumerate(self._order)}

@@ -62,9 +62,18 @@ class Standing:
         self._template: Any = None  # what comes out, with tensors of no size
         self._adds: list[bool] = []  # which tensors that come out have the shape of what they may be increments on
         self._twins: set[int] = set()  # which of them are the first once more
+        self._later: list[Standing] = []  # for modules that run several times in a network call
+        self._turn, self._calls = 0, 0
 
     def __call__(self, inner: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        return self.stand(None, inner, args, kwargs)
+        if self._turn != self.memory.turn:
+            self._turn, self._calls = self.memory.turn, 0
+        self._calls += 1
+        if self._calls == 1:
+            return self.stand(None, inner, args, kwargs)
+        if self._calls - 1 > len(self._later):
+            self._later.append(Standing(self.memory, (self.key, "again", self._calls), self.written))
+        return self._later[self._calls - 2].stand(None, inner, args, kwargs)
 
     def stand(self, base: Tensor | None, inner: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         """What comes out, computed or recalled.

@@ -18,6 +18,9 @@ from hasten.runtime.rows import mapped
 from hasten.runtime.run import Run
 from hasten.runtime.view import keeper_of, says_dtype, wrap
 
+TIMES_AS_STATES = ("HunyuanDiT2DModel", "StableCascadeUNet", "WuerstchenPrior", "WuerstchenDiffNeXt")
+"""Networks that compute in the dtype of their times; all others are given times in float32, which are exacter."""
+
 
 class Cast(Quantizer):
     """The network's weights in 16 bits, and its arithmetic; states and sampler stay as they are.
@@ -50,13 +53,13 @@ class Cast(Quantizer):
         for name, module in network.named_modules():
             if not set(name.split(".")) & set(kept):
                 retype(module, lambda x: x.to(dtype) if x.dtype == torch.float32 else x)
-        batch = batch_of(network)
+        batch, least = batch_of(network), 1 if type(network).__name__ in TIMES_AS_STATES else 2
 
         def forward(inner: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
             run.act(self.name)
             whole = batch(args, kwargs).dtype
-            args, kwargs = (mapped(given, lambda x: _cast(x, dtype)) for given in (args, kwargs))
-            return mapped(inner(*args, **kwargs), lambda x: _cast(x, whole))
+            args, kwargs = (mapped(given, lambda x: _cast(x, dtype, least)) for given in (args, kwargs))
+            return mapped(inner(*args, **kwargs), lambda x: _cast(x, whole, least))
 
         wrap(network, forward)
 
@@ -102,5 +105,5 @@ def retype(module: nn.Module, change: Callable[[Tensor], Tensor]) -> None:
     module._buffers.update({name: x if x is None else change(x) for name, x in module._buffers.items()})
 
 
-def _cast(x: Tensor, dtype: torch.dtype) -> Tensor:
-    return x.to(dtype) if x.is_floating_point() and x.ndim >= 2 else x
+def _cast(x: Tensor, dtype: torch.dtype, least: int) -> Tensor:
+    return x.to(dtype) if x.is_floating_point() and x.ndim >= least else x

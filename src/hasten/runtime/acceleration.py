@@ -120,6 +120,8 @@ class Acceleration(ABC):
                 raise HastenError(f"{self.name}: cannot work together with {other.name!r}; keep one of them")
             if other.waits_for(self):
                 raise HastenError(f"{self.name}: must be applied before {other.name!r}; swap the two")
+        if stage is not None:
+            stage.check(self.phase.name.lower())
         needs_batch(network)
         if self.narrows and stage is not None and stage.needs_all_rows:
             raise UnsupportedModel(

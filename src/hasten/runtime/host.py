@@ -112,6 +112,8 @@ class Host:
         """Let the stand-ins take the places of the pipeline's own parts."""
         if HOST in vars(self.pipe):
             raise HastenError("model: this pipeline is accelerated already; restore it first")
+        if self.schedule:
+            [stage.check("solver") for stage in self.stages]
         self._make()
         for stage in {id(s.pipe): s for s in self.stages}.values():
             standing(stage.pipe, self)

@@ -84,8 +84,8 @@ def _pipeline_class(kind: Any) -> type:
         with host.changing():
             kind.__setattr__(self, name, value)
 
-    def __reduce_ex__(self: Any, protocol: Any) -> Any:
-        return _plain_twin(self, kind).__reduce_ex__(protocol)
+    def __reduce_ex__(self: Any, protocol: Any) -> Any:  # later protocols insist on the class of what is pickled
+        return _plain_twin(self, kind).__reduce_ex__(1)
 
     def __deepcopy__(self: Any, memo: dict[int, Any]) -> Any:
         host = vars(self).get(_HOST)
@@ -124,7 +124,7 @@ def _network_class(kind: Any) -> type:
         return self.__dict__.get(SAID) or kind.dtype.__get__(self)
 
     def __reduce_ex__(self: Any, protocol: Any) -> Any:
-        return (vars(self)[_OWN] if _OWN in vars(self) else super(made, self)).__reduce_ex__(protocol)
+        return (vars(self)[_OWN] if _OWN in vars(self) else super(made, self)).__reduce_ex__(1)
 
     def __deepcopy__(self: Any, memo: dict[int, Any]) -> Any:
         return copy.deepcopy(vars(self)[_OWN], memo)

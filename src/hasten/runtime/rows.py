@@ -29,8 +29,19 @@ def picked(arguments: Any, rows: int, which: Sequence[int]) -> Any:
     which: the rows to keep, in the order wanted.
     """
     if isinstance(arguments, Mapping):
-        return {k: v if k in SHARED else mapped(v, lambda x: pick(x, rows, which)) for k, v in arguments.items()}
+        return {k: v if k in SHARED else _picked(k, v, rows, which) for k, v in arguments.items()}
     return mapped(arguments, lambda x: pick(x, rows, which))
+
+
+def _picked(name: str, value: Any, rows: int, which: Sequence[int]) -> Any:
+    """An argument of a name with only some rows; masks may have one for each head, which follow one another."""
+
+    def some(x: Tensor) -> Tensor:
+        if "mask" in name and x.ndim == 3 and len(x) > rows and len(x) % rows == 0:
+            return pick(x.unflatten(0, (rows, -1)), rows, which).flatten(0, 1)
+        return pick(x, rows, which)
+
+    return mapped(value, some)
 
 
 def pick(x: Tensor, rows: int, which: Sequence[int]) -> Tensor:

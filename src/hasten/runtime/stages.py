@@ -21,6 +21,21 @@ LATENTS = {"MarigoldDepthPipeline": 1, "MarigoldNormalsPipeline": 1, "MarigoldIn
 """Which of the things that `prepare_latents` returns are the states, where it is not the first."""
 
 
+_LOOKS = "looks at the attention inside of its network at every step, where caches and guidance leave parts out"
+_DTYPE = "takes the dtype of its states from the weights of its network"
+_MANY = "asks its network for many steps at once, of which each is at a time of its own"
+REFUSED: dict[str, dict[str, str]] = {
+    "StableDiffusionSAGPipeline": {"guidance": _LOOKS, "cache": _LOOKS},
+    "StableDiffusionPix2PixZeroPipeline": {"guidance": _LOOKS, "cache": _LOOKS},
+    "StableDiffusionAttendAndExcitePipeline": {"guidance": _LOOKS, "cache": _LOOKS},
+    "LEditsPPPipelineStableDiffusion": {"guidance": _LOOKS, "cache": _LOOKS},
+    "LEditsPPPipelineStableDiffusionXL": {"guidance": _LOOKS, "cache": _LOOKS},
+    "LDMSuperResolutionPipeline": {"quantize": _DTYPE},
+    "StableDiffusionParadigmsPipeline": {"guidance": _MANY, "cache": _MANY, "solver": _MANY},
+}
+"""What cannot be applied to a pipeline class of diffusers, by phase (or "solver"), and why."""
+
+
 @dataclass
 class Stage:
     """A pipeline that runs a loop of its own.
@@ -37,13 +52,20 @@ class Stage:
     @property
     def conditional_last(self) -> bool | None:
         """Whether the conditional branch comes last in a batch of two branches; None if that is not known."""
-        kind = next((k for k in type(self.pipe).__mro__ if k.__module__.startswith("diffusers.")), None)
-        return None if kind is None else kind.__name__ not in CONDITIONAL_FIRST
+        kind = next((k for k in type(self.pipe).__mro__ if "__call__" in vars(k)), object)
+        return kind.__name__ not in CONDITIONAL_FIRST if kind.__module__.startswith("diffusers.") else None
 
     @property
     def needs_all_rows(self) -> bool:
         """Whether the pipeline has put something into the network that counts on all branches being there."""
         return any(kind.__name__ == "PAGMixin" for kind in type(self.pipe).__mro__)
+
+    def check(self, phase: str) -> None:
+        """Raise UnsupportedModel if nothing of this phase can be applied to the pipeline; "solver" is one, too."""
+        for kind in type(self.pipe).__mro__:
+            reason = REFUSED.get(kind.__name__, {}).get(phase)
+            if reason:
+                raise UnsupportedModel(f"{phase}: {kind.__name__} {reason}; leave it out")
 
 
 def stages_of(pipe: Any) -> list[Stage]:

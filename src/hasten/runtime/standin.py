@@ -15,6 +15,8 @@ from hasten.runtime.stages import Stage
 from hasten.runtime.tracking import tracked_copy
 from hasten.runtime.view import view
 
+SAID = ("timesteps", "sigmas", "eta")  # arguments of pipelines that win over a recipe where the caller passes them
+
 
 @dataclass
 class Standin:
@@ -51,7 +53,8 @@ class Standin:
         own_call: whether it is the stage's own pipeline that is called, not one that holds it.
         """
         if hasattr(self.scheduler, "given"):
-            self.scheduler.given = frozenset(n for n in ("timesteps", "sigmas") if given.get(n) is not None)
+            self.scheduler.check_call(given)
+            self.scheduler.given = frozenset(n for n in SAID if given.get(n) is not None)
         if hasattr(self.scheduler, "generator"):  # flow pipelines do not hand theirs on to the scheduler
             self.scheduler.generator = given.get("generator")
         seeds = given.get("generator")

@@ -10,7 +10,9 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
+from hasten.core.errors import HastenError
 from hasten.predictions import reading_of
 from hasten.processes import from_config
 from hasten.runtime.run import Run
@@ -112,6 +114,10 @@ class _Tracker:
 
     def _look(self, timestep: Any) -> None:
         """See from the first timestep that a generation starts midway, if nobody said so."""
+        if isinstance(timestep, Tensor) and timestep.numel() != 1:
+            raise HastenError(
+                f"timestep: {timestep.numel()} at once are not supported; every row of a state has the same time here"
+            )
         if self.query or timestep is None or not self.numbers or float(timestep) == self.numbers[self.first]:
             return
         if float(timestep) in self.numbers:

@@ -49,6 +49,7 @@ def view(module: nn.Module) -> nn.Module:
         return twin
 
     network = copied(module)
+    seen.clear()  # the function above refers to itself, and would keep it
     network.__dict__[APPLIED] = ()
     return network
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+import warnings
 from dataclasses import dataclass, replace
 
+from hasten.core.errors import NothingChanged
 from hasten.evaluate.budget import Budget, Score
 from hasten.evaluate.problem import Pictures, Problem
 from hasten.evaluate.references import References
@@ -50,9 +52,12 @@ class Judge(Scorer):
     def draw(self, recipe: Recipe) -> Pictures:
         """The first batch of samples, and the others if that one is not hopeless.
 
-        Raises HastenError if the recipe does not suit the model, or its pictures are not finite.
+        Raises HastenError if the recipe does not suit the model, or its pictures are not finite; and NothingChanged
+        if a part of it does nothing.
         """
-        made = self.problem.draw(recipe, self.samples[: self.problem.batch])
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", NothingChanged)  # a part that does nothing belongs into no recipe
+            made = self.problem.draw(recipe, self.samples[: self.problem.batch])
         left = self.samples[len(made.images) :]
         if not len(left) or self._hopeless(made):
             return made
