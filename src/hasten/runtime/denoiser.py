@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from hasten.core.errors import HastenError, UnsupportedModel
 from hasten.denoisers import Times, coefficients
 from hasten.predictions import Limit, Prediction, Reading, reading_of
-from hasten.processes import Process, dynamic_process, from_config
+from hasten.processes import Process, described, dynamic_process, from_config
 from hasten.runtime.adapters import Adapter, adapter_of
 from hasten.runtime.anatomy import network_of
 from hasten.runtime.conditions import Conditions
@@ -270,7 +270,7 @@ def _agree(parts: dict[str, Any]) -> None:
 
 def _read(pipe: Any, network: nn.Module, adapter: Adapter, size: tuple[int, int] | None) -> tuple[Process, Reading]:
     """The process of the pipeline's scheduler, shifted for the picture's size, and how the network is read in it."""
-    config, mu = pipe.scheduler.config, None
+    config, mu = described(pipe.scheduler), None
     if config.get("invert_sigmas"):
         raise UnsupportedModel("invert_sigmas: True is not supported; this model counts its noise levels backwards")
     if config.get("use_dynamic_shifting"):

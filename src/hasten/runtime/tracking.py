@@ -14,7 +14,7 @@ from torch import Tensor
 
 from hasten.core.errors import HastenError
 from hasten.predictions import reading_of
-from hasten.processes import from_config
+from hasten.processes import described, from_config
 from hasten.runtime.run import Run
 
 
@@ -67,8 +67,9 @@ class _Tracker:
 
     def __init__(self, scheduler: Any) -> None:
         self.scheduler = scheduler
-        process = from_config(scheduler.config)
-        self.reading = reading_of(process, scheduler.config)
+        config = described(scheduler)
+        process = from_config(config)
+        self.reading = reading_of(process, config)
         self.run = Run(process, self.reading)
         self.stages: int = getattr(scheduler, "order", 1)
         self.shown = getattr(scheduler, "scale_model_input", lambda sample, _: sample)  # state -> what is shown of it
