@@ -94,7 +94,6 @@ NEGATIVE_POOLED = normal(WIDTH, salt=6)
 MASK = ones(TOKENS)
 
 
-
 def common(size: int = SIZE) -> dict[str, Any]:
     """Arguments that mean the same in most pipelines. size: pixels of a side."""
     return {

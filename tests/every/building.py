@@ -18,7 +18,6 @@ from torch import Tensor, nn
 from every.arguments import SIZE, Value, common
 from every.codecs import CODECS
 from every.encoders import ENCODERS
-from every.left_out import LEFT_OUT
 from every.networks import NETWORKS
 from every.rules import RULES
 from every.schedulers import SCHEDULERS
@@ -201,7 +200,10 @@ class _unfilled_is_nan:
     """Meanwhile, memory that nobody fills holds NaN, so that it is seen."""
 
     def __enter__(self) -> None:
-        self.before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+        self.before = (
+            torch.are_deterministic_algorithms_enabled(),
+            torch.is_deterministic_algorithms_warn_only_enabled(),
+        )
         torch.use_deterministic_algorithms(True, warn_only=True)
 
     def __exit__(self, *exception: object) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 
 def _needs(package: str, *names: str) -> dict[str, str]:
-    return {name: f"needs {package}" for name in names}
+    return dict.fromkeys(names, f"needs {package}")
 
 
 LEFT_OUT: dict[str, str] = {

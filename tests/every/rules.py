@@ -11,7 +11,23 @@ from typing import Any
 import torch
 
 from every.arguments import (
-    EMBEDS, FRAMES, MASK, NEGATIVE, NEGATIVE_POOLED, POOLED, SIZE, TOKENS, WIDTH, Value, frames, half, normal, ones, picture, pictures, words,
+    EMBEDS,
+    FRAMES,
+    MASK,
+    NEGATIVE,
+    NEGATIVE_POOLED,
+    POOLED,
+    SIZE,
+    TOKENS,
+    WIDTH,
+    Value,
+    frames,
+    half,
+    normal,
+    ones,
+    picture,
+    pictures,
+    words,
 )  # fmt: skip
 from every.encoders import Unguarded
 
@@ -44,13 +60,16 @@ RESNET_UNET = {
 LENGTHS = Value(lambda row, dtype: torch.tensor([row * TOKENS, row * TOKENS + TOKENS][row > 0 :], dtype=torch.int32))
 
 
-
 def inverted(pipe: Any) -> None:
     """LEdits++ begins at what it has inverted."""
     pipe.set_progress_bar_config(disable=True)
     with torch.no_grad():
-        pipe.invert(image=pictures()(1, torch.float32), num_inversion_steps=6, skip=0.2,
-                    generator=torch.Generator().manual_seed(0))
+        pipe.invert(
+            image=pictures()(1, torch.float32),
+            num_inversion_steps=6,
+            skip=0.2,
+            generator=torch.Generator().manual_seed(0),
+        )
 
 
 LISTED = Value(EMBEDS.make, joined=lambda rows: [row[0] for row in rows])
