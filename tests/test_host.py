@@ -170,3 +170,38 @@ def test_borrowed_caches_refuse_the_residuals_that_they_would_add_twice(cache):
     pipe, arguments = every.build("FluxControlNetPipeline")
     with hasten.accelerate(pipe, {"caches": [cache]}) as fast, pytest.raises(UnsupportedModel, match="ControlNet"):
         every.call(fast, arguments)
+
+
+def test_a_pipeline_that_draws_for_the_first_image_only_is_refused_or_given_a_picture_each():
+    pipe, arguments = every.build("FluxImg2ImgPipeline")
+    with hasten.accelerate(pipe, {"solver": "euler"}) as fast:
+        alone = every.tensor(fast(**arguments, num_inference_steps=4, seed=4))
+        with pytest.raises(HastenError, match="seed: this pipeline draws something for the first image only"):
+            fast(**arguments, num_inference_steps=4, num_images_per_prompt=2, seed=3)
+        two = {k: x.repeat(2, *[1] * (x.ndim - 1)) if "embeds" in k else x for k, x in arguments.items()}
+        both = every.tensor(fast(**two, num_inference_steps=4, seed=[3, 4]))
+    assert torch.allclose(both[1:], alone, atol=1e-4)
+
+
+def test_a_number_of_images_that_a_pipeline_ignores_is_refused_in_one_line():
+    pipe, arguments = every.build("AnimateDiffPipeline")
+    with (
+        hasten.accelerate(pipe, {"solver": "dpm++"}) as fast,
+        pytest.raises(HastenError, match="seed: 2 images were asked"),
+    ):
+        fast(**arguments, num_inference_steps=2, num_videos_per_prompt=2, seed=0)
+
+
+def test_a_borrowed_cache_that_does_not_know_a_network_says_so():
+    pipe, arguments = every.build("Flux2KleinPipeline")
+    with hasten.accelerate(pipe, {"caches": ["diffusers-first-block"]}) as fast:
+        try:
+            every.call(fast, arguments)
+        except HastenError as error:
+            assert "cannot run on this model" in str(error)
+
+
+def test_rows_that_lie_deeper_are_not_picked():
+    pipe, _ = every.build("HiDreamImagePipeline")
+    with pytest.raises(HastenError, match="needs every branch"):
+        hasten.accelerate(pipe, NEVER)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from weakref import WeakKeyDictionary
 
 from torch import Tensor, nn
 
-from hasten.core.errors import UnsupportedModel
+from hasten.core.errors import HastenError, UnsupportedModel
 from hasten.guidance.branches import batched, replaced
 from hasten.runtime.anatomy import batch_of
 from hasten.runtime.rows import picked
@@ -70,7 +71,23 @@ class _Hooked:
 
     def __call__(self, inner: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         self.floor.inner = inner
-        return self.forward(*args, **kwargs)
+        try:
+            return self.forward(*args, **kwargs)
+        except (TypeError, LookupError, AttributeError, RuntimeError, ValueError) as error:
+            if isinstance(error, HastenError) or not _is_theirs(error):
+                raise
+            raise UnsupportedModel(
+                f"cache: the one of another library cannot run on this model ({error}); use one of hasten's own"
+            ) from error
+
+
+def _is_theirs(error: BaseException) -> bool:
+    """Whether an error came out of the code of another library's cache, not of the network."""
+    last = error.__traceback__
+    while last is not None and last.tb_next is not None:
+        last = last.tb_next
+    file = "" if last is None else last.tb_frame.f_code.co_filename
+    return f"{os.sep}cache_dit{os.sep}" in file or f"diffusers{os.sep}hooks{os.sep}" in file
 
 
 @dataclass(frozen=True)

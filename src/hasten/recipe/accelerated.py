@@ -74,7 +74,15 @@ class Accelerated:
             if kwargs.get("generator") is not None:
                 raise HastenError("seed: a generator was given as well; give one of the two")
             kwargs |= seeded(self.pipe, seed, args, kwargs)
-        return self.pipe(*args, **kwargs)
+        try:
+            return self.pipe(*args, **kwargs)
+        except (ValueError, IndexError) as error:
+            if seed is None or isinstance(error, HastenError) or not _counts_generators(error):
+                raise
+            images = len(kwargs["generator"])
+            raise HastenError(
+                f"seed: {images} images were asked for, and {type(self.pipe).__name__} draws another number: {error}"
+            ) from error
 
     def restore(self) -> None:
         """Put the pipeline back, bit for bit, as it was. Calling it again does nothing."""
@@ -120,3 +128,12 @@ def _needs(part: str, argument: str, takes: Mapping[str, Any], pipe: Any) -> Non
     """Raise HastenError if a pipeline has no argument that a part of the recipe sets."""
     if argument not in takes and not any(p.kind is p.VAR_KEYWORD for p in takes.values()):
         raise HastenError(f"{part}: {type(pipe).__name__} takes no {argument}; leave it out")
+
+
+def _counts_generators(error: Exception) -> bool:
+    """Whether a pipeline, or what draws noise for it, complains of the number of generators."""
+    last = error.__traceback__
+    while last is not None and last.tb_next is not None:
+        last = last.tb_next
+    draws = last is not None and last.tb_frame.f_code.co_name == "randn_tensor"
+    return draws or "generators" in str(error)

@@ -7,11 +7,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from torch import Tensor
+from torch import Generator, Tensor
 
 from hasten.core.errors import HastenError
 from hasten.predictions import Prediction, Reading
 from hasten.processes import Process
+from hasten.runtime.seeds import check_seeds
 from hasten.solvers import Query
 
 PAST = 4  # for how many steps answers are kept
@@ -95,7 +96,7 @@ class Run:
     conditional_last: whether a batch of two branches of guidance ends with the conditional one; None until known.
     needs_all_rows: whether the pipeline counts on all branches being there in each call of the network.
     context: what the pipeline says that its calls of the network are for just now ("cond", "uncond", ...), if it does.
-    seeds: how many generators the pipeline was given, if a list.
+    seeds: the generators that the pipeline was given, if a list.
     acted: by name of an acceleration that tells, whether it has changed anything in this generation.
     """
 
@@ -118,7 +119,7 @@ class Run:
     needs_all_rows: bool = False
     context: str | None = None
     acted: dict[str, bool] = field(default_factory=dict, repr=False)
-    seeds: int | None = None
+    seeds: list[Generator] | None = None
     _asked: list[int] = field(default_factory=list, repr=False)  # rows of the calls for this query
     _branches: tuple[Tensor, Tensor] | None = field(default=None, repr=False)
     _paths: dict[str, dict[int, dict[int, bool]]] = field(default_factory=dict, repr=False)
@@ -139,11 +140,8 @@ class Run:
         self.expected = images
 
     def count(self, images: int) -> None:
-        """The generation has this many images. Raises HastenError if it was given another number of seeds."""
-        if self.seeds and images % self.seeds:  # some pipelines step both branches of guidance
-            raise HastenError(
-                f"seed: {self.seeds} seeds for {images} images is not possible; give a list with one an image"
-            )
+        """The generation has this many images. Raises HastenError unless each draws from a generator of its own."""
+        check_seeds(self.seeds or (), images)
         self.images = images
 
     def ask(self, step: int, time: float, stage: int = 0) -> None:

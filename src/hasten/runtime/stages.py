@@ -17,6 +17,9 @@ CONDITIONAL_FIRST = frozenset({
 })  # fmt: skip
 """Pipelines of diffusers that put the conditional branch of guidance first in a batch; all others put it last."""
 
+OTHER_ROWS = frozenset({"HiDreamImageTransformer2DModel", "OmniGenTransformer2DModel"})
+"""Networks with arguments that have the rows of the batch elsewhere than in front."""
+
 LATENTS = {"MarigoldDepthPipeline": 1, "MarigoldNormalsPipeline": 1, "MarigoldIntrinsicsPipeline": 1}
 """Which of the things that `prepare_latents` returns are the states, where it is not the first."""
 
@@ -57,8 +60,9 @@ class Stage:
 
     @property
     def needs_all_rows(self) -> bool:
-        """Whether the pipeline has put something into the network that counts on all branches being there."""
-        return any(kind.__name__ == "PAGMixin" for kind in type(self.pipe).__mro__)
+        """Whether every row must be there in each call: for something put into the network, or rows that lie deeper."""
+        looks = any(kind.__name__ == "PAGMixin" for kind in type(self.pipe).__mro__)
+        return looks or any(type(network).__name__ in OTHER_ROWS for network in self.networks.values())
 
     def check(self, phase: str) -> None:
         """Raise UnsupportedModel if nothing of this phase can be applied to the pipeline; "solver" is one, too."""

@@ -58,7 +58,7 @@ class Standin:
         if hasattr(self.scheduler, "generator"):  # flow pipelines do not hand theirs on to the scheduler
             self.scheduler.generator = given.get("generator")
         seeds = given.get("generator")
-        self.run.seeds = len(seeds) if isinstance(seeds, list) and own_call else None
+        self.run.seeds = seeds if isinstance(seeds, list) and own_call else None
 
 
 def _view(network: nn.Module, run: Run, host: Any) -> nn.Module:
