@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import inspect
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from contextlib import AbstractContextManager, contextmanager
@@ -56,10 +57,14 @@ class _Floor:
     """What a replaced forward takes for the original: whatever is inside of it at the moment."""
 
     def __init__(self, module: nn.Module) -> None:
-        functools.update_wrapper(self, type(module).forward.__get__(module))
-        self.inner: Callable[..., Any]
+        plain = type(module).forward.__get__(module)
+        functools.update_wrapper(self, plain)
+        del self.__wrapped__  # type: ignore[attr-defined]  # it would keep the module
+        self.__signature__ = inspect.signature(plain)
+        self.inner: Callable[..., Any] | None = None
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        assert self.inner is not None, "called outside of the layer that stands on it"
         return self.inner(*args, **kwargs)
 
 
@@ -79,6 +84,8 @@ class _Hooked:
             raise UnsupportedModel(
                 f"cache: the one of another library cannot run on this model ({error}); use one of hasten's own"
             ) from error
+        finally:
+            self.floor.inner = None
 
 
 def _is_theirs(error: BaseException) -> bool:

@@ -54,20 +54,19 @@ def view(module: nn.Module) -> nn.Module:
     return network
 
 
+_CYCLES = ("forward", "_hasten_own", "_hf_hook", "_old_forward", INSTEAD, _LAYERS, _PLAIN, _COMPILED)
+
+
 def forget(network: nn.Module) -> None:
     """Undo the reference cycles of a view that nobody needs any more, so that memory is free at once."""
     for module in network.modules():
-        for key in (
-            "forward",
-            "_hasten_own",
-            _LAYERS,
-            _PLAIN,
-            _COMPILED,
-            "_diffusers_hook",
-            "_hf_hook",
-            "_old_forward",
-        ):
+        for key in _CYCLES:
             module.__dict__.pop(key, None)
+        registry = module.__dict__.pop("_diffusers_hook", None)
+        if registry is not None:  # its hooks refer to the module, and it to them
+            for hook in registry.hooks.values():
+                vars(hook).clear()
+            vars(registry).clear()
         module._forward_hooks.clear()
         module._forward_pre_hooks.clear()
 
