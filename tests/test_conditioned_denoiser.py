@@ -432,7 +432,7 @@ def test_other_networks_are_refused_by_name():
     with pytest.raises(UnsupportedModel, match="model: Other is not supported here; supported networks are") as said:
         conditioned(SimpleNamespace(transformer=Other()), "a")
     assert all(kind in str(said.value) for kind in kinds)
-    with pytest.raises(UnsupportedModel, match="SimpleNamespace has no unet or transformer"):
+    with pytest.raises(UnsupportedModel, match="SimpleNamespace has no unet, transformer"):
         conditioned(SimpleNamespace(), "a")
     with pytest.raises(UnsupportedModel, match=r"StableDiffusionControlNetPipeline shows its network pictures \(contr"):
         conditioned(pipelines.make("controlnet"), "a")

@@ -205,7 +205,7 @@ def test_references_are_kept_and_not_used_for_something_else(tmp_path: Path) -> 
 def test_only_text_to_image_pipelines_are_taken() -> None:
     with pytest.raises(HastenError, match="takes no heigth"):
         Problem(pipelines.make("sd"), {}, call={"heigth": 8})
-    with pytest.raises(HastenError, match="has no unet or transformer"):
+    with pytest.raises(HastenError, match="has no unet, transformer"):
         Problem(object(), {})
 
 

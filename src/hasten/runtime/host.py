@@ -54,11 +54,6 @@ class Host:
         """The runs of all stages."""
         return [standin.run for standin in self._standins]
 
-    @property
-    def schedulers(self) -> list[Any]:
-        """The schedulers that stand in, of all stages."""
-        return [standin.scheduler for standin in self._standins]
-
     # what is applied
 
     @contextmanager
@@ -166,9 +161,8 @@ class Host:
             try:
                 admitted = self._admitted(part)
             except HastenError as error:
-                warnings.warn(
-                    f"{part.name} is no longer applied, since the pipeline was changed: {error}", stacklevel=4
-                )
+                lost = f"{part.name} is no longer applied, since the pipeline was changed: {error}"
+                warnings.warn(lost, stacklevel=4)
                 continue
             self._attach(part, admitted)
             self.parts.append(part)

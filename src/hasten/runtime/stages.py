@@ -27,7 +27,18 @@ LATENTS = {"MarigoldDepthPipeline": 1, "MarigoldNormalsPipeline": 1, "MarigoldIn
 _LOOKS = "looks at the attention inside of its network at every step, where caches and guidance leave parts out"
 _DTYPE = "takes the dtype of its states from the weights of its network"
 _MANY = "asks its network for many steps at once, of which each is at a time of its own"
+_VIEWS = "asks its network for several views of one state in each step, which would share what is remembered"
+_KIND = "asks of which class its scheduler is, and would run another loop"
+_LAST = "divides by the last time of its scheduler, which is 0 for a solver of hasten"
 REFUSED: dict[str, dict[str, str]] = {
+    "StableDiffusionPanoramaPipeline": {"guidance": _VIEWS, "cache": _VIEWS},
+    "StableCascadePriorPipeline": {"solver": _LAST},
+    "StableCascadeDecoderPipeline": {"solver": _LAST},
+    "BriaPipeline": {"solver": _KIND},
+    "EasyAnimatePipeline": {"solver": _KIND},
+    "EasyAnimateInpaintPipeline": {"solver": _KIND},
+    "EasyAnimateControlPipeline": {"solver": _KIND},
+    "HiDreamImagePipeline": {"solver": _KIND},
     "StableDiffusionSAGPipeline": {"guidance": _LOOKS, "cache": _LOOKS},
     "StableDiffusionPix2PixZeroPipeline": {"guidance": _LOOKS, "cache": _LOOKS},
     "StableDiffusionAttendAndExcitePipeline": {"guidance": _LOOKS, "cache": _LOOKS},
