@@ -34,7 +34,7 @@ from hasten.core.errors import HastenError, one_of, unknown
 from hasten.grids import ENDS, GRIDS, GridLike, resolve
 from hasten.predictions import Prediction, reading_of
 from hasten.processes import VarianceExploding, class_of, from_config, understood
-from hasten.processes.configs import OURS, defaults
+from hasten.processes.configs import OURS, defaults, described
 from hasten.runtime.run import Run
 from hasten.solvers import SOLVERS, DPMSolverPP, Solver
 
@@ -88,15 +88,15 @@ class SolverScheduler(Tables, SchedulerMixin, ConfigMixin):
         if end is not None:
             one_of("end", end, ENDS)
         source = {"num_train_timesteps": 1000} | source
-        described = source | ({"_class_name": origin} if origin else {})
-        self._row, _ = understood(described)
+        named = source | ({"_class_name": origin} if origin else {})
+        self._row, _ = understood(named)
         self.solver: Solver = _solver(solver, self._row, origin)
         self.grid = None if grid is None else resolve(grid)
         self.end = end
         kept = None if self.grid is None else GRIDS.describe(self.grid)
         self.register_to_config(**source, solver=SOLVERS.describe(self.solver), grid=kept, end=end, origin=origin)
-        self.process = from_config(described)
-        self._resting = self._reading = reading_of(self.process, described)
+        self.process = from_config(named)
+        self._resting = self._reading = reading_of(self.process, named)
         self.run = Run(self.process, self._reading)
         self.order = self.solver.evaluations
         self.init_noise_sigma = 1.0 if self._row.spacing == "angles" else self.process.start_scale
@@ -116,8 +116,7 @@ class SolverScheduler(Tables, SchedulerMixin, ConfigMixin):
 
         settings: solver, grid and end, and fields of its config that are to be replaced.
         """
-        name = scheduler.config.get("origin") or type(scheduler).__name__
-        return cls.from_config({**scheduler.config, "_class_name": name}, **settings)
+        return cls.from_config(described(scheduler), **settings)
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any], return_unused_kwargs: bool = False, **kwargs: Any) -> Any:

@@ -27,7 +27,9 @@ def described(scheduler: Any) -> dict[str, Any]:
 
     scheduler: of diffusers, or hasten's own.
     """
-    name = scheduler.config.get("origin", type(scheduler).__name__)
+    name = type(scheduler).__name__
+    if name == "SolverScheduler":  # others may have been made from the config of one, which leaves its fields there
+        name = scheduler.config.get("origin") or name
     return {**scheduler.config, "_class_name": name}
 
 
@@ -37,9 +39,10 @@ def class_of(config: Mapping[str, Any]) -> str | None:
     config: of a scheduler.
     Classes with the same fields describe the same process; the first in the table is taken.
     """
-    name = config.get("origin") or config.get("_class_name")
-    if name is not None and name != "SolverScheduler":
-        return str(name)
+    names = (config.get("_class_name"), config.get("origin"))
+    for name in names:
+        if name is not None and name != "SolverScheduler":
+            return str(name)
     fitting = [name for name, row in SCHEDULERS.items() if set(row.fields) <= set(config)]
     return max(fitting, key=lambda name: len(SCHEDULERS[name].fields), default=None)
 

@@ -63,7 +63,7 @@ def forget(network: nn.Module) -> None:
         for key in _CYCLES:
             module.__dict__.pop(key, None)
         registry = module.__dict__.pop("_diffusers_hook", None)
-        if registry is not None:  # its hooks refer to the module, and it to them
+        if registry is not None and vars(registry).get("_module_ref") is module:  # not that of the original
             for hook in registry.hooks.values():
                 vars(hook).clear()
             vars(registry).clear()
