@@ -67,7 +67,7 @@ class Stage:
     def conditional_last(self) -> bool | None:
         """Whether the conditional branch comes last in a batch of two branches; None if that is not known."""
         kind = next((k for k in type(self.pipe).__mro__ if "__call__" in vars(k)), object)
-        return kind.__name__ not in CONDITIONAL_FIRST if kind.__module__.startswith("diffusers.") else None
+        return kind.__name__ not in CONDITIONAL_FIRST if kind.__module__.startswith(("diffusers.", "hasten.")) else None
 
     @property
     def needs_all_rows(self) -> bool:
