@@ -38,6 +38,7 @@ import numpy as np
 import pipelines
 import torch
 from torch import Tensor
+from working import WORKING
 
 import hasten
 from hasten import grids, solvers, starts
@@ -361,25 +362,12 @@ def _there_and_back(solver: Any, process: Any) -> Found:
 
 # recipes on tiny pipelines
 
-WORKING: dict[str, dict[str, Any]] = {  # settings with which a method does something in five steps
-    "interval": {"low": 0.4, "high": 6.0},
-    "reuse": {"interval": 3},
+SETTINGS: dict[str, dict[str, Any]] = WORKING | {  # of methods that are recorded with others as well
     "reuse-frequencies": {"below": None, "interval": 3},
     "cache": {"site": "whole", "gate": {"name": "every", "interval": 2}, "forecaster": "taylor"},
-    "diffusers-first-block": {"threshold": 100.0},
-    "diffusers-magcache": {"ratios": [1.0, 1.1, 0.9], "threshold": 1.0, "retain": 0.0},
-    "diffusers-pab": {"low": -1.0, "high": 1001.0},
-    "diffusers-fastercache": {"attention_below": 1001.0, "unconditional_below": 1001.0},
-    "diffusers-taylorseer": {"interval": 3, "warmup": 1},
-    "cache-dit": {"front": 1, "threshold": 100.0, "warmup": 1},
-    "first-block": {"threshold": 5.0},
-    "feature-inheritance": {"interval": 3, "last": False},
     "faster-diffusion": {"keys": 2},
-    "taylorseer": {"interval": 2},
-    "fora": {"interval": 4},
     "magcache": {"ratios": [1.0, 1.02, 0.97, 1.01, 0.95], "threshold": 0.5, "retention": 0.0},
     "teacache": {"threshold": 0.5, "coefficients": [0.8, 0.01]},
-    "sada": {"acc_range": [0.0, 1.0], "tail": 0, "lagrange_step": 0.25, "lagrange_int": 3},
 }
 OPTIONAL = {"cache-dit": "cache_dit"}  # methods that need a package which may be missing
 TINY_STEPS = 5
@@ -394,7 +382,7 @@ FEWER = {  # kinds that are like another, with what may treat them differently
 
 def with_method(name: str, family: str) -> dict[str, Any]:
     """The recipe field of one acceleration."""
-    method = {"name": name} | WORKING.get(name, {})
+    method = {"name": name} | SETTINGS.get(name, {})
     return {family: [method] if family == "caches" else method}
 
 
@@ -436,7 +424,7 @@ TINY: dict[str, tuple[str, dict[str, Any]]] = {
         "sd",
         {"guidance": {"name": "interval", "high": 5.0}, "caches": ["deepcache", "tome"], "solver": "dpm++"},
     ),
-    "pab-deepcache": ("sd", {"caches": [{"name": "diffusers-pab"} | WORKING["diffusers-pab"], "deepcache"]}),
+    "pab-deepcache": ("sd", {"caches": [{"name": "diffusers-pab"} | SETTINGS["diffusers-pab"], "deepcache"]}),
     "bfloat16": ("sd", {"quantize": "bfloat16"}),
     "blocks-moved": ("flux", {"caches": [cache({"name": "blocks", "first": 1}, {"name": "moved", "threshold": 9.0})]}),
     "units-countdown": ("flux", {"caches": [cache({"name": "units", "kind": "mlp"}, "countdown", "taylor")]}),
@@ -498,16 +486,16 @@ ZOO: dict[str, dict[str, dict[str, Any]]] = {
         "explicit": {"solver": "euler", "grid": [1000.0, 800.0, 400.0, 60.0, 0.0]},
         "deepcache": {"steps": 5, "caches": [{"name": "deepcache", "interval": 2, "branch": 1}]},
         "faster-diffusion": {"steps": 5, "caches": [{"name": "faster-diffusion", "keys": 2}]},
-        "sada": {"solver": "dpm++", "steps": 6, "caches": [{"name": "sada"} | WORKING["sada"]]},
+        "sada": {"solver": "dpm++", "steps": 6, "caches": [{"name": "sada"} | SETTINGS["sada"]]},
         "tome": {"solver": "ddim", "steps": 4, "caches": [{"name": "tome", "downsample": 2}]},
         "feature-inheritance": {"solver": "ddim", "grid": "trailing", "caches": ["feature-inheritance"]},
         "taylorseer": {"solver": "ddim", "grid": "trailing", "caches": [{"name": "taylorseer", "interval": 2}]},
         "cache": {"solver": "ddim", "steps": 5, "caches": [cache("unet-encoder", "every", "taylor")]},
-        "pab": {"solver": "ddim", "caches": [{"name": "diffusers-pab"} | WORKING["diffusers-pab"]]},
+        "pab": {"solver": "ddim", "caches": [{"name": "diffusers-pab"} | SETTINGS["diffusers-pab"]]},
         "interval": {"solver": "dpm++", "grid": "karras", "guidance": {"scale": 5.0, "name": "interval", "high": 6.0}},
         "reuse": {"solver": "ddim", "guidance": {"scale": 3.0, "name": "reuse"}},
         "reuse-frequencies": {
-            "solver": "ddim", "guidance": {"name": "reuse-frequencies"} | WORKING["reuse-frequencies"],
+            "solver": "ddim", "guidance": {"name": "reuse-frequencies"} | SETTINGS["reuse-frequencies"],
         },
         "scale-schedule": {"solver": "ddim", "guidance": {"name": "scale-schedule", "shape": "cosine"}},
         "bfloat16": {
@@ -521,7 +509,7 @@ ZOO: dict[str, dict[str, dict[str, Any]]] = {
         "unipc": {"solver": "unipc", "grid": "logsnr"},
         "heun": {"solver": "heun", "steps": 4, "grid": {"name": "flow-shifted", "shift": 2.0}},
         "ipndm": {"solver": "ipndm", "grid": "trailing"},
-        "sada": {"solver": "dpm++", "grid": "trailing", "caches": [{"name": "sada"} | WORKING["sada"]]},
+        "sada": {"solver": "dpm++", "grid": "trailing", "caches": [{"name": "sada"} | SETTINGS["sada"]]},
         "first-block": {"caches": [{"name": "first-block", "threshold": 0.5}], "steps": 6},
         "teacache": {"caches": [{"name": "teacache", "coefficients": [1.0, 0.0], "threshold": 0.3}], "steps": 6},
         "magcache": {"caches": [{"name": "magcache", "ratios": FLUX_RATIOS, "threshold": 0.5}], "steps": 5},

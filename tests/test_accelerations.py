@@ -14,6 +14,7 @@ import pytest
 import torch
 from pipelines import KINDS, arguments, call, make
 from tiny import fingerprint, part
+from working import WORKING
 
 import hasten
 from hasten.bridge import SolverScheduler
@@ -23,28 +24,12 @@ from hasten.runtime.acceleration import Acceleration, Phase, ordered
 from hasten.runtime.anatomy import network_name, network_of
 from hasten.solvers import all as all_solvers
 
-EXAMPLES = {  # where an acceleration made without arguments does nothing, or not yet in the few steps here
-    "interval": {"low": 0.4, "high": 6.0},
-    "reuse": {"interval": 3},
-    "reuse-frequencies": {"below": None},
-    "diffusers-first-block": {"threshold": 100.0},
-    "diffusers-magcache": {"ratios": [1.0, 1.1, 0.9], "threshold": 1.0, "retain": 0.0},
-    "diffusers-pab": {"low": -1.0, "high": 1001.0},
-    "diffusers-fastercache": {"attention_below": 1001.0, "unconditional_below": 1001.0},
-    "diffusers-taylorseer": {"interval": 3, "warmup": 1},
-    "cache-dit": {"front": 1, "threshold": 100.0, "warmup": 1},
-    "first-block": {"threshold": 5.0},  # random networks change a lot in four steps
-    "feature-inheritance": {"interval": 3, "last": False},  # these two would skip where others skip more
-    "taylorseer": {"interval": 2},
-    "fora": {"interval": 4},
-    "sada": {"acc_range": (0.0, 1.0), "tail": 0, "lagrange_step": 0.25, "lagrange_int": 3},
-}
 MISSING = {"cache-dit"} if find_spec("cache_dit") is None else set()  # an optional extra
 MISSING |= {"torch-compile"}  # tracing every network of every test takes hours: tests/test_execution.py has its own
 FIELDS = {cls: field for field, registry in FAMILIES.items() for cls in registry}  # of a recipe
 METHODS = [
     pytest.param(
-        FAMILIES[field].build({"name": cls.name} | EXAMPLES.get(cls.name, {})),
+        FAMILIES[field].build({"name": cls.name} | WORKING.get(cls.name, {})),
         id=cls.name,
     )
     for cls, field in FIELDS.items()

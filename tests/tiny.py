@@ -1,9 +1,13 @@
 """A U-Net with more units than the pipelines of `pipelines.py` have, and the fingerprint of a pipeline."""
 
+from collections.abc import Callable
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor, nn
+
+from hasten.core.errors import HastenError
 
 torch.set_num_threads(1)  # more only get in one another's way on tensors this small
 
@@ -59,3 +63,10 @@ def _frozen(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return id(value), [_frozen(inside) for inside in value]
     return value if isinstance(value, int | float | str) else id(value)
+
+
+def is_refused(attempt: Callable[[], Any], match: str) -> None:
+    """Check that an attempt is refused by a HastenError of one line that matches."""
+    with pytest.raises(HastenError, match=match) as caught:
+        attempt()
+    assert "\n" not in str(caught.value)

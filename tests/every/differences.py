@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from working import WORKING
+
 
 def _dpm(config: Any) -> dict[str, Any]:
     return {
@@ -43,20 +45,7 @@ SCHEDULERS: dict[str, dict[str, Any]] = {  # tried in place of the schedulers th
     "UniPCMultistepScheduler": {"instead_of": _TABLES, "config": {"final_sigmas_type": "zero"}},
     "FlowMatchHeunDiscreteScheduler": {"instead_of": _FLOWS},
 }
-EXAMPLES: dict[str, dict[str, Any]] = {  # where a method made without arguments does nothing in few steps
-    "interval": {"low": 0.4, "high": 6.0},
-    "reuse": {"interval": 3},
-    "reuse-frequencies": {"below": None},
-    "diffusers-first-block": {"threshold": 100.0},
-    "diffusers-magcache": {"ratios": [1.0, 1.1, 0.9, 1.0], "threshold": 1.0, "retain": 0.0},
-    "diffusers-pab": {"low": -1.0, "high": 1001.0},
-    "diffusers-fastercache": {"attention_below": 1001.0, "unconditional_below": 1001.0},
-    "diffusers-taylorseer": {"interval": 3, "warmup": 1},
-    "cache-dit": {"front": 1, "threshold": 100.0, "warmup": 1},
-    "first-block": {"threshold": 5.0},
-    "feature-inheritance": {"interval": 3, "last": False},
-    "taylorseer": {"interval": 2},
-    "fora": {"interval": 4},
-    "sada": {"acc_range": (0.0, 1.0), "tail": 0, "lagrange_step": 0.25, "lagrange_int": 3},
+EXAMPLES: dict[str, dict[str, Any]] = WORKING | {
+    "diffusers-magcache": WORKING["diffusers-magcache"] | {"ratios": [1.0, 1.1, 0.9, 1.0]},  # one a step
 }
 DIFFERENT: dict[tuple[str, str], str] = {}  # (pipelines, checks) -> why they differ from the plain pipeline
