@@ -18,7 +18,7 @@ from hasten.caching.memory import Memory
 from hasten.core.errors import HastenError, UnsupportedModel
 from hasten.runtime.acceleration import Acceleration, Phase
 from hasten.runtime.anatomy import network_of
-from hasten.runtime.tracking import tracked
+from hasten.runtime.host import hosted
 from hasten.runtime.view import view, wrap
 
 
@@ -111,8 +111,8 @@ def test_a_clock_answers_as_the_scheduler_it_copies_and_leaves_it_alone():
     pipe = make("img2img")
     plain = call(pipe)
     before = fingerprint(pipe)
-    with tracked(pipe) as run:
-        assert pipe.scheduler.run is run
+    with hosted(pipe) as host:
+        assert [pipe.scheduler.run] == host.runs
         assert inspect.signature(pipe.scheduler.step).parameters.keys() >= {"model_output", "timestep", "sample"}
         assert torch.equal(call(pipe), plain)
     assert fingerprint(pipe) == before
@@ -121,8 +121,8 @@ def test_a_clock_answers_as_the_scheduler_it_copies_and_leaves_it_alone():
 def test_a_scheduler_that_keeps_a_run_is_not_replaced():
     pipe = make("sd")
     own = pipe.scheduler = SolverScheduler.from_config(SD15_SCHEDULER | {"_class_name": "PNDMScheduler"})
-    with tracked(pipe) as run:
-        assert pipe.scheduler is own and run is own.run
+    with hosted(pipe) as host:
+        assert pipe.scheduler is own and host.runs == [own.run]
 
 
 @pytest.mark.parametrize("kind", KINDS)

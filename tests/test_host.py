@@ -1,11 +1,13 @@
 """Pipelines that are more than one network called once a step: two networks, pipelines inside, a call a branch."""
 
+import diffusers
 import every
 import pytest
 import torch
 from tiny import randn
 
 import hasten
+from hasten.bridge import SolverScheduler
 from hasten.core.errors import HastenError, NothingChanged, UnsupportedModel
 from hasten.guidance import GuidanceInterval
 from hasten.runtime.host import host_of
@@ -205,3 +207,86 @@ def test_rows_that_lie_deeper_are_not_picked():
     pipe, _ = every.build("HiDreamImagePipeline")
     with pytest.raises(HastenError, match="needs every branch"):
         hasten.accelerate(pipe, NEVER)
+
+
+@pytest.mark.parametrize("scale", [0.3, 0.5, 3.0])
+def test_an_order_that_cannot_be_told_from_a_scale_below_1_is_not_guessed(scale):
+    pipe, _ = every.build("StableDiffusionPipeline")
+    loop = Loop(pipe.unet, pipe.scheduler, conditional_first=False)
+    with torch.no_grad():
+        plain = loop(scale=scale)
+        with hasten.accelerate(loop, {"guidance": {"name": "interval", "low": 1.0}}) as fast:
+            made, known = fast(scale=scale), host_of(loop).runs[0].conditional_last
+    assert known is (None if scale < 1 else True)
+    assert torch.equal(made, plain) is (scale < 1)
+
+
+def test_nothing_told_to_a_scheduler_of_the_pipelines_own_outlives_the_call():
+    pipe, arguments = every.build("StableDiffusionPipeline")
+    own = pipe.scheduler = SolverScheduler.of(pipe.scheduler, solver="dpm++")
+    two = {key: x.repeat(2, 1, 1) if isinstance(x, torch.Tensor) else x for key, x in arguments.items()}
+    with hasten.accelerate(pipe, {"caches": [{"name": "faster-diffusion", "keys": 2, "injection": 0.1}]}) as fast:
+        fast(**two, num_inference_steps=3, seed=[1, 2])
+        assert (own.run.seeds, own.generator, own.given) == (None, None, None)
+        assert len(own.run.edits) == 1
+        pipe.unet.requires_grad_(False)  # the views are made anew, on the same run
+        assert len(own.run.edits) == 1
+    assert not own.run.edits and own.run.conditional_last is True
+    three = {key: x.repeat(3, 1, 1) if isinstance(x, torch.Tensor) else x for key, x in arguments.items()}
+    assert len(every.call(pipe, three, steps=2)) == 3
+
+
+def test_a_pipeline_inside_that_is_accelerated_already_is_refused():
+    pipe, arguments = every.build("KandinskyV22CombinedPipeline")
+    plain = every.call(pipe, arguments)
+    refused = pytest.raises(HastenError, match="or one inside of it, is accelerated already")
+    with hasten.accelerate(pipe.decoder_pipe, {"quantize": "bfloat16"}), refused:
+        hasten.accelerate(pipe, {"quantize": "bfloat16"})
+    assert torch.equal(every.call(pipe, arguments), plain)
+
+
+@pytest.mark.parametrize("change", ["cache of diffusers", "no network"])
+def test_a_change_that_no_recipe_can_follow_ends_it_and_says_so(change):
+    pipe, arguments = every.build("FluxPipeline")
+    with hasten.accelerate(pipe, {"caches": ["fora"]}) as fast:
+        with pytest.raises(HastenError, match="model: the recipe is no longer applied, since the pipeline was changed"):
+            if change == "no network":
+                pipe.transformer = None
+            else:
+                pipe.transformer.enable_cache(diffusers.FirstBlockCacheConfig(0.05))
+        if change != "no network":
+            assert every.call(fast, arguments).isfinite().all()
+        with pytest.raises(HastenError, match="no longer applied; restore it first"):
+            hasten.accelerate(pipe, {"caches": ["fora"]})
+    assert type(pipe) is diffusers.FluxPipeline and (pipe.transformer is None) is (change == "no network")
+
+
+def test_arguments_by_position_win_over_the_recipe_as_those_by_name_do():
+    pipe, arguments = every.build("StableDiffusionPipeline")
+    with hasten.accelerate(pipe, {"steps": 5, "guidance": 2.0}) as fast:
+        by_name = every.call(fast, arguments | {"height": 16, "width": 16, "guidance_scale": 5.0}, steps=3)
+        generator = torch.Generator().manual_seed(0)
+        arguments = {key: arguments[key] for key in arguments if key not in ("prompt", "height", "width")}
+        made = fast(None, 16, 16, 3, None, None, 5.0, **arguments, generator=generator)
+        assert torch.equal(every.tensor(made), by_name)
+        with pytest.raises(HastenError, match="height: was given twice"):
+            fast(None, 16, height=16)
+
+
+def test_equal_timesteps_an_image_are_one_and_others_are_refused():
+    pipe, arguments = every.build("StableCascadeDecoderPipeline")
+    two = {key: x.repeat(2, *[1] * (x.ndim - 1)) if isinstance(x, torch.Tensor) else x for key, x in arguments.items()}
+    with hasten.accelerate(pipe, {"caches": [{"name": "cache", "site": "whole"}]}) as fast:
+        both = every.tensor(fast(**two, num_inference_steps=4, seed=[3, 4]))
+        assert torch.allclose(both[1:], every.tensor(fast(**arguments, num_inference_steps=4, seed=4)), atol=1e-3)
+        scheduler, x = fast.scheduler, randn(2, 4, 8, 8)
+        scheduler.set_timesteps(4)
+        with pytest.raises(HastenError, match="timestep: 2 different ones at once"):
+            scheduler.step(x, scheduler.timesteps[:2], x)
+
+
+def test_compilation_asks_nothing_of_rows():
+    pipe, arguments = every.build("ZImagePipeline")
+    plain = every.call(pipe, arguments)
+    with hasten.accelerate(pipe, {"compile": {"name": "torch-compile", "backend": "eager"}}) as fast:
+        assert torch.allclose(every.call(fast, arguments), plain, atol=1e-4)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from hasten.core.errors import HastenError, positive_int
+from hasten.core.errors import HastenError, positive_int, whole
 
 
 def generators(seed: int | list[int], prompts: int = 1, images_per_prompt: int = 1) -> list[torch.Generator]:
@@ -34,7 +34,7 @@ def generators(seed: int | list[int], prompts: int = 1, images_per_prompt: int =
             )
     else:
         seeds = [_checked(seed) + j for _ in range(prompts) for j in range(images_per_prompt)]
-    return [torch.Generator("cpu").manual_seed(int(_checked(s))) for s in seeds]
+    return [torch.Generator("cpu").manual_seed(_checked(s)) for s in seeds]
 
 
 PER_PROMPT = ("num_images_per_prompt", "num_videos_per_prompt", "num_waveforms_per_prompt", "batch_size")
@@ -44,7 +44,7 @@ BATCHED = ("prompt", "prompt_embeds", "class_labels", "image", "image_embeds", "
 """Arguments of pipelines that say how many prompts there are, the first that is given deciding."""
 
 
-def seeded(pipe: Any, seed: int | list[int], args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+def seeded(pipe: Any, seed: int | list[int], given: Mapping[str, Any]) -> dict[str, Any]:
     """The arguments of a pipeline call that give every image a generator of its own.
 
     Pipelines that begin with a picture draw noise for it, too: a single one is repeated, so that each image has its
@@ -52,21 +52,19 @@ def seeded(pipe: Any, seed: int | list[int], args: Sequence[Any], kwargs: Mappin
 
     pipe: a diffusers pipeline.
     seed: as in `generators`.
-    args, kwargs: what else it is called with.
+    given: what else it is called with, by name.
     Raises HastenError for pipelines that take no generator, and for impossible seeds.
     """
-    takes = list(inspect.signature(type(pipe).__call__).parameters)
+    takes = inspect.signature(type(pipe).__call__).parameters
     if "generator" not in takes:
         raise HastenError(f"seed: {type(pipe).__name__} takes no generator; leave it out")
-    given = {**dict(zip(takes[1:], args)), **kwargs}
     prompts = _prompts(given)
-    each = next((given[name] for name in PER_PROMPT if given.get(name)), 1)
+    each = math.prod(int(given[name]) for name in PER_PROMPT if given.get(name))
     changed: dict[str, Any] = {"generator": generators(seed, prompts, each)}
     pictures = {name: given[name] for name in ("image", "mask_image") if isinstance(given.get(name), Tensor)}
     if "strength" in takes and prompts > 1:
-        changed |= {
-            k: x.repeat(prompts, *[1] * (x.ndim - 1)) for k, x in pictures.items() if x.ndim > 3 and len(x) == 1
-        }
+        single = {name: x for name, x in pictures.items() if x.ndim > 3 and len(x) == 1}
+        changed |= {name: x.repeat(prompts, *[1] * (x.ndim - 1)) for name, x in single.items()}
     return changed
 
 
@@ -83,6 +81,7 @@ def _prompts(given: Mapping[str, Any]) -> int:
 
 
 def _checked(seed: object) -> int:
-    if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or not 0 <= seed < 2**63:
+    number = whole(seed)
+    if number is None or not 0 <= number < 2**63:
         raise HastenError(f"seed: {seed!r} is not possible; give a whole number from 0 to 2^63 - 1")
-    return int(seed)
+    return number

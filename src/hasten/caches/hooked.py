@@ -5,16 +5,17 @@ from __future__ import annotations
 import dataclasses
 import functools
 import inspect
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
 from typing import Any, Protocol
 from weakref import WeakKeyDictionary
 
 from torch import Tensor, nn
 
-from hasten.core.errors import HastenError, UnsupportedModel
+from hasten.core.errors import HastenError, UnsupportedModel, raised_in
 from hasten.guidance.branches import batched, replaced
 from hasten.runtime.anatomy import batch_of
 from hasten.runtime.rows import picked
@@ -90,11 +91,8 @@ class _Hooked:
 
 def _is_theirs(error: BaseException) -> bool:
     """Whether an error came out of the code of another library's cache, not of the network."""
-    last = error.__traceback__
-    while last is not None and last.tb_next is not None:
-        last = last.tb_next
-    file = "" if last is None else last.tb_frame.f_code.co_filename
-    return f"{os.sep}cache_dit{os.sep}" in file or f"diffusers{os.sep}hooks{os.sep}" in file
+    parts = Path(raised_in(error)[0]).parts
+    return "cache_dit" in parts or ("diffusers", "hooks") in pairwise(parts)
 
 
 @dataclass(frozen=True)

@@ -51,7 +51,7 @@ def positive_int(field: str, value: object) -> int:
     value: to be looked at.
     Raises HastenError for anything else.
     """
-    number = _whole(value)
+    number = whole(value)
     if number is None or number < 1:
         raise HastenError(f"{field}: {value!r} is not possible; give a whole number of at least 1")
     return number
@@ -64,7 +64,7 @@ def natural(field: str, value: object) -> int:
     value: to be looked at.
     Raises HastenError for anything else.
     """
-    number = _whole(value)
+    number = whole(value)
     if number is None or number < 0:
         raise HastenError(f"{field}: {value!r} is not possible; give a whole number of at least 0")
     return number
@@ -105,9 +105,23 @@ def positive_share(field: str, value: float) -> None:
         raise HastenError(f"{field}: {value} is not possible; give a number above 0 up to 1")
 
 
-def _whole(value: object) -> int | None:
-    """A whole number of Python, numpy or torch as an int; None for anything else."""
+def whole(value: object) -> int | None:
+    """A whole number of Python, numpy or torch as an int; None for anything else.
+
+    value: to be looked at.
+    """
     try:
         return None if isinstance(value, bool) else operator.index(value)  # type: ignore[arg-type]
     except (TypeError, ValueError, RuntimeError):
         return None
+
+
+def raised_in(error: BaseException) -> tuple[str, str]:
+    """The file and the function whose code raised an error; both empty if it was not raised yet.
+
+    error: that was caught.
+    """
+    last = error.__traceback__
+    while last is not None and last.tb_next is not None:
+        last = last.tb_next
+    return ("", "") if last is None else (last.tb_frame.f_code.co_filename, last.tb_frame.f_code.co_name)

@@ -13,12 +13,12 @@ import torch
 
 from hasten.bridge import SolverScheduler
 from hasten.bridge.seeds import seeded
-from hasten.core.errors import HastenError, positive_int
+from hasten.core.errors import HastenError, positive_int, raised_in
 from hasten.grids import Explicit
 from hasten.recipe.recipe import Recipe
 from hasten.runtime.acceleration import ordered
 from hasten.runtime.host import host_of, hosted
-from hasten.runtime.inside import plain
+from hasten.runtime.inside import named, plain
 
 
 class Accelerated:
@@ -58,6 +58,7 @@ class Accelerated:
         Raises HastenError for non-finite latents and clashing seeds.
         """
         recipe = self.recipe
+        args, kwargs = named(type(self.pipe), args, kwargs)
         if isinstance(recipe.grid, Explicit) and kwargs.get("num_inference_steps", recipe.steps) != recipe.steps:
             raise HastenError(
                 f"num_inference_steps: the recipe's grid lists the times of its {recipe.steps} steps; leave it out"
@@ -73,7 +74,7 @@ class Accelerated:
         if seed is not None:
             if kwargs.get("generator") is not None:
                 raise HastenError("seed: a generator was given as well; give one of the two")
-            kwargs |= seeded(self.pipe, seed, args, kwargs)
+            kwargs |= seeded(self.pipe, seed, kwargs)
         try:
             return self.pipe(*args, **kwargs)
         except (ValueError, IndexError) as error:
@@ -103,12 +104,9 @@ class Accelerated:
         setattr(self.pipe, name, value)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Accelerated:
-        host = host_of(self.pipe)
-        if host is None:
+        if host_of(self.pipe) is None:
             raise HastenError("copy: this pipeline was restored; copy the pipeline itself and accelerate it")
-        with host.own_parts():
-            twin = copy.deepcopy(plain(self.pipe), memo)
-        return Accelerated(twin, self.recipe)
+        return Accelerated(copy.deepcopy(plain(self.pipe), memo), self.recipe)
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         raise HastenError("pickle: an accelerated pipeline is not pickled; save the pipeline and its recipe (save)")
@@ -132,8 +130,4 @@ def _needs(part: str, argument: str, takes: Mapping[str, Any], pipe: Any) -> Non
 
 def _counts_generators(error: Exception) -> bool:
     """Whether a pipeline, or what draws noise for it, complains of the number of generators."""
-    last = error.__traceback__
-    while last is not None and last.tb_next is not None:
-        last = last.tb_next
-    draws = last is not None and last.tb_frame.f_code.co_name == "randn_tensor"
-    return draws or "generators" in str(error)
+    return raised_in(error)[1] == "randn_tensor" or "generators" in str(error)

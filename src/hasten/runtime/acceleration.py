@@ -122,7 +122,8 @@ class Acceleration(ABC):
                 raise HastenError(f"{self.name}: must be applied before {other.name!r}; swap the two")
         if stage is not None:
             stage.check(self.phase.name.lower())
-        needs_batch(network)
+        if self.phase < Phase.COMPILE:  # compilation asks nothing of rows
+            needs_batch(network)
         if self.narrows and stage is not None and stage.needs_all_rows:
             raise UnsupportedModel(
                 f"{self.name}: {type(stage.pipe).__name__} needs every branch of guidance in each call of its network, "

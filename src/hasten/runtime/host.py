@@ -15,13 +15,13 @@ from typing import Any
 from torch import Tensor, nn
 
 from hasten.core.errors import HastenError, NothingChanged
-from hasten.runtime.inside import standing
+from hasten.runtime.anatomy import networks_of
+from hasten.runtime.inside import HOST, standing
 from hasten.runtime.run import Run
 from hasten.runtime.stages import LATENTS, Stage, stages_of
 from hasten.runtime.standin import Standin
-from hasten.runtime.view import APPLIED, forget, keep_compiled, unchanged
+from hasten.runtime.view import APPLIED
 
-HOST = "_hasten_host"  # on a pipeline, while something is applied to it
 Schedule = Callable[[Any], Any]  # from a stage's own scheduler to the one that stands in for it
 
 
@@ -54,6 +54,10 @@ class Host:
         """The runs of all stages."""
         return [standin.run for standin in self._standins]
 
+    def _standing(self) -> Iterator[tuple[Stage, Standin]]:
+        """The stages and what stands in for each; none where the recipe is no longer applied."""
+        return zip(self.stages, self._standins)
+
     # what is applied
 
     @contextmanager
@@ -62,9 +66,7 @@ class Host:
         admitted = self._admitted(part)
         with ExitStack() as stack:
             for standin in self._standins:
-                stack.enter_context(_edits_kept(standin.run))
-                for network in standin.views.values():
-                    stack.enter_context(unchanged(network))
+                stack.enter_context(standin.unchanged())
             self._attach(part, admitted)
             self.parts.append(part)
             made, undo = self.made, stack.pop_all()
@@ -81,13 +83,15 @@ class Host:
     def _admitted(self, part: Any) -> list[bool]:
         """For each stage, whether the part can be applied to it. Raises what the first says if none can."""
         refusals: list[HastenError | None] = []
-        for stage, standin in zip(self.stages, self._standins, strict=True):
+        for stage, standin in self._standing():
             try:
                 for network in standin.views.values():
                     part.admit(network, stage)
                 refusals.append(None)
             except HastenError as error:
                 refusals.append(error)
+        if not refusals:
+            raise HastenError(f"{part.name}: the recipe of this pipeline is no longer applied; restore it first")
         if all(refusals):
             raise next(error for error in refusals if error)
         for stage, error in zip(self.stages, refusals, strict=True):
@@ -104,22 +108,28 @@ class Host:
     # standing in
 
     def enter(self) -> None:
-        """Let the stand-ins take the places of the pipeline's own parts."""
-        if HOST in vars(self.pipe):
-            raise HastenError("model: this pipeline is accelerated already; restore it first")
-        if self.schedule:
-            [stage.check("solver") for stage in self.stages]
+        """Let the stand-ins take the places of the pipeline's own parts.
+
+        Raises HastenError, before anything is changed, if it is accelerated already, or one inside of it.
+        """
+        if any(HOST in vars(pipe) for pipe in self._pipes):
+            raise HastenError("model: this pipeline, or one inside of it, is accelerated already; restore that first")
+        for stage in self.stages if self.schedule else ():
+            stage.check("solver")
         self._make()
-        for stage in {id(s.pipe): s for s in self.stages}.values():
-            standing(stage.pipe, self)
-        standing(self.pipe, self)
+        for pipe in self._pipes:
+            standing(pipe, self)
 
     def leave(self) -> None:
         """Put the pipeline's own parts back in their places."""
-        for pipe in [self.pipe, *(stage.pipe for stage in self.stages)]:
+        for pipe in self._pipes:
             standing(pipe, None)
         self._put_back()
-        self._standins = []
+
+    @property
+    def _pipes(self) -> list[Any]:
+        """The pipeline and those inside of it that run a stage."""
+        return list({id(pipe): pipe for pipe in (self.pipe, *(stage.pipe for stage in self.stages))}.values())
 
     @contextmanager
     def own_parts(self) -> Iterator[None]:
@@ -154,9 +164,13 @@ class Host:
             self._remake()
 
     def _remake(self) -> None:
-        self.stages = [Stage(s.pipe, s.name, {n: getattr(s.pipe, n) for n in s.networks}) for s in self.stages]
-        self._make()
         parts, self.parts = self.parts, []
+        try:
+            self.stages = [Stage(stage.pipe, stage.name, networks_of(stage.pipe)) for stage in self.stages]
+            self._make()
+        except HastenError as error:  # from now on the pipeline is what the user has made of it
+            lost = "the recipe is no longer applied, since the pipeline was changed"
+            raise HastenError(f"model: {lost}: {error}") from error
         for part in parts:
             try:
                 admitted = self._admitted(part)
@@ -170,32 +184,26 @@ class Host:
 
     def settle(self) -> None:
         """Everything has been attached: let views run what the caller has compiled, wherever that is still right."""
-        for stage, standin in zip(self.stages, self._standins, strict=True):
-            for name, network in standin.views.items():
-                lost = keep_compiled(network, stage.networks[name])
-                if lost:
-                    warnings.warn(
-                        f"compile: what you compiled of {name} ({', '.join(lost[:3])}{', …' if lost[3:] else ''}) does "
-                        'not run while its inside is accelerated; let the recipe compile ("compile": "torch-compile")',
-                        stacklevel=4,
-                    )
+        for stage, standin in self._standing():
+            standin.keep_compiled(stage)
 
     def _make(self) -> None:
         self.made += 1
-        self._standins, places = [], []
-        for stage in self.stages:
-            standin = Standin.of(stage, self)
-            self._standins.append(standin)
-            places += [(stage.pipe, "scheduler", standin.scheduler)]
-            places += [(stage.pipe, name, network) for name, network in standin.views.items()]
-        self._own = [(pipe, name, getattr(pipe, name)) for pipe, name, _ in places]
+        standins = [Standin.of(stage, self) for stage in self.stages]
+        places = [
+            (stage.pipe, name, part)
+            for stage, standin in zip(self.stages, standins, strict=True)
+            for name, part in {"scheduler": standin.scheduler, **standin.views}.items()
+        ]
+        self._standins, self._own = standins, [(pipe, name, getattr(pipe, name)) for pipe, name, _ in places]
         self._place(places)
 
     def _put_back(self) -> None:
+        """The pipeline's own parts are in their places, and nothing stands in."""
         self._place(self._own)
         for standin in self._standins:
-            for network in standin.views.values():
-                forget(network)
+            standin.leave()
+        self._standins, self._own = [], []
 
     @staticmethod
     def _place(held: list[tuple[Any, str, Any]]) -> None:
@@ -207,15 +215,16 @@ class Host:
     @contextmanager
     def calling(self, pipe: Any, given: Mapping[str, Any]) -> Iterator[None]:
         """A pipeline is called with these arguments."""
-        for stage, standin in zip(self.stages, self._standins, strict=True):
-            if stage.pipe is pipe or self.calls == 0:
-                standin.tell(given, own_call=stage.pipe is pipe)
-        before = [(run, run.number) for run in self.runs] if not self.calls else []
-        self.calls += 1
-        try:
-            yield
-        finally:
-            self.calls -= 1
+        before = [(run, run.number) for run in self.runs]
+        with ExitStack() as stack:
+            for stage, standin in self._standing():
+                if stage.pipe is pipe or not self.calls:
+                    stack.enter_context(standin.told(given, own_call=stage.pipe is pipe))
+            self.calls += 1
+            try:
+                yield
+            finally:
+                self.calls -= 1
         if not self.calls:
             self._say_what_did_nothing(before)
 
@@ -225,7 +234,7 @@ class Host:
             reports = [run.acted[part.name] for run in ran if part.name in run.acted]
             if reports and not any(reports):
                 warnings.warn(f"{part.name}: changed nothing in this generation", NothingChanged, stacklevel=5)
-        if self.schedule and not ran:
+        if self.schedule and before and not ran:
             nothing = "solver: changed nothing in this generation; the pipeline did not ask its scheduler"
             warnings.warn(nothing, NothingChanged, stacklevel=5)
 
@@ -256,7 +265,7 @@ class Host:
         """A pipeline has prepared these latents, so the number of images is known."""
         kind = next((k.__name__ for k in type(pipe).__mro__ if k.__name__ in LATENTS), None)
         states = latents[LATENTS.get(kind or "", 0)] if isinstance(latents, tuple) else latents
-        for stage, standin in zip(self.stages, self._standins, strict=True):
+        for stage, standin in self._standing():
             if stage.pipe is pipe and isinstance(states, Tensor):
                 standin.run.expect(len(states))
 
@@ -284,12 +293,3 @@ def hosted(pipe: Any, schedule: Schedule | None = None) -> Iterator[Host]:
         yield host
     finally:
         host.leave()
-
-
-@contextmanager
-def _edits_kept(run: Run) -> Iterator[None]:
-    edits = [*run.edits]
-    try:
-        yield
-    finally:
-        run.edits[:] = edits

@@ -19,11 +19,12 @@ import functools
 import inspect
 import re
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from torch import nn
 
+from hasten.core.errors import HastenError
 from hasten.runtime.anatomy import NETWORKS
 from hasten.runtime.view import INSTEAD, SAID
 
@@ -38,19 +39,20 @@ HARMLESS = re.compile(r"\w*(vae|progress_bar|timesteps|_hook|generator|submodule
 
 READERS = re.compile(r"save_\w+|push_to_hub")
 HELD = ("scheduler", *NETWORKS)  # what is put into a pipeline by name, and is replaced by stand-ins
-_HOST = "_hasten_host"
-_PLAIN = "_hasten_plain_class"
+HOST = "_hasten_host"  # on a pipeline, while something is applied to it; on the root of a view, a weak reference
+_PLAIN = "_hasten_plain_class"  # on the class that a pipeline or a view has meanwhile: the class it had
+_OWN = "_hasten_own"  # on the root of a view: what it is a view of
 
 
 def standing(pipe: Any, host: Any) -> None:
     """Give a pipeline the class that it has while a host stands in for its parts; with None its own again."""
     kind = type(pipe)
     if host is None:
-        vars(pipe).pop(_HOST, None)
+        vars(pipe).pop(HOST, None)
         if _PLAIN in vars(kind):
             object.__setattr__(pipe, "__class__", vars(kind)[_PLAIN])
         return
-    vars(pipe)[_HOST] = host
+    vars(pipe)[HOST] = host
     if _PLAIN not in vars(kind):
         with contextlib.suppress(TypeError):  # a class of C code cannot be changed
             object.__setattr__(pipe, "__class__", _pipeline_class(kind))
@@ -59,10 +61,7 @@ def standing(pipe: Any, host: Any) -> None:
 def standing_network(network: nn.Module, original: nn.Module, host: Any) -> None:
     """Give a view the class whose methods go to the original, by way of a host."""
     network.__class__ = _network_class(type(network))
-    network.__dict__[_HOST], network.__dict__[_OWN] = weakref.ref(host), original
-
-
-_OWN = "_hasten_own"  # on the root of a view: a function that gives what it is a view of
+    network.__dict__[HOST], network.__dict__[_OWN] = weakref.ref(host), original
 
 
 @functools.cache
@@ -70,14 +69,14 @@ def _pipeline_class(kind: Any) -> type:
     """A subclass of a pipeline's class that tells the host what is called."""
 
     def __call__(self: Any, *args: Any, **kwargs: Any) -> Any:
-        host = vars(self).get(_HOST)
+        host = vars(self).get(HOST)
         if host is None:
             return kind.__call__(self, *args, **kwargs)
-        with host.calling(self, _given(kind, args, kwargs)):
+        with host.calling(self, named(kind, args, kwargs)[1]):
             return kind.__call__(self, *args, **kwargs)
 
     def __setattr__(self: Any, name: str, value: Any) -> None:
-        host = vars(self).get(_HOST)
+        host = vars(self).get(HOST)
         if host is None or name not in HELD or name not in vars(self):
             kind.__setattr__(self, name, value)
             return
@@ -85,16 +84,16 @@ def _pipeline_class(kind: Any) -> type:
             kind.__setattr__(self, name, value)
 
     def __reduce_ex__(self: Any, protocol: Any) -> Any:  # later protocols insist on the class of what is pickled
-        return _plain_twin(self, kind).__reduce_ex__(1)
+        return plain(self).__reduce_ex__(1)
 
     def __deepcopy__(self: Any, memo: dict[int, Any]) -> Any:
-        host = vars(self).get(_HOST)
-        twin = copy.deepcopy(_plain_twin(self, kind), memo)
+        host = vars(self).get(HOST)
+        twin = copy.deepcopy(plain(self), memo)
         return host.again(twin) if host is not None and host.pipe is self else twin
 
     def prepare_latents(self: Any, *args: Any, **kwargs: Any) -> Any:
         latents = kind.prepare_latents(self, *args, **kwargs)
-        host = vars(self).get(_HOST)
+        host = vars(self).get(HOST)
         if host is not None:
             host.prepared(self, latents)
         return latents
@@ -109,7 +108,7 @@ def _pipeline_class(kind: Any) -> type:
             body[name] = functools.wraps(getattr(kind, name))(method)
     if isinstance(inspect.getattr_static(kind, "components", None), property):
         body["components"] = property(components)
-    return _subclass(kind, body | _sent_on(kind, lambda self: vars(self).get(_HOST), lambda self: self))
+    return _subclass(kind, body | _sent_on(kind, lambda self: vars(self).get(HOST), lambda self: self))
 
 
 @functools.cache
@@ -117,14 +116,14 @@ def _network_class(kind: Any) -> type:
     """A subclass of a network's class whose changes and readers go to what it is a view of."""
 
     def host(self: Any) -> Any:
-        held = vars(self).get(_HOST)
+        held = vars(self).get(HOST)
         return None if held is None else held()
 
     def dtype(self: Any) -> Any:
         return self.__dict__.get(SAID) or kind.dtype.__get__(self)
 
     def __reduce_ex__(self: Any, protocol: Any) -> Any:
-        return (vars(self)[_OWN] if _OWN in vars(self) else super(made, self)).__reduce_ex__(1)
+        return vars(self)[_OWN].__reduce_ex__(1)
 
     def __deepcopy__(self: Any, memo: dict[int, Any]) -> Any:
         return copy.deepcopy(vars(self)[_OWN], memo)
@@ -139,7 +138,10 @@ def _network_class(kind: Any) -> type:
     @contextlib.contextmanager
     def cache_context(self: Any, name: str, **kwargs: Any) -> Any:
         holder = host(self)
-        with kind.cache_context(self, name, **kwargs), holder.context(self, name) if holder else _nothing():
+        with (
+            kind.cache_context(self, name, **kwargs),
+            holder.context(self, name) if holder else contextlib.nullcontext(),
+        ):
             yield
 
     body: dict[str, Any] = {"__call__": __call__, "__reduce_ex__": __reduce_ex__, "__deepcopy__": __deepcopy__}
@@ -147,8 +149,7 @@ def _network_class(kind: Any) -> type:
         body["dtype"] = property(dtype)
     if hasattr(kind, "cache_context"):
         body["cache_context"] = cache_context
-    made = _subclass(kind, body | _sent_on(kind, host, lambda self: vars(self)[_OWN]))
-    return made
+    return _subclass(kind, body | _sent_on(kind, host, lambda self: vars(self)[_OWN]))
 
 
 def _sent_on(kind: Any, host: Callable[[Any], Any], own: Callable[[Any], Any]) -> dict[str, Any]:
@@ -189,27 +190,28 @@ def _subclass(kind: Any, body: dict[str, Any]) -> type:
 
 def plain(pipe: Any) -> Any:
     """The pipeline as it is without what stands in for its parts: another object that holds the same things."""
-    return _plain_twin(pipe, vars(type(pipe)).get(_PLAIN, type(pipe)))
-
-
-def _plain_twin(pipe: Any, kind: Any) -> Any:
-    """The pipeline as it is without what stands in for its parts: another object that holds the same things."""
-    twin = object.__new__(kind)
+    twin = object.__new__(vars(type(pipe)).get(_PLAIN, type(pipe)))
     with _own_parts(pipe):
-        vars(twin).update({key: value for key, value in vars(pipe).items() if key != _HOST})
+        vars(twin).update({key: value for key, value in vars(pipe).items() if key != HOST})
     return twin
 
 
 def _own_parts(pipe: Any) -> Any:
-    host = vars(pipe).get(_HOST)
-    return _nothing() if host is None else host.own_parts()
+    host = vars(pipe).get(HOST)
+    return contextlib.nullcontext() if host is None else host.own_parts()
 
 
-def _nothing() -> contextlib.AbstractContextManager[None]:
-    return contextlib.nullcontext()
+def named(kind: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[Sequence[Any], dict[str, Any]]:
+    """The arguments of a pipeline call, as far as they have names, by name; the others as they are.
 
-
-def _given(kind: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Mapping[str, Any]:
-    """What the caller of a pipeline has passed, by name."""
-    names = list(inspect.signature(kind.__call__).parameters)[1:]
-    return {**dict(zip(names, args)), **kwargs}
+    kind: the class of the pipeline.
+    args: by position.
+    kwargs: by name.
+    Raises HastenError for one that is given twice.
+    """
+    parameters = list(inspect.signature(kind.__call__).parameters.values())[1:]
+    names = [p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD]
+    for name in names[: len(args)]:
+        if name in kwargs:
+            raise HastenError(f"{name}: was given twice, by position and by name; give it once")
+    return args[len(names) :], {**dict(zip(names, args)), **kwargs}

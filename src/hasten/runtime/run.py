@@ -15,6 +15,7 @@ from hasten.processes import Process
 from hasten.runtime.seeds import check_seeds
 from hasten.solvers import Query
 
+SURE = 0.01  # share of the way between two branches within which the pipeline is taken to be at one of them
 PAST = 4  # for how many steps answers are kept
 
 
@@ -136,12 +137,12 @@ class Run:
 
     def expect(self, images: int) -> None:
         """The generation that is about to begin, or has just begun, has this many images."""
-        self.count(images)
-        self.expected = images
+        check_seeds(self.seeds or (), images)
+        self.images = self.expected = images
 
     def count(self, images: int) -> None:
-        """The generation has this many images. Raises HastenError unless each draws from a generator of its own."""
-        check_seeds(self.seeds or (), images)
+        """The scheduler steps this many images. Raises HastenError unless each draws from a generator of its own."""
+        check_seeds(self.seeds or (), images, doubled=True)
         self.images = images
 
     def ask(self, step: int, time: float, stage: int = 0) -> None:
@@ -250,8 +251,9 @@ class Run:
         (first, last), self._branches = self._branches or (output, output), None
         if first.shape == output.shape:
             apart = (last - first).double()
-            along = ((output - first).double() * apart).sum() / apart.square().sum().clamp(min=1e-30)
-            self.conditional_last = float(along) > 0.5  # it is 1 where the last branch is taken as it is
+            along = float(((output - first).double() * apart).sum() / apart.square().sum().clamp(min=1e-30))
+            if not SURE < along < 1 - SURE:  # in between, either may be the one that a scale below 1 moves towards
+                self.conditional_last = along > 0.5
 
     def act(self, name: str, changed: bool = True) -> None:
         """The acceleration of this name has changed something, or might have and did not."""

@@ -9,14 +9,16 @@ from torch import Generator
 from hasten.core.errors import HastenError
 
 
-def check_seeds(generators: Sequence[Generator], images: int) -> None:
+def check_seeds(generators: Sequence[Generator], images: int, doubled: bool = False) -> None:
     """Raise HastenError unless every image would be the same in any other batch.
 
     generators: those that a pipeline was given, one an image; none if it was given no list.
-    images: how many it turns out to draw; some pipelines step both branches of guidance.
+    images: how many it turns out to draw.
+    doubled: whether these may be twice as many: some pipelines step both branches of guidance.
     """
-    if generators and images % len(generators):
-        raise HastenError(f"seed: {len(generators)} seeds for {images} images is not possible; give one an image")
+    count = len(generators)
+    if count and images != count and not (doubled and images == 2 * count):
+        raise HastenError(f"seed: {count} seeds for {images} images is not possible; give one an image")
     if len({drawn(one) for one in generators}) > 1:
         raise HastenError(
             "seed: this pipeline draws something for the first image only, so images would depend on their batch; "

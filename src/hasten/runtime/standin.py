@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +15,7 @@ from hasten.runtime.inside import standing_network
 from hasten.runtime.run import Run
 from hasten.runtime.stages import Stage
 from hasten.runtime.tracking import tracked_copy
-from hasten.runtime.view import view
+from hasten.runtime.view import forget, keep_compiled, unchanged, view
 
 SAID = ("timesteps", "sigmas", "eta")  # arguments of pipelines that win over a recipe where the caller passes them
 
@@ -25,11 +27,13 @@ class Standin:
     scheduler: keeps a run.
     run: that of the scheduler.
     views: of the networks, by the attribute that holds each.
+    before: what is changed of the run, as it was.
     """
 
     scheduler: Any
     run: Run
     views: dict[str, nn.Module]
+    before: dict[str, Any]
 
     @classmethod
     def of(cls, stage: Stage, host: Any) -> Standin:
@@ -43,22 +47,66 @@ class Standin:
         if not isinstance(getattr(scheduler, "run", None), Run):
             scheduler = tracked_copy(scheduler)
         run: Run = scheduler.run
+        views = {name: _view(network, run, host) for name, network in stage.networks.items()}
+        before = {
+            "edits": [*run.edits],
+            **{name: getattr(run, name) for name in ("conditional_last", "needs_all_rows")},
+        }
         run.conditional_last, run.needs_all_rows = stage.conditional_last, stage.needs_all_rows
-        return cls(scheduler, run, {name: _view(network, run, host) for name, network in stage.networks.items()})
+        return cls(scheduler, run, views, before)
 
-    def tell(self, given: Mapping[str, Any], own_call: bool) -> None:
-        """Tell the scheduler what the caller of the pipeline has passed, where it wants to know.
+    @contextmanager
+    def told(self, given: Mapping[str, Any], own_call: bool) -> Iterator[None]:
+        """Meanwhile, the scheduler knows what the caller of the pipeline has passed, where it wants to.
 
         given: by name.
         own_call: whether it is the stage's own pipeline that is called, not one that holds it.
+        Raises HastenError for what a solver cannot honour.
         """
-        if hasattr(self.scheduler, "given"):
-            self.scheduler.check_call(given)
-            self.scheduler.given = frozenset(n for n in SAID if given.get(n) is not None)
-        if hasattr(self.scheduler, "generator"):  # flow pipelines do not hand theirs on to the scheduler
-            self.scheduler.generator = given.get("generator")
-        seeds = given.get("generator")
-        self.run.seeds = seeds if isinstance(seeds, list) and own_call else None
+        scheduler, generators = self.scheduler, given.get("generator")
+        if hasattr(scheduler, "check_call"):
+            scheduler.check_call(given)
+        told = {
+            "given": frozenset(name for name in SAID if given.get(name) is not None),
+            "generator": generators,  # flow pipelines do not hand theirs on to the scheduler
+        }
+        before = {name: getattr(scheduler, name) for name in told if hasattr(scheduler, name)}
+        for name in before:
+            setattr(scheduler, name, told[name])
+        self.run.seeds = generators if isinstance(generators, list) and own_call else None
+        try:
+            yield
+        finally:
+            self.run.seeds = None
+            for name, value in before.items():
+                setattr(scheduler, name, value)
+
+    @contextmanager
+    def unchanged(self) -> Iterator[None]:
+        """On exit, the views and the edits of the run are as before."""
+        with ExitStack() as stack:
+            stack.callback(setattr, self.run, "edits", [*self.run.edits])
+            for network in self.views.values():
+                stack.enter_context(unchanged(network))
+            yield
+
+    def keep_compiled(self, stage: Stage) -> None:
+        """Let the views run what the caller has compiled of the networks; a warning names what they cannot use."""
+        for name, network in self.views.items():
+            lost = keep_compiled(network, stage.networks[name])
+            if lost:
+                warnings.warn(
+                    f"compile: what you compiled of {name} ({', '.join(lost[:3])}{', …' if lost[3:] else ''}) does "
+                    'not run while its inside is accelerated; let the recipe compile ("compile": "torch-compile")',
+                    stacklevel=5,
+                )
+
+    def leave(self) -> None:
+        """What stood in is needed no more; a scheduler of the pipeline's own that keeps a run is as it was."""
+        for name, value in self.before.items():
+            setattr(self.run, name, value)
+        for network in self.views.values():
+            forget(network)
 
 
 def _view(network: nn.Module, run: Run, host: Any) -> nn.Module:

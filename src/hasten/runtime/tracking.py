@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import copy
 import functools
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -16,30 +14,6 @@ from hasten.core.errors import HastenError
 from hasten.predictions import reading_of
 from hasten.processes import described, from_config
 from hasten.runtime.run import Run
-
-
-@contextmanager
-def tracked(pipe: Any) -> Iterator[Run]:
-    """The Run of the pipeline's scheduler; one that keeps none is replaced for the time by a copy that does."""
-    own = pipe.scheduler
-    with scheduled(pipe, own if isinstance(getattr(own, "run", None), Run) else tracked_copy(own)):
-        run = pipe.scheduler.run
-        edits = [*run.edits]
-        try:
-            yield run
-        finally:
-            run.edits[:] = edits
-
-
-@contextmanager
-def scheduled(pipe: Any, scheduler: Any) -> Iterator[None]:
-    """Give the pipeline another scheduler; its own is put back on exit."""
-    own = pipe.scheduler
-    object.__setattr__(pipe, "scheduler", scheduler)
-    try:
-        yield
-    finally:
-        object.__setattr__(pipe, "scheduler", own)
 
 
 def tracked_copy(scheduler: Any) -> Any:
@@ -115,10 +89,13 @@ class _Tracker:
 
     def _look(self, timestep: Any) -> None:
         """See from the first timestep that a generation starts midway, if nobody said so."""
-        if isinstance(timestep, Tensor) and timestep.numel() != 1:
-            raise HastenError(
-                f"timestep: {timestep.numel()} at once are not supported; every row of a state has the same time here"
-            )
+        if isinstance(timestep, Tensor) and timestep.numel() > 1:  # some pipelines give one an image
+            if bool((timestep != timestep.flatten()[0]).any()):
+                raise HastenError(
+                    f"timestep: {timestep.numel()} different ones at once are not supported; every row of a state has "
+                    "the same time here"
+                )
+            timestep = timestep.flatten()[0]
         if self.query or timestep is None or not self.numbers or float(timestep) == self.numbers[self.first]:
             return
         if float(timestep) in self.numbers:

@@ -54,7 +54,7 @@ def view(module: nn.Module) -> nn.Module:
     return network
 
 
-_CYCLES = ("forward", "_hasten_own", "_hf_hook", "_old_forward", INSTEAD, _LAYERS, _PLAIN, _COMPILED)
+_CYCLES = ("forward", "_hf_hook", "_old_forward", INSTEAD, _LAYERS, _PLAIN, _COMPILED)
 
 
 def forget(network: nn.Module) -> None:
