@@ -290,3 +290,14 @@ def test_compilation_asks_nothing_of_rows():
     plain = every.call(pipe, arguments)
     with hasten.accelerate(pipe, {"compile": {"name": "torch-compile", "backend": "eager"}}) as fast:
         assert torch.allclose(every.call(fast, arguments), plain, atol=1e-4)
+
+
+def test_a_scheduler_that_is_not_understood_hinders_no_recipe_that_does_not_ask_it():
+    pipe, arguments = every.build("KarrasVePipeline")
+    plain = every.call(pipe, arguments, steps=3)
+    with hasten.accelerate(pipe, {"steps": 3}) as fast:
+        assert torch.equal(every.call(fast, arguments, steps=None), plain)
+    for recipe in ({"solver": "euler"}, {"caches": ["deepcache"]}):
+        with pytest.raises(HastenError, match="scheduler: KarrasVeScheduler cannot be replaced or followed"):
+            hasten.accelerate(pipe, recipe)
+    assert torch.equal(every.call(pipe, arguments, steps=3), plain)

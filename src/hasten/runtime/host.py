@@ -85,6 +85,8 @@ class Host:
         refusals: list[HastenError | None] = []
         for stage, standin in self._standing():
             try:
+                if standin.untracked is not None:
+                    raise standin.untracked
                 for network in standin.views.values():
                     part.admit(network, stage)
                 refusals.append(None)

@@ -10,6 +10,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from hasten.core.errors import HastenError
+from hasten.processes import RectifiedFlow
 from hasten.runtime.anatomy import states_name
 from hasten.runtime.inside import standing_network
 from hasten.runtime.run import Run
@@ -28,12 +30,14 @@ class Standin:
     run: that of the scheduler.
     views: of the networks, by the attribute that holds each.
     before: what is changed of the run, as it was.
+    untracked: why the run does not know where a generation is, if it does not; then no part can be applied.
     """
 
     scheduler: Any
     run: Run
     views: dict[str, nn.Module]
     before: dict[str, Any]
+    untracked: HastenError | None = None
 
     @classmethod
     def of(cls, stage: Stage, host: Any) -> Standin:
@@ -44,16 +48,20 @@ class Standin:
         """
         own = stage.pipe.scheduler
         scheduler = host.schedule(own) if host.schedule else own
+        untracked = None
         if not isinstance(getattr(scheduler, "run", None), Run):
-            scheduler = tracked_copy(scheduler)
-        run: Run = scheduler.run
+            try:
+                scheduler = tracked_copy(scheduler)
+            except HastenError as error:  # of no matter as long as no part asks where a generation is
+                untracked = error
+        run: Run = scheduler.run if untracked is None else Run(RectifiedFlow())
         views = {name: _view(network, run, host) for name, network in stage.networks.items()}
         before = {
             "edits": [*run.edits],
             **{name: getattr(run, name) for name in ("conditional_last", "needs_all_rows")},
         }
         run.conditional_last, run.needs_all_rows = stage.conditional_last, stage.needs_all_rows
-        return cls(scheduler, run, views, before)
+        return cls(scheduler, run, views, before, untracked)
 
     @contextmanager
     def told(self, given: Mapping[str, Any], own_call: bool) -> Iterator[None]:
