@@ -30,6 +30,7 @@ class Standin:
     run: that of the scheduler.
     views: of the networks, by the attribute that holds each.
     before: what is changed of the run, as it was.
+    made: whether the host has made the scheduler, in place of one of the pipeline's own.
     untracked: why the run does not know where a generation is, if it does not; then no part can be applied.
     """
 
@@ -37,6 +38,7 @@ class Standin:
     run: Run
     views: dict[str, nn.Module]
     before: dict[str, Any]
+    made: bool
     untracked: HastenError | None = None
 
     @classmethod
@@ -61,26 +63,25 @@ class Standin:
             **{name: getattr(run, name) for name in ("conditional_last", "needs_all_rows")},
         }
         run.conditional_last, run.needs_all_rows = stage.conditional_last, stage.needs_all_rows
-        return cls(scheduler, run, views, before, untracked)
+        return cls(scheduler, run, views, before, host.schedule is not None, untracked)
 
     @contextmanager
     def told(self, given: Mapping[str, Any], own_call: bool) -> Iterator[None]:
-        """Meanwhile, the scheduler knows what the caller of the pipeline has passed, where it wants to.
+        """Meanwhile, a scheduler that was made knows what the caller of the pipeline has passed.
+
+        One of the pipeline's own does what it does without hasten.
 
         given: by name.
         own_call: whether it is the stage's own pipeline that is called, not one that holds it.
         Raises HastenError for what a solver cannot honour.
         """
         scheduler, generators = self.scheduler, given.get("generator")
-        if hasattr(scheduler, "check_call"):
+        before = {}
+        if self.made:
             scheduler.check_call(given)
-        told = {
-            "given": frozenset(name for name in SAID if given.get(name) is not None),
-            "generator": generators,  # flow pipelines do not hand theirs on to the scheduler
-        }
-        before = {name: getattr(scheduler, name) for name in told if hasattr(scheduler, name)}
-        for name in before:
-            setattr(scheduler, name, told[name])
+            before = {name: getattr(scheduler, name) for name in ("given", "generator")}
+            scheduler.given = frozenset(name for name in SAID if given.get(name) is not None)
+            scheduler.generator = generators  # flow pipelines do not hand theirs on to the scheduler
         self.run.seeds = generators if isinstance(generators, list) and own_call else None
         try:
             yield
