@@ -189,9 +189,18 @@ def test_a_number_of_images_that_a_pipeline_ignores_is_refused_in_one_line():
     pipe, arguments = every.build("AnimateDiffPipeline")
     with (
         hasten.accelerate(pipe, {"solver": "dpm++"}) as fast,
-        pytest.raises(HastenError, match="seed: 2 images were asked"),
+        pytest.raises(HastenError, match="seed: AnimateDiffPipeline does not draw from a generator for each of 2"),
     ):
         fast(**arguments, num_inference_steps=2, num_videos_per_prompt=2, seed=0)
+
+
+@pytest.mark.parametrize("name", ["StableDiffusionPanoramaPipeline", "StableDiffusionPix2PixZeroPipeline"])
+def test_images_that_depend_on_their_batch_have_no_seeds_of_their_own(name):
+    pipe, arguments = every.build(name)
+    with hasten.accelerate(pipe, {"solver": "euler"}) as fast:
+        fast(**arguments, num_inference_steps=2, seed=0)
+        with pytest.raises(UnsupportedModel, match=f"seed: {name} makes images that depend on the others"):
+            fast(**arguments, num_inference_steps=2, num_images_per_prompt=2, seed=0)
 
 
 def test_a_borrowed_cache_that_does_not_know_a_network_says_so():

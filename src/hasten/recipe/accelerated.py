@@ -58,7 +58,7 @@ class Accelerated:
         Raises HastenError for non-finite latents and clashing seeds.
         """
         recipe = self.recipe
-        args, kwargs = named(type(self.pipe), args, kwargs)
+        unnamed, kwargs = named(type(self.pipe), args, kwargs)
         if isinstance(recipe.grid, Explicit) and kwargs.get("num_inference_steps", recipe.steps) != recipe.steps:
             raise HastenError(
                 f"num_inference_steps: the recipe's grid lists the times of its {recipe.steps} steps; leave it out"
@@ -75,14 +75,17 @@ class Accelerated:
             if kwargs.get("generator") is not None:
                 raise HastenError("seed: a generator was given as well; give one of the two")
             kwargs |= seeded(self.pipe, seed, kwargs)
+            host = host_of(self.pipe)
+            for stage in host.stages if host is not None and len(kwargs["generator"]) > 1 else ():
+                stage.check("seed")
         try:
-            return self.pipe(*args, **kwargs)
-        except (ValueError, IndexError) as error:
+            return self.pipe(*unnamed, **kwargs)
+        except (ValueError, IndexError, AttributeError) as error:
             if seed is None or isinstance(error, HastenError) or not _counts_generators(error):
                 raise
-            images = len(kwargs["generator"])
+            kind, images = type(self.pipe).__name__, len(kwargs["generator"])
             raise HastenError(
-                f"seed: {images} images were asked for, and {type(self.pipe).__name__} draws another number: {error}"
+                f"seed: {kind} does not draw from a generator for each of {images} images: {error}"
             ) from error
 
     def restore(self) -> None:
@@ -129,5 +132,6 @@ def _needs(part: str, argument: str, takes: Mapping[str, Any], pipe: Any) -> Non
 
 
 def _counts_generators(error: Exception) -> bool:
-    """Whether a pipeline, or what draws noise for it, complains of the number of generators."""
-    return raised_in(error)[1] == "randn_tensor" or "generators" in str(error)
+    """Whether a pipeline, or what draws noise for it, complains of the number of generators, or of a list."""
+    told = str(error)
+    return raised_in(error)[1] == "randn_tensor" or "generators" in told or told.startswith("'list' object has no")

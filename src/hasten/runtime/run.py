@@ -7,12 +7,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from torch import Generator, Tensor
+from torch import Tensor
 
 from hasten.core.errors import HastenError
 from hasten.predictions import Prediction, Reading
 from hasten.processes import Process
-from hasten.runtime.seeds import check_seeds
+from hasten.runtime.seeds import Seeds
 from hasten.solvers import Query
 
 SURE = 0.01  # share of the way between two branches within which the pipeline is taken to be at one of them
@@ -89,9 +89,8 @@ class Run:
     images: rows of the state, without the branches of guidance; None until known.
     expected: how many images a generation will have, where whoever starts it says so.
     past: the answers of the last `PAST` steps, oldest first.
-    edits: what accelerations do to the states that the network is about to be asked for, one row an image, at every
-        query but the first; the solver goes on from what they return. States are in the network's own process, as in
-        `Answer`.
+    edits: what accelerations do to the states that the network is about to be asked for, one row an image, at all
+        queries but the first; the solver goes on from what they return. States are those of an `Answer`.
     shown: what the network is shown in the running call, by image, (1, ...) each; written by caches.
     notes: what gates and forecasters keep of this generation.
     conditional_last: whether a batch of two branches of guidance ends with the conditional one; None until known.
@@ -120,7 +119,7 @@ class Run:
     needs_all_rows: bool = False
     context: str | None = None
     acted: dict[str, bool] = field(default_factory=dict, repr=False)
-    seeds: list[Generator] | None = None
+    seeds: Seeds | None = field(default=None, repr=False)
     _asked: list[int] = field(default_factory=list, repr=False)  # rows of the calls for this query
     _branches: tuple[Tensor, Tensor] | None = field(default=None, repr=False)
     _paths: dict[str, dict[int, dict[int, bool]]] = field(default_factory=dict, repr=False)
@@ -137,12 +136,13 @@ class Run:
 
     def expect(self, images: int) -> None:
         """The generation that is about to begin, or has just begun, has this many images."""
-        check_seeds(self.seeds or (), images)
-        self.images = self.expected = images
+        self.count(images, exact=True)
+        self.expected = images
 
-    def count(self, images: int) -> None:
+    def count(self, images: int, exact: bool = False) -> None:
         """The scheduler steps this many images. Raises HastenError unless each draws from a generator of its own."""
-        check_seeds(self.seeds or (), images, doubled=True)
+        if self.seeds is not None:
+            self.seeds.check(images, exact)
         self.images = images
 
     def ask(self, step: int, time: float, stage: int = 0) -> None:

@@ -29,9 +29,10 @@ _DTYPE = "takes the dtype of its states from the weights of its network"
 _MANY = "asks its network for many steps at once, of which each is at a time of its own"
 _VIEWS = "asks its network for several views of one state in each step, which would share what is remembered"
 _KIND = "asks of which class its scheduler is, and would run another loop"
+_MIXED = "makes images that depend on the others of a call, so that only one a call can have it"
 _LAST = "divides by the last time of its scheduler, which is 0 for a solver of hasten"
 REFUSED: dict[str, dict[str, str]] = {
-    "StableDiffusionPanoramaPipeline": {"guidance": _VIEWS, "cache": _VIEWS},
+    "StableDiffusionPanoramaPipeline": {"guidance": _VIEWS, "cache": _VIEWS, "seed": _MIXED},
     "StableCascadePriorPipeline": {"solver": _LAST},
     "StableCascadeDecoderPipeline": {"solver": _LAST},
     "BriaPipeline": {"solver": _KIND},
@@ -40,14 +41,14 @@ REFUSED: dict[str, dict[str, str]] = {
     "EasyAnimateControlPipeline": {"solver": _KIND},
     "HiDreamImagePipeline": {"solver": _KIND},
     "StableDiffusionSAGPipeline": {"guidance": _LOOKS, "cache": _LOOKS},
-    "StableDiffusionPix2PixZeroPipeline": {"guidance": _LOOKS, "cache": _LOOKS},
+    "StableDiffusionPix2PixZeroPipeline": {"guidance": _LOOKS, "cache": _LOOKS, "seed": _MIXED},
     "StableDiffusionAttendAndExcitePipeline": {"guidance": _LOOKS, "cache": _LOOKS},
     "LEditsPPPipelineStableDiffusion": {"guidance": _LOOKS, "cache": _LOOKS},
     "LEditsPPPipelineStableDiffusionXL": {"guidance": _LOOKS, "cache": _LOOKS},
     "LDMSuperResolutionPipeline": {"quantize": _DTYPE},
     "StableDiffusionParadigmsPipeline": {"guidance": _MANY, "cache": _MANY, "solver": _MANY},
 }
-"""What cannot be applied to a pipeline class of diffusers, by phase (or "solver"), and why."""
+"""What cannot be applied to a pipeline class, by phase ("solver" and "seed", of several images, count), and why."""
 
 
 @dataclass
@@ -76,7 +77,7 @@ class Stage:
         return looks or any(type(network).__name__ in OTHER_ROWS for network in self.networks.values())
 
     def check(self, phase: str) -> None:
-        """Raise UnsupportedModel if nothing of this phase can be applied to the pipeline; "solver" is one, too."""
+        """Raise UnsupportedModel if nothing of this phase (or "solver", "seed") can be applied to the pipeline."""
         for kind in type(self.pipe).__mro__:
             reason = REFUSED.get(kind.__name__, {}).get(phase)
             if reason:

@@ -15,6 +15,7 @@ from hasten.processes import RectifiedFlow
 from hasten.runtime.anatomy import states_name
 from hasten.runtime.inside import standing_network
 from hasten.runtime.run import Run
+from hasten.runtime.seeds import Seeds
 from hasten.runtime.stages import Stage
 from hasten.runtime.tracking import tracked_copy
 from hasten.runtime.view import forget, keep_compiled, unchanged, view
@@ -82,7 +83,7 @@ class Standin:
             before = {name: getattr(scheduler, name) for name in ("given", "generator")}
             scheduler.given = frozenset(name for name in SAID if given.get(name) is not None)
             scheduler.generator = generators  # flow pipelines do not hand theirs on to the scheduler
-        self.run.seeds = generators if isinstance(generators, list) and own_call else None
+        self.run.seeds = Seeds(generators) if isinstance(generators, list) and generators and own_call else None
         try:
             yield
         finally:
