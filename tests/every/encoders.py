@@ -114,6 +114,7 @@ ENCODERS: dict[str, Any] = {
         "resblock_dilation_sizes": [[1, 3], [1, 3]],
     }),
     "ClapTextModelWithProjection": ("ClapTextConfig", _CLAP),
+    "UMT5EncoderModel": ("UMT5Config", _T5),
     "GPT2Tokenizer": tokenizer,
     "RobertaTokenizer": tokenizer,
     "Qwen2Tokenizer": tokenizer,

@@ -55,6 +55,10 @@ _HUNYUAN_VIDEO = {
 _Z_IMAGE = {
     "dim": 16, "n_refiner_layers": 1, "n_heads": 2, "n_kv_heads": 2, "all_patch_size": (2,), "all_f_patch_size": (1,),
 }  # fmt: skip
+_JOY = {
+    "in_channels": 4, "hidden_size": 16, "num_attention_heads": 2, "text_dim": WIDTH, "num_layers": 3,
+    "rope_dim_list": [2, 2, 4],
+}  # fmt: skip
 _CASCADE = {
     "in_channels": 4, "out_channels": 4, "timestep_ratio_embedding_dim": 8, "conditioning_dim": 8,
     "block_out_channels": (8, 8), "num_attention_heads": (2, 2), "down_num_layers_per_block": (1, 1),
@@ -208,6 +212,76 @@ NETWORKS: dict[str, Any] = {
         "model_dim": 16, "ff_dim": 16, "num_text_blocks": 1, "num_visual_blocks": 3, "axes_dims": (2, 2, 4),
     },
     "StableCascadeUNet": _CASCADE,
+    "WanAnimateTransformer3DModel": _WAN | {
+        "in_channels": 12, "latent_channels": 4, "num_layers": 2, "image_dim": WIDTH, "motion_encoder_size": 16,
+        "motion_style_dim": 8, "motion_dim": 4, "motion_encoder_dim": 16, "face_encoder_hidden_dim": 16,
+        "face_encoder_num_heads": 2, "inject_face_latents_blocks": 2,
+        "motion_encoder_channel_sizes": {"4": 8, "8": 8, "16": 8},
+    },
+    "ChronoEditTransformer3DModel": _WAN | {"in_channels": 10},
+    "AnyFlowTransformer3DModel": {key: value for key, value in _WAN.items() if key != "qk_norm"},
+    "AnyFlowFARTransformer3DModel": _WAN | {"chunk_partition": (1, 2), "full_chunk_limit": 2},
+    "HeliosTransformer3DModel": {key: value for key, value in _WAN.items() if key != "rope_max_seq_len"} | {
+        "rope_dim": (4, 4, 4),
+    },
+    "DreamLiteUNetModel": {
+        "block_out_channels": (4, 8, 8), "layers_per_block": 1, "norm_num_groups": 2, "cross_attention_dim": WIDTH,
+        "attention_head_dim": 4,
+    },
+    "BriaFibo2Transformer2DModel": {
+        "in_channels": 4, "dim": 16, "n_layers": 3, "n_refiner_layers": 1, "n_heads": 2, "cap_feat_dim": WIDTH,
+        "injection_layer_ids": (1,), "perceiver_num_layers": 1, "min_num_gist_tokens": 2, "max_num_gist_tokens": 4,
+        "gist_step": 2, "gist_min_text_len": 2, "gist_max_text_len": 16, "axes_dims": (2, 2, 4),
+        "axes_lens": (128, 32, 32),
+    },
+    "GlmImageTransformer2DModel": {
+        "in_channels": 4, "out_channels": 4, "num_layers": 3, "attention_head_dim": 8, "num_attention_heads": 2,
+        "text_embed_dim": WIDTH, "time_embed_dim": 8, "condition_dim": 2, "prior_vq_quantizer_codebook_size": 16,
+    },
+    "Ideogram4Transformer2DModel": {
+        "in_channels": 16, "num_layers": 3, "attention_head_dim": 8, "num_attention_heads": 2,
+        "intermediate_size": 16, "adaln_dim": 8, "llm_features_dim": 2 * WIDTH, "mrope_section": (2, 1, 1),
+    },
+    "JoyImageEditTransformer3DModel": _JOY,
+    "JoyImageEditPlusTransformer3DModel": _JOY,
+    "Kandinsky6Transformer3DModel": {
+        "in_visual_dim": 4, "out_visual_dim": 4, "in_text_dim": WIDTH, "in_text_dim2": WIDTH, "time_dim": 8,
+        "model_dim": 16, "ff_dim": 16, "num_text_blocks": 1, "num_visual_blocks": 3, "axes_dims": (2, 2, 4),
+        "in_audio_dim": 4, "out_audio_dim": 4,
+    },
+    "LTX2VideoTransformer3DModel": {
+        "in_channels": 4, "out_channels": 4, "num_attention_heads": 2, "attention_head_dim": 8,
+        "cross_attention_dim": 16, "audio_in_channels": 4, "audio_out_channels": 4, "audio_num_attention_heads": 2,
+        "audio_attention_head_dim": 4, "audio_cross_attention_dim": 8, "num_layers": 3, "caption_channels": WIDTH,
+        "rope_double_precision": False, "vae_scale_factors": (8, 32, 32),
+    },
+    "LTX2TextConnectors": {
+        "caption_channels": WIDTH, "text_proj_in_factor": 2, "video_connector_num_attention_heads": 2,
+        "video_connector_attention_head_dim": 4, "video_connector_num_layers": 1,
+        "video_connector_num_learnable_registers": None, "audio_connector_num_attention_heads": 2,
+        "audio_connector_attention_head_dim": 4, "audio_connector_num_layers": 1,
+        "audio_connector_num_learnable_registers": None, "connector_rope_base_seq_len": 32,
+        "rope_double_precision": False,
+    },
+    "StableAudio3DiTModel": {
+        "io_channels": 4, "embed_dim": 16, "depth": 3, "num_heads": 2, "cond_token_dim": WIDTH,
+        "global_cond_dim": WIDTH, "local_add_cond_dim": 5, "timestep_features_dim": 8, "ff_mult": 2.0,
+        "num_memory_tokens": 2,
+    },
+    "StableAudio3DurationEmbedder": {"output_dim": WIDTH, "fourier_dim": 8},
+    "AceStepTransformer1DModel": {
+        "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 3, "num_attention_heads": 2,
+        "num_key_value_heads": 1, "head_dim": 8, "in_channels": 12, "audio_acoustic_hidden_dim": 4,
+        "encoder_hidden_size": 16,
+    },
+    "AceStepConditionEncoder": {
+        "hidden_size": 16, "intermediate_size": 16, "text_hidden_dim": WIDTH, "timbre_hidden_dim": 4,
+        "num_lyric_encoder_hidden_layers": 1, "num_timbre_encoder_hidden_layers": 1, "num_attention_heads": 2,
+        "num_key_value_heads": 1, "head_dim": 8,
+    },
+    "LongCatAudioDiTTransformer": {
+        "dit_dim": 16, "dit_depth": 3, "dit_heads": 2, "dit_text_dim": WIDTH, "latent_dim": 4,
+    },
     "WuerstchenPrior": {"c_in": 4, "c": 8, "c_cond": WIDTH, "c_r": 4, "depth": 2, "nhead": 2, "dropout": 0.0},
     "WuerstchenDiffNeXt": {
         "c_cond": WIDTH, "c_r": 4, "c_hidden": [8, 8], "nhead": [-1, 2], "blocks": [1, 1], "dropout": 0.0,
@@ -215,7 +289,7 @@ NETWORKS: dict[str, Any] = {
     },
     "BriaFiboTransformer2DModel": _FLUX | {"text_encoder_dim": WIDTH},
     "UNet1DModel": {
-        "sample_size": 64, "sample_rate": 32, "extra_in_channels": 16, "block_out_channels": (32, 32, 32),
+        "sample_size": 64, "sample_rate": 32, "extra_in_channels": 64, "block_out_channels": (32, 32, 32),
         "use_timestep_embedding": False, "flip_sin_to_cos": True,
     },
     "OvisImageTransformer2DModel": _FLUX | {"out_channels": 4},
@@ -250,7 +324,9 @@ NETWORKS: dict[str, Any] = {
         "in_channels": 4, "out_channels": 4, "num_layers": 3, "attention_head_dim": 8, "num_attention_heads": 2,
         "context_in_dim": WIDTH, "mlp_ratio": 2, "axes_dims_rope": (2, 2, 4),
     },
-    "MotifVideoTransformer3DModel": _HUNYUAN_VIDEO | {"in_channels": 9},
+    "MotifVideoTransformer3DModel": {
+        key: value for key, value in _HUNYUAN_VIDEO.items() if key != "num_refiner_layers"
+    } | {"in_channels": 9},
     "Krea2Transformer2DModel": {
         "in_channels": 16, "num_layers": 3, "attention_head_dim": 8, "num_attention_heads": 2,
         "num_key_value_heads": 1, "intermediate_size": 16, "timestep_embed_dim": 8, "text_hidden_dim": WIDTH,

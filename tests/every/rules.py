@@ -48,6 +48,10 @@ VAE_OF_8 = {
     "block_out_channels": (4,) * 4, "down_block_types": ("DownEncoderBlock2D",) * 4,
     "up_block_types": ("UpDecoderBlock2D",) * 4,
 }  # fmt: skip
+THREE_LEVELS = {
+    "block_out_channels": (4, 8, 8), "down_block_types": ("CrossAttnDownBlock2D",) * 3,
+    "up_block_types": ("CrossAttnUpBlock2D",) * 3,
+}  # fmt: skip
 KANDINSKY_UNET = {
     "down_block_types": ("ResnetDownsampleBlock2D", "SimpleCrossAttnDownBlock2D"), "norm_num_groups": 2,
     "up_block_types": ("SimpleCrossAttnUpBlock2D", "ResnetUpsampleBlock2D"), "resnet_time_scale_shift": "scale_shift",
@@ -64,14 +68,12 @@ def inverted(pipe: Any) -> None:
     """LEdits++ begins at what it has inverted."""
     pipe.set_progress_bar_config(disable=True)
     with torch.no_grad():
-        pipe.invert(
-            image=pictures()(1, torch.float32),
-            num_inversion_steps=6,
-            skip=0.2,
-            generator=torch.Generator().manual_seed(0),
-        )
+        pipe.invert(image=pictures(64)(1, torch.float32), num_inversion_steps=6, skip=0.2,
+                    generator=torch.Generator().manual_seed(0))
 
 
+VIDEO = Value(lambda row, dtype: frames()(row + 1, dtype)[row:].transpose(1, 2))  # channels first
+MASKED = Value(lambda row, dtype: half()(1, dtype)[:, None].expand(1, 1, FRAMES, SIZE, SIZE) * 255)
 LISTED = Value(EMBEDS.make, joined=lambda rows: [row[0] for row in rows])
 NEGATIVE_LISTED = Value(NEGATIVE.make, joined=LISTED.joined)
 LAYERS = Value(normal(2, TOKENS, WIDTH, salt=7).make, joined=lambda rows: torch.stack([row[0] for row in rows], 1))
@@ -263,6 +265,9 @@ RULES: list[tuple[str, dict[str, Any]]] = [
     ("StableCascadeCombined* WuerstchenCombined*", {
         "parts": {"prior_text_encoder": ENCODER}, "call": {"prior_num_inference_steps": 3},
     }),
+    ("StableCascade* WuerstchenCombined*", {"size": 128}),
+    ("StableCascadePrior*", {"parts": {"prior": {"clip_image_in_channels": WIDTH, "clip_text_in_channels": 8}}}),
+    ("StableCascadeCombined*", {"parts": {"prior_prior": {"clip_image_in_channels": WIDTH, "clip_text_in_channels": 8}}}),
     ("WuerstchenDecoder* WuerstchenCombined*", {"parts": {"latent_dim_scale": 4.0}}),
     ("StableCascade*Decoder* WuerstchenDecoder*", {"call": {"image_embeddings": normal(4, 2, 2, salt=3)}}),
     ("WuerstchenDecoder*", {"call": {"prompt": words()}}),
@@ -299,14 +304,19 @@ RULES: list[tuple[str, dict[str, Any]]] = [
         "prompt_embeds_llama3": LAYERS, "negative_prompt_embeds_llama3": NEGATIVE_LAYERS,
         "pooled_prompt_embeds": normal(16, salt=2), "negative_pooled_prompt_embeds": normal(16, salt=6),
     }}),
-    ("LongCatImagePipeline", {"call": {"prompt": words(), "enable_prompt_rewrite": False}}),
+    ("LongCatImagePipeline", {"parts": TEXT | {"text_encoder": ENCODER}, "call": WORDS | {"enable_prompt_rewrite": False}}),
     ("PRXPixel*", {"parts": {"transformer": {"in_channels": 3}}, "call": {"output_type": "pt"}}),
     ("PRX*", {"call": {"prompt_attention_mask": BOOLS, "negative_prompt_attention_mask": BOOLS}}),
     ("HunyuanImage*", {"size": 32}),
-    ("HunyuanImageRefiner*", {"parts": {"transformer": {"in_channels": 8, "text_embed_2_dim": None}}}),
+    ("HunyuanImageRefiner*", {"parts": {"transformer": {
+        "in_channels": 16, "out_channels": 8, "text_embed_2_dim": None, "patch_size": (1, 1, 1), "rope_axes_dim": (2, 2, 4),
+    }}}),
     ("HunyuanVideo15*", {"parts": {"transformer": {"patch_size": 1}}}),
     ("EasyAnimateControl*", {"parts": {"transformer": {"in_channels": 8}}, "call": {"control_video": frames()}}),
-    ("EasyAnimateInpaint*", {"parts": {"transformer": {"in_channels": 9}}}),
+    ("EasyAnimateInpaint*", {"after": {  # it reads a field that the class of its autoencoder does not have
+        "cache": lambda pipe: pipe.vae.register_to_config(cache_mag_vae=False),
+    }}),
+    ("EasyAnimateInpaint*", {"parts": {"transformer": {"in_channels": 9}}, "call": {"video": VIDEO, "mask_video": MASKED}}),
     ("QwenImage21*", {"call": {"image": Value.absent}}),
     # --- older ones
     ("Semantic*", {"parts": TEXT, "call": WORDS | {"editing_prompt": ["b"], "edit_warmup_steps": 1}}),
@@ -354,19 +364,24 @@ RULES: list[tuple[str, dict[str, Any]]] = [
         "target_properties": lambda: {"target_names": ["albedo"], "albedo": {"prediction_space": "srgb"}},
     }}),
     ("Amused*", {"parts": TEXT, "call": WORDS}),
-    ("AudioLDM* MusicLDM*", {"parts": {"text_encoder": {"of": "ClapTextModelWithProjection"}}, "call": {"audio_length_in_s": 4.0, "output_type": "pt"}}),
-    ("AudioLDM2*", {"parts": {"language_model": None, "text_encoder": ENCODER, "text_encoder_2": ENCODER}, "call": {
-        "generated_prompt_embeds": normal(3, WIDTH, salt=3), "negative_generated_prompt_embeds": normal(3, WIDTH, salt=4),
+    ("AudioLDM* MusicLDM*", {"parts": {"vae": {"in_channels": 1, "out_channels": 1}}}),
+    ("AudioLDMP* MusicLDM*", {"parts": {"text_encoder": {"of": "ClapTextModelWithProjection"}, "unet": {
+        "class_embed_type": "simple_projection", "projection_class_embeddings_input_dim": WIDTH,
+        "class_embeddings_concat": True, "cross_attention_dim": (4, 8),
+    }}, "call": {"prompt_embeds": POOLED, "negative_prompt_embeds": NEGATIVE_POOLED, "audio_length_in_s": 4.0, "output_type": "pt"}}),
+    ("AudioLDM2*", {"parts": {"language_model": ENCODER, "text_encoder": ENCODER, "text_encoder_2": ENCODER}, "call": {
+        "audio_length_in_s": 4.0, "output_type": "pt", "generated_prompt_embeds": normal(3, WIDTH, salt=3), "negative_generated_prompt_embeds": normal(3, WIDTH, salt=4),
         "attention_mask": MASK, "negative_attention_mask": MASK,
     }}),
     ("StableAudioPipeline", {"call": {"attention_mask": MASK, "negative_attention_mask": MASK}}),
     ("Krea2*", {"call": {
+        "prompt_embeds_mask": BOOLS, "negative_prompt_embeds_mask": BOOLS,
         "prompt_embeds": normal(TOKENS, 2, WIDTH), "negative_prompt_embeds": normal(TOKENS, 2, WIDTH, salt=5),
     }}),
     ("Motif*", {"parts": {"scheduler": {"of": "FlowMatchEulerDiscreteScheduler"}}}),
     ("MotifVideoImage2*", {"call": {"prompt": None, "image": pictures()}}),
     ("HunyuanVideo15Image*", {"parts": VISION | {"transformer": {"task_type": "i2v"}}, "call": {"image": pictures()}}),
-    ("HunyuanVideoFramepack*", {"parts": VISION, "call": {"latent_window_size": 2, "num_frames": 9}}),
+    ("HunyuanVideoFramepack*", {"parts": VISION, "call": {"latent_window_size": 2, "num_frames": 9, "output_type": "pt"}}),
     ("UniDiffuser*", {"call": {"prompt": Value.absent, "image": Value.absent, "output_type": "pt"}, "parts": {
         "text_encoder": {}, "image_encoder": {}, "clip_image_processor": None, "scheduler": {"of": "DPMSolverMultistepScheduler"},
     }}),
@@ -376,5 +391,32 @@ RULES: list[tuple[str, dict[str, Any]]] = [
     ("ShapEPipeline", {"parts": TEXT, "call": WORDS}),
     ("LEdits*", {"parts": TEXT | {"scheduler": {"of": "DPMSolverMultistepScheduler", "algorithm_type": "sde-dpmsolver++", "solver_order": 2}}, "call": {
         "editing_prompt": ["b"], "edit_warmup_steps": 1}, "after": {"inverted": inverted}}),
-    ("LEdits*XL", {"parts": {"unet": SDXL_UNET, "tokenizer_2": {}, "text_encoder_2": {}}}),
+    ("LEdits*", {"parts": {"vae": VAE_OF_8, "unet": THREE_LEVELS}}),
+    ("LEdits*XL", {"parts": {"unet": SDXL_UNET | {"cross_attention_dim": 2 * WIDTH}, "tokenizer_2": {}, "text_encoder_2": {}}}),
+    ("BriaFibo*", {"parts": {"tokenizer": {"of": "AutoTokenizer"}, "text_encoder": ENCODER | {"vocab_size": 128001}}, "call": WORDS}),
+    ("BriaFiboEdit*", {"call": {"image": pictures(), "_auto_resize": False, "prompt": '{"edit_instruction": "b"}'}}),
+    ("BriaFibo2*", {"call": EMBEDDED | {"image": Value.absent}}),
+    ("Helios*", {"call": {"video": Value.absent, "image": Value.absent, "history_sizes": [4, 2, 1], "num_latent_frames_per_chunk": 2}}),
+    ("AnyFlow*", {"call": {"video": Value.absent}}),
+    ("DreamLite*", {"parts": {"text_encoder": ENCODER}}),
+    ("ChronoEdit*", {"parts": {"image_processor": {}}}),
+    ("WanAnimate*", {"parts": {"image_processor": {}, "transformer": {}}, "call": {
+        "image": pictures(), "pose_video": pictures(count=FRAMES, salt=2), "face_video": pictures(count=FRAMES, salt=3),
+        "segment_frame_length": FRAMES,
+    }}),
+    ("StableAudio3*", {"call": {"duration": 1.0, "encoder_attention_mask": MASK, "negative_encoder_attention_mask": MASK}}),
+    ("StableAudio3AudioToAudio* StableAudio3Inpaint*", {"call": {"audio": normal(2, 16, salt=3), "negative_encoder_attention_mask": Value.absent}}),
+    ("StableAudio3Inpaint*", {"call": {"mask_start_seconds": 0.25, "mask_end_seconds": 0.75}}),
+    ("LongCatAudio*", {"parts": {"tokenizer": {"of": "AutoTokenizer"}, "text_encoder": {}}, "call": {"prompt": words(), "audio_duration_s": 1.0, "output_type": "pt"}}),
+    ("AceStep*", {"parts": {"tokenizer": {"of": "AutoTokenizer"}, "text_encoder": ENCODER}, "call": {"prompt": words(), "lyrics": "b", "audio_duration": 2.0}}),
+    ("Glm*", {"call": {"prior_token_ids": Value(lambda row, dtype: torch.arange(4)[None] + row), "image": Value.absent}}),
+    ("Kandinsky6TI2VA*", {"call": {"sample_audio": False, "image": Value.absent}}),
+    ("Glm*", {"parts": {"vision_language_encoder": None}}),
+    ("LTX2*", {"parts": {"connectors": {}}, "call": {
+        "frame_rate": 4.0, "prompt_embeds": normal(TOKENS, 2 * WIDTH), "negative_prompt_embeds": normal(TOKENS, 2 * WIDTH, salt=5),
+    }}),
+    ("LTX2ImageToVideo*", {"call": {"image_crf": 0}}),
+    ("LTX2[CIPH]*Pipeline", {"call": {"spatio_temporal_guidance_blocks": [1]}}),
+    ("JoyImageEditPipeline", {"size": 32, "call": {"image": pictures(32)}}),
+    ("JoyImageEditPlus*", {"size": 32, "call": {"images": pictures(32)}}),
 ]  # fmt: skip
