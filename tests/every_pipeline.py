@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import sys
 import time
 import traceback
@@ -42,6 +43,7 @@ from hasten.core.errors import HastenError
 from hasten.recipe import FAMILIES
 
 TOLERANCE = 1e-3  # of the norm of the difference, relative to the norm of the plain result
+PATIENCE = 120  # seconds for a check
 SOLVERS = ("dpm++", "euler", "heun", "unipc")
 STRENGTHS = (0.05, 0.5, 1.0)
 GOOD = ("equal", "works", "differs", "refused", "not here")
@@ -58,13 +60,19 @@ class Case:
         self.name = name
         self.pipe, self.arguments = every.build(name)
         self.plain = every.call(self.pipe, self.arguments)
-        self.prints = self.fingerprint()
+        before = self.fingerprint()
+        every.call(self.pipe, self.arguments)
+        now = self.fingerprint()  # what differs already is what the components note of their own calls
+        self.prints = {key: value for key, value in now.items() if before.get(key) == value}
 
     def fingerprint(self) -> dict[Any, Any]:
         """Which components the pipeline holds, and every bit of them; not what it and its schedulers note of calls."""
         parts = set(self.pipe.components)
-        prints = {key: value for key, value in fingerprint(self.pipe).items() if key[0] in parts and key[1] != "inside"}
-        return prints | {("components", name): id(part) for name, part in self.pipe.components.items()}
+        prints: dict[Any, Any] = {("components", name): id(part) for name, part in self.pipe.components.items()}
+        for (name, path), value in ((k, v) for k, v in fingerprint(self.pipe).items() if k[0] in parts):
+            if path not in ("itself", "inside"):
+                prints |= {(name, path, attribute): frozen for attribute, frozen in value.items()}
+        return prints
 
     def takes(self, *arguments: str) -> bool:
         """Whether the pipeline's call has any of these arguments."""
@@ -91,11 +99,18 @@ class Case:
             raise NotHere(f"the pipeline itself raises {_line(error)}") from None
         return equality(self.accelerated(recipe, **call), expected)
 
+    def count(self, arguments: dict[str, Any], more: dict[str, Any]) -> int:
+        """How many rows the plain pipeline makes of arguments; 0 if it does not take them."""
+        try:
+            return len(every.call(self.pipe, arguments, more=more))
+        except Exception:
+            return 0
+
     def left(self, called: bool = True) -> str | None:
         """What is wrong with the pipeline after a check; None if it is as it was. called: whether it has run."""
         now = self.fingerprint()
-        if now != self.prints:
-            where = [key for key in {*now, *self.prints} if now.get(key) != self.prints.get(key)]
+        where = [key for key, value in self.prints.items() if now.get(key) != value]
+        if where:
             return f"fault: the pipeline is not what it was: {'.'.join(map(str, where[0]))} and {len(where) - 1} more"
         if called and not torch.equal(every.call(self.pipe, self.arguments), self.plain):
             return "fault: the plain pipeline makes something else afterwards"
@@ -191,16 +206,17 @@ def seeds(case: Case) -> str:
 
 def _batch(case: Case, recipe: dict[str, Any]) -> str:
     many = every.many(case.pipe)
-    if many is None:
-        raise NotHere("makes one result a call")
+    if many is not None and case.count(case.arguments, {many: 2}) == 2 * len(case.plain):  # two images of a prompt
+        ones, two = [case.arguments, case.arguments], case.arguments
+        seed, more = 3, {many: 2}
+    else:  # one image of each of two prompts
+        ones, two = [every.arguments(case.pipe, [row]) for row in (0, 1)], every.arguments(case.pipe, [0, 1])
+        seed, more = [3, 4], {}
+        if case.count(two, {}) != 2 * len(case.plain):
+            raise NotHere("makes one result a call")
     with hasten.accelerate(case.pipe, recipe) as fast:
-        singles = [every.call(fast, case.arguments, seed=None, more={"seed": seed}) for seed in (3, 4)]
-        both = every.call(fast, case.arguments, seed=None, more={"seed": 3, many: 2})
-    if both.shape != torch.cat(singles).shape:
-        singles = [single[None] for single in singles]
-        both = both.reshape(len(singles), *singles[0].shape[1:]) if both.numel() == 2 * singles[0].numel() else both
-    if both.shape != torch.cat(singles).shape:
-        return f"fault: two make {tuple(both.shape)}, one makes {tuple(singles[0].shape)}"
+        singles = [every.call(fast, one, seed=None, more={"seed": s}) for one, s in zip(ones, (3, 4))]
+        both = every.call(fast, two, seed=None, more={"seed": seed} | more)
     return equality(both, torch.cat(singles))
 
 
@@ -287,6 +303,8 @@ def _quick(method: Any) -> bool:
 
 def outcome(case: Case, name: str) -> str:
     """What comes of a check, said in one line."""
+    before = signal.signal(signal.SIGALRM, _late)
+    signal.alarm(PATIENCE)
     try:
         done = checks()[name](case)
     except NotHere as why:
@@ -295,10 +313,17 @@ def outcome(case: Case, name: str) -> str:
         done = f"refused: {_line(why, kind=False)}"
     except Exception as error:
         done = f"fault: {_line(error)} ({_place(error)})"
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
     if done.startswith("fault: differs"):
         done = next((f"differs: {why}" for (pipes, things), why in DIFFERENT.items()
                      if fnmatchcase(case.name, pipes) and fnmatchcase(name, things)), done)  # fmt: skip
     return case.left(called=not done.startswith(("refused", "not here"))) or done
+
+
+def _late(*_: Any) -> None:
+    raise TimeoutError(f"takes more than {PATIENCE} s")
 
 
 def _line(error: Exception, kind: bool = True) -> str:

@@ -9,7 +9,7 @@ downloaded. `LEFT_OUT` says why a class is not built.
 from __future__ import annotations
 
 from every.arguments import many
-from every.building import build, call, names, settings, signature, tensor
+from every.building import arguments, build, call, names, settings, signature, tensor
 from every.left_out import LEFT_OUT
 
-__all__ = ["LEFT_OUT", "build", "call", "many", "names", "settings", "signature", "tensor"]
+__all__ = ["LEFT_OUT", "arguments", "build", "call", "many", "names", "settings", "signature", "tensor"]

@@ -6,6 +6,7 @@ import functools
 import importlib
 import inspect
 import warnings
+from collections.abc import Iterable
 from contextlib import ExitStack
 from fnmatch import fnmatchcase
 from typing import Any
@@ -79,15 +80,18 @@ def build(name: str, rows: int = 1, dtype: torch.dtype = torch.float32, seed: in
             change(pipe)
     if dtype != torch.float32:
         pipe.to(dtype)
-    pipe.set_progress_bar_config(disable=True)
-    return pipe, arguments(pipe, rule, rows, dtype)
+    for one in [pipe, *vars(pipe).values()]:  # combined pipelines hold others
+        if isinstance(one, diffusers.DiffusionPipeline):
+            one.set_progress_bar_config(disable=True)
+    return pipe, arguments(pipe, range(rows), dtype)
 
 
-def arguments(pipe: Any, rule: dict[str, Any], rows: int, dtype: torch.dtype) -> dict[str, Any]:
-    """What a pipeline is called with, but for steps and generator."""
-    takes = inspect.signature(pipe.__call__).parameters
+def arguments(pipe: Any, rows: Iterable[int] = (0,), dtype: torch.dtype = torch.float32) -> dict[str, Any]:
+    """What a pipeline is called with, but for steps and generator. rows: which prompts or pictures."""
+    takes, rule = signature(pipe), settings(type(pipe).__name__)
     values = {key: value for key, value in common(rule.get("size", SIZE)).items() if key in takes} | rule["call"]
     values = {key: value for key, value in values.items() if value is not Value.absent}
+    rows = list(rows)
     return {key: value(rows, dtype) if isinstance(value, Value) else value for key, value in values.items()}
 
 

@@ -92,7 +92,8 @@ CODECS: dict[str, Any] = {
     "AutoencoderKLLTX2Video": {
         "latent_channels": 4, "block_out_channels": (8, 8, 8, 8), "decoder_block_out_channels": (8, 8, 8),
         "layers_per_block": (1, 1, 1, 1, 1), "decoder_layers_per_block": (1, 1, 1, 1), "patch_size": 1,
-        "upsample_residual": (False, False, False), "upsample_factor": (1, 1, 1),
+        "upsample_residual": (False, False, False), "upsample_factor": (1, 1, 1), "spatial_compression_ratio": 8,
+        "temporal_compression_ratio": 8,
     },
     "AutoencoderKLLTX2Audio": {
         "base_channels": 4, "ch_mult": (1,), "num_res_blocks": 1, "resolution": 16, "latent_channels": 2,

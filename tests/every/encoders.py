@@ -34,11 +34,12 @@ def clip_tokenizer(length: int = TOKENS) -> Any:
 
 def tokenizer(length: int = TOKENS) -> Any:
     """Of letters, for encoders that want no tokenizer of their own."""
-    from tokenizers import Regex, Tokenizer, models, pre_tokenizers
+    from tokenizers import Regex, Tokenizer, models, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast
 
     inner = Tokenizer(models.WordLevel({word: i for i, word in enumerate(WORDS)}, unk_token="z"))
     inner.pre_tokenizer = pre_tokenizers.Split(Regex("."), "isolated")
+    inner.post_processor = processors.TemplateProcessing(single=f"$A {END}", special_tokens=[(END, WORDS.index(END))])
     return PreTrainedTokenizerFast(
         tokenizer_object=inner, pad_token=END, eos_token=END, bos_token=START, unk_token="z", model_max_length=length
     )
@@ -49,6 +50,16 @@ def clip_image_processor(size: int = SIZE) -> Any:
     from transformers import CLIPImageProcessor
 
     return CLIPImageProcessor(size={"shortest_edge": size}, crop_size={"height": size, "width": size})
+
+
+class Processor:
+    """Stands for a processor of chats, where prompts are given as embeddings."""
+
+    def __init__(self) -> None:
+        self.tokenizer = tokenizer()
+
+    def apply_chat_template(self, *messages: Any, **settings: Any) -> list[list[int]]:
+        return [[0, 1]]
 
 
 class Unguarded:

@@ -181,7 +181,7 @@ NETWORKS: dict[str, Any] = {
     },
     "CosmosTransformer3DModel": {
         "in_channels": 4, "out_channels": 4, "num_attention_heads": 2, "attention_head_dim": 16, "num_layers": 3,
-        "mlp_ratio": 2, "text_embed_dim": WIDTH, "adaln_lora_dim": 4, "max_size": (4, 32, 32),
+        "mlp_ratio": 2, "text_embed_dim": WIDTH, "adaln_lora_dim": 4, "max_size": (8, 32, 32),
         "concat_padding_mask": False,  # it needs torchvision
     },
     "ZImageTransformer2DModel": _Z_IMAGE | {
@@ -202,7 +202,7 @@ NETWORKS: dict[str, Any] = {
         "original_max_position_embeddings": 512, "pos_embed_max_size": 16,
         "rope_scaling": {"long_factor": [1, 1, 1, 1], "short_factor": [1, 1, 1, 1], "type": "su"},
     },
-    "SanaVideoTransformer3DModel": _SANA | {"attention_head_dim": 12},
+    "SanaVideoTransformer3DModel": _SANA | {"attention_head_dim": 12, "cross_attention_dim": 24, "cross_attention_head_dim": 12},
     "Kandinsky3UNet": {
         "time_embedding_dim": 8, "groups": 2, "attention_head_dim": 4, "layers_per_block": 2,
         "block_out_channels": (8, 8), "cross_attention_dim": 8, "encoder_hid_dim": WIDTH,
@@ -211,6 +211,12 @@ NETWORKS: dict[str, Any] = {
         "in_visual_dim": 4, "out_visual_dim": 4, "in_text_dim": WIDTH, "in_text_dim2": WIDTH, "time_dim": 8,
         "model_dim": 16, "ff_dim": 16, "num_text_blocks": 1, "num_visual_blocks": 3, "axes_dims": (2, 2, 4),
     },
+    "Transformer2DModel": {
+        "num_attention_heads": 2, "attention_head_dim": 4, "num_layers": 3, "sample_size": 8, "num_vector_embeds": 17,
+        "num_embeds_ada_norm": 100, "cross_attention_dim": WIDTH, "norm_num_groups": 2, "norm_type": "ada_norm",
+        "activation_fn": "geglu-approximate",
+    },
+    "LearnedClassifierFreeSamplingEmbeddings": {"learnable": False},
     "StableCascadeUNet": _CASCADE,
     "WanAnimateTransformer3DModel": _WAN | {
         "in_channels": 12, "latent_channels": 4, "num_layers": 2, "image_dim": WIDTH, "motion_encoder_size": 16,
@@ -218,7 +224,7 @@ NETWORKS: dict[str, Any] = {
         "face_encoder_num_heads": 2, "inject_face_latents_blocks": 2,
         "motion_encoder_channel_sizes": {"4": 8, "8": 8, "16": 8},
     },
-    "ChronoEditTransformer3DModel": _WAN | {"in_channels": 10},
+    "ChronoEditTransformer3DModel": _WAN | {"in_channels": 10, "image_dim": WIDTH, "added_kv_proj_dim": 24},
     "AnyFlowTransformer3DModel": {key: value for key, value in _WAN.items() if key != "qk_norm"},
     "AnyFlowFARTransformer3DModel": _WAN | {"chunk_partition": (1, 2), "full_chunk_limit": 2},
     "HeliosTransformer3DModel": {key: value for key, value in _WAN.items() if key != "rope_max_seq_len"} | {
@@ -229,7 +235,7 @@ NETWORKS: dict[str, Any] = {
         "attention_head_dim": 4,
     },
     "BriaFibo2Transformer2DModel": {
-        "in_channels": 4, "dim": 16, "n_layers": 3, "n_refiner_layers": 1, "n_heads": 2, "cap_feat_dim": WIDTH,
+        "in_channels": 4, "dim": 24, "n_layers": 3, "n_refiner_layers": 1, "n_heads": 3, "cap_feat_dim": WIDTH,
         "injection_layer_ids": (1,), "perceiver_num_layers": 1, "min_num_gist_tokens": 2, "max_num_gist_tokens": 4,
         "gist_step": 2, "gist_min_text_len": 2, "gist_max_text_len": 16, "axes_dims": (2, 2, 4),
         "axes_lens": (128, 32, 32),
@@ -287,7 +293,7 @@ NETWORKS: dict[str, Any] = {
         "c_cond": WIDTH, "c_r": 4, "c_hidden": [8, 8], "nhead": [-1, 2], "blocks": [1, 1], "dropout": 0.0,
         "level_config": ["CT", "CTA"], "inject_effnet": [False, True], "effnet_embd": 4, "clip_embd": WIDTH,
     },
-    "BriaFiboTransformer2DModel": _FLUX | {"text_encoder_dim": WIDTH},
+    "BriaFiboTransformer2DModel": _FLUX | {"text_encoder_dim": WIDTH, "joint_attention_dim": 2 * WIDTH},
     "UNet1DModel": {
         "sample_size": 64, "sample_rate": 32, "extra_in_channels": 64, "block_out_channels": (32, 32, 32),
         "use_timestep_embedding": False, "flip_sin_to_cos": True,

@@ -29,7 +29,7 @@ from every.arguments import (
     pictures,
     words,
 )  # fmt: skip
-from every.encoders import Unguarded
+from every.encoders import Processor, Unguarded
 
 TEXT = {"tokenizer": {}, "text_encoder": {}}
 VISION = {"image_encoder": {}, "feature_extractor": {}}
@@ -68,14 +68,17 @@ def inverted(pipe: Any) -> None:
     """LEdits++ begins at what it has inverted."""
     pipe.set_progress_bar_config(disable=True)
     with torch.no_grad():
-        pipe.invert(image=pictures(64)(1, torch.float32), num_inversion_steps=6, skip=0.2,
+        pipe.invert(image=pictures(64)([0], torch.float32), num_inversion_steps=6, skip=0.2,
                     generator=torch.Generator().manual_seed(0))
 
 
-VIDEO = Value(lambda row, dtype: frames()(row + 1, dtype)[row:].transpose(1, 2))  # channels first
-MASKED = Value(lambda row, dtype: half()(1, dtype)[:, None].expand(1, 1, FRAMES, SIZE, SIZE) * 255)
+VIDEO = Value(lambda row, dtype: frames()([row], dtype).transpose(1, 2))  # channels first
+MASKED = Value(lambda row, dtype: half()([row], dtype)[:, None].expand(1, 1, FRAMES, SIZE, SIZE) * 255)
+EXAMPLES = Value(lambda row, dtype: [pictures(count=2, salt=3)([row], dtype), [pictures()([row], dtype), None]])
 LISTED = Value(EMBEDS.make, joined=lambda rows: [row[0] for row in rows])
 NEGATIVE_LISTED = Value(NEGATIVE.make, joined=LISTED.joined)
+NESTED = Value(EMBEDS.make, joined=lambda rows: [[row[0]] for row in rows])
+NEGATIVE_NESTED = Value(NEGATIVE.make, joined=NESTED.joined)
 LAYERS = Value(normal(2, TOKENS, WIDTH, salt=7).make, joined=lambda rows: torch.stack([row[0] for row in rows], 1))
 NEGATIVE_LAYERS = Value(normal(2, TOKENS, WIDTH, salt=8).make, joined=LAYERS.joined)
 ONE_POOLED, NEGATIVE_ONE_POOLED = normal(1, WIDTH, salt=2), normal(1, WIDTH, salt=6)
@@ -145,6 +148,15 @@ RULES: list[tuple[str, dict[str, Any]]] = [
     ("FluxKontext*", {"call": {"_auto_resize": False, "max_area": SIZE * SIZE}}),
     ("Flux2*", {"parts": {"scheduler": {"use_dynamic_shifting": True}}, "call": {"image": Value.absent}}),
     ("Flux2Klein[IK]*", {"call": {"image": pictures(64)}}),
+    ("VisualCloze*", {"parts": TEXT | {
+        "text_encoder": {"max_position_embeddings": 80}, "tokenizer_2": {}, "text_encoder_2": {}, "resolution": SIZE,
+        "transformer": {"in_channels": 24, "out_channels": 4}, "scheduler": {"use_dynamic_shifting": True},
+        "vae": {"latent_channels": 1, "shift_factor": 0.1},
+    }, "call": EMBEDDED | {
+        "task_prompt": words(), "content_prompt": words("bcd"), "image": EXAMPLES, "pooled_prompt_embeds": Value.absent,
+        "prompt": Value.absent, "prompt_embeds": Value.absent, "negative_prompt_embeds": Value.absent,
+    }}),
+    ("VisualClozePipeline", {"call": {"output_type": "pt", "upsampling_height": 32, "upsampling_width": 32}}),
     ("Chroma*", {"parts": {"vae": {"latent_channels": 1, "shift_factor": 0.1}}}),
     ("ChromaPipeline", {"call": {"prompt_attention_mask": BOOLS, "negative_prompt_attention_mask": BOOLS}}),
     ("ChromaInpaint*", {"after": {  # it reads a field that the class of its network does not have
@@ -159,6 +171,8 @@ RULES: list[tuple[str, dict[str, Any]]] = [
         "of": "DPMSolverMultistepScheduler", "use_flow_sigmas": True, "prediction_type": "flow_prediction",
         "flow_shift": 3.0,
     }}}),
+    ("SanaVideo* SanaImageToVideo*", {"parts": {"vae": {"of": "AutoencoderKLWan"}}}),
+    ("SanaVideo*", {"parts": {"scheduler": {"of": "FlowMatchEulerDiscreteScheduler"}}}),
     ("SanaSprint*", {"parts": {"scheduler": {"of": "SCMScheduler"}, "transformer": {"guidance_embeds": True}},
                       "call": {"intermediate_timesteps": None}}),
     ("Lumina*", {"size": 64}),
@@ -168,7 +182,10 @@ RULES: list[tuple[str, dict[str, Any]]] = [
     # --- Qwen
     ("Qwen*", {"size": 32, "parts": {"scheduler": {"use_dynamic_shifting": True}}}),
     ("QwenImageControlNetInpaint*", {"parts": {"controlnet": {"extra_condition_channels": 4}}}),
-    ("QwenImageLayered*", {"parts": {"text_encoder": ENCODER, "vae": {"input_channels": 4}, "transformer": {"use_additional_t_cond": True, "use_layer3d_rope": True}}}),
+    ("QwenImageLayered*", {"parts": {
+        "text_encoder": ENCODER, "vae": {"input_channels": 4, "z_dim": 8, "latents_mean": [0.1] * 8, "latents_std": [1.2] * 8},
+        "transformer": {"in_channels": 32, "out_channels": 8, "use_additional_t_cond": True, "use_layer3d_rope": True},
+    }}),
     ("QwenImageEdit* QwenImageLayered*", {
         "call": {"image": pictures(32)},
         "patch": {
@@ -177,13 +194,15 @@ RULES: list[tuple[str, dict[str, Any]]] = [
                               ("layered", (32, 32)))
         },
     }),
+    ("QwenImageLayered*", {"call": {"prompt": words(), "image": pictures(32, mode="RGBA")}}),
     # --- video
-    ("AnimateDiff*", {"parts": {"scheduler": {"of": "DDIMScheduler"}}}),
+    ("AnimateDiff*", {"parts": {"scheduler": {"of": "DDIMScheduler"}}, "call": {"num_frames": 2}}),
+    ("AnimateDiffVideoToVideo*", {"call": {"num_frames": Value.absent}}),
     ("AnimateDiffSDXL*", {"parts": {"unet": SDXL_UNET}}),
-    ("AnimateDiffControlNet*", {"call": {"conditioning_frames": pictures(count=FRAMES)}}),
-    ("AnimateDiffVideoToVideo*", {"call": {"video": pictures(count=FRAMES)}}),
-    ("AnimateDiffVideoToVideoControlNet*", {"call": {"conditioning_frames": pictures(count=FRAMES, salt=2)}}),
-    ("AnimateDiffSparse*", {"call": {"conditioning_frames": pictures(count=2), "controlnet_frame_indices": [0, 3]}}),
+    ("AnimateDiffControlNet*", {"call": {"conditioning_frames": pictures(count=2)}}),
+    ("AnimateDiffVideoToVideo*", {"call": {"video": pictures(count=2)}}),
+    ("AnimateDiffVideoToVideoControlNet*", {"call": {"conditioning_frames": pictures(count=2, salt=2)}}),
+    ("AnimateDiffSparse*", {"call": {"conditioning_frames": pictures(count=2), "controlnet_frame_indices": [0, 1]}}),
     ("TextToVideoZero*", {"parts": TEXT, "call": WORDS | {"video_length": 2, "t0": 1, "t1": 2}}),
     ("TextToVideoZeroSDXL*", {"parts": {"unet": SDXL_UNET, "tokenizer_2": {}, "text_encoder_2": {}}, "call": EMBEDDED}),
     ("StableVideoDiffusion*", {"call": {"decode_chunk_size": 2, "num_frames": 2}, "parts": VISION | {"scheduler": {
@@ -204,16 +223,17 @@ RULES: list[tuple[str, dict[str, Any]]] = [
     ("SkyReelsV2DiffusionForcing*", {"call": {"prompt": None, "overlap_history": None, "base_num_frames": FRAMES}}),
     ("SkyReelsV2DiffusionForcingVideo*", {"call": {"overlap_history": 1, "num_frames": 2 * FRAMES - 1}}),
     ("SkyReelsV2ImageToVideo*", {
-        "parts": VISION | {"transformer": {"in_channels": 4 * 2 + 2, "image_dim": WIDTH}},
+        "parts": VISION | {"image_processor": {"of": "CLIPImageProcessorPil"}, "transformer": {"in_channels": 4 * 2 + 2, "image_dim": WIDTH}},
         "call": {"image": pictures()},
     }),
     ("LTX*", {"size": 32, "parts": {"scheduler": {"use_dynamic_shifting": True}}}),
-    ("LTXCondition* LTXI2VLong*", {"parts": {"scheduler": {"use_dynamic_shifting": False}}}),
-    ("LTXI2VLong*", {"parts": TEXT, "call": WORDS | {"cond_image": pictures(32)}}),
+    ("LTXCondition* LTXI2VLong* LTX2DFR*", {"parts": {"scheduler": {"use_dynamic_shifting": False}}}),
+    ("LTXI2VLong*", {"parts": TEXT, "call": WORDS | {"cond_image": pictures(32), "seed": None}}),
     ("LucyEdit*", {"parts": {"transformer": {"in_channels": 8}}, "call": {"video": pictures(count=FRAMES)}}),
     ("Cosmos*", {"parts": {"safety_checker": Unguarded}}),
-    ("Cosmos*VideoToWorld*", {"parts": {"transformer": {"in_channels": 5}}, "call": {"video": Value.absent}}),
+    ("Cosmos*VideoToWorld*", {"parts": {"transformer": {"in_channels": 5}}, "call": {"video": Value.absent, "num_frames": 9}}),
     ("Mochi*", {"call": {"num_frames": 7}}),
+    ("Cosmos2*", {"parts": {"scheduler": {"shift": 1.0, "use_karras_sigmas": True}}}),
     ("CosmosTextToWorld* CosmosVideoToWorld*", {"parts": {"scheduler": {"of": "EDMEulerScheduler"}}}),
     # --- Kandinsky 2: a prior makes the embeddings of pictures that a decoder starts from
     ("Kandinsky[IPCV]*", {"parts": {"unet": KANDINSKY_UNET | {
@@ -298,7 +318,11 @@ RULES: list[tuple[str, dict[str, Any]]] = [
     ("ZImage*", {"size": 32, "call": {
         "prompt_embeds": LISTED, "negative_prompt_embeds": NEGATIVE_LISTED,
     }, "parts": {"vae": {"shift_factor": 0.1}}}),
+    ("ZImageOmni*", {"parts": {"siglip": None, "siglip_processor": None}, "call": {
+        "image": Value.absent, "prompt_embeds": NESTED, "negative_prompt_embeds": NEGATIVE_NESTED,
+    }}),
     ("ZImageControlNetInpaint*", {"parts": {"controlnet": {"control_in_dim": 9}}}),
+    ("HiDream*", {"after": {"sizes": lambda pipe: setattr(pipe, "default_sample_size", SIZE // 2)}}),
     ("HiDream*", {"call": {
         "prompt_embeds_t5": EMBEDS, "negative_prompt_embeds_t5": NEGATIVE,
         "prompt_embeds_llama3": LAYERS, "negative_prompt_embeds_llama3": NEGATIVE_LAYERS,
@@ -317,7 +341,8 @@ RULES: list[tuple[str, dict[str, Any]]] = [
         "cache": lambda pipe: pipe.vae.register_to_config(cache_mag_vae=False),
     }}),
     ("EasyAnimateInpaint*", {"parts": {"transformer": {"in_channels": 9}}, "call": {"video": VIDEO, "mask_video": MASKED}}),
-    ("QwenImage21*", {"call": {"image": Value.absent}}),
+    ("QwenImage21*", {"parts": {"processor": Processor}, "call": {"image": Value.absent}}),
+    
     # --- older ones
     ("Semantic*", {"parts": TEXT, "call": WORDS | {"editing_prompt": ["b"], "edit_warmup_steps": 1}}),
     ("StableUnCLIP*", {"parts": {
@@ -352,6 +377,10 @@ RULES: list[tuple[str, dict[str, Any]]] = [
         "parts": {"unet": {"in_channels": 9}, "feature_extractor": {"of": "CLIPImageProcessorPil"}},
         "call": {"example_image": pictures()},
     }),
+    ("VQDiffusion*", {"parts": TEXT | {"scheduler": {"num_vec_classes": 17}}, "call": WORDS | {"output_type": "pt"}}),
+    ("CycleDiffusion*", {"parts": TEXT | {"scheduler": {"of": "DDIMScheduler"}}, "call": WORDS | {
+        "source_prompt": words("bcd"), "guidance_scale": 2.0, "eta": 0.1,
+    }}),
     ("AltDiffusion*", {"parts": {"scheduler": {"of": "PNDMScheduler"}}}),
     ("I2VGenXL*", {"parts": VISION, "call": {"image": pictures(), "num_frames": 2}}),
     ("PIA*", {"parts": {"motion_adapter": {"conv_in_channels": 9}, "unet": {"in_channels": 4}}}),
@@ -392,15 +421,21 @@ RULES: list[tuple[str, dict[str, Any]]] = [
     ("LEdits*", {"parts": TEXT | {"scheduler": {"of": "DPMSolverMultistepScheduler", "algorithm_type": "sde-dpmsolver++", "solver_order": 2}}, "call": {
         "editing_prompt": ["b"], "edit_warmup_steps": 1}, "after": {"inverted": inverted}}),
     ("LEdits*", {"parts": {"vae": VAE_OF_8, "unet": THREE_LEVELS}}),
-    ("LEdits*XL", {"parts": {"unet": SDXL_UNET | {"cross_attention_dim": 2 * WIDTH}, "tokenizer_2": {}, "text_encoder_2": {}}}),
+    ("LEdits*XL", {"call": {"negative_prompt_embeds": Value.absent, "negative_pooled_prompt_embeds": Value.absent}, "parts": {"unet": SDXL_UNET | {"cross_attention_dim": 2 * WIDTH}, "tokenizer_2": {}, "text_encoder_2": {}}}),
     ("BriaFibo*", {"parts": {"tokenizer": {"of": "AutoTokenizer"}, "text_encoder": ENCODER | {"vocab_size": 128001}}, "call": WORDS}),
     ("BriaFiboEdit*", {"call": {"image": pictures(), "_auto_resize": False, "prompt": '{"edit_instruction": "b"}'}}),
-    ("BriaFibo2*", {"call": EMBEDDED | {"image": Value.absent}}),
+    ("BriaFibo2*", {"call": EMBEDDED | {"image": Value.absent, "prompt_embeds": normal(2, TOKENS, WIDTH),
+        "negative_prompt_embeds": normal(2, TOKENS, WIDTH, salt=5), "prompt_embeds_mask": BOOLS, "negative_prompt_embeds_mask": BOOLS}}),
+    ("HeliosPipeline", {"parts": {"scheduler": {"stages": 1, "stage_range": [0, 1]}}}),
+    ("HeliosPyramid*", {"size": 64, "parts": {"scheduler": {"gamma": 0.3}}}),
     ("Helios*", {"call": {"video": Value.absent, "image": Value.absent, "history_sizes": [4, 2, 1], "num_latent_frames_per_chunk": 2}}),
     ("AnyFlow*", {"call": {"video": Value.absent}}),
-    ("DreamLite*", {"parts": {"text_encoder": ENCODER}}),
+    ("DreamLite*", {"parts": TEXT | {"text_encoder": ENCODER}, "call": WORDS | {"image": Value.absent}}),
     ("ChronoEdit*", {"parts": {"image_processor": {}}}),
-    ("WanAnimate*", {"parts": {"image_processor": {}, "transformer": {}}, "call": {
+    ("WanAnimate*", {"parts": {
+        "image_processor": {}, "transformer": {},
+        "vae": {"temperal_downsample": [True, True], "scale_factor_temporal": 4},
+    }, "call": {
         "image": pictures(), "pose_video": pictures(count=FRAMES, salt=2), "face_video": pictures(count=FRAMES, salt=3),
         "segment_frame_length": FRAMES,
     }}),
@@ -409,14 +444,20 @@ RULES: list[tuple[str, dict[str, Any]]] = [
     ("StableAudio3Inpaint*", {"call": {"mask_start_seconds": 0.25, "mask_end_seconds": 0.75}}),
     ("LongCatAudio*", {"parts": {"tokenizer": {"of": "AutoTokenizer"}, "text_encoder": {}}, "call": {"prompt": words(), "audio_duration_s": 1.0, "output_type": "pt"}}),
     ("AceStep*", {"parts": {"tokenizer": {"of": "AutoTokenizer"}, "text_encoder": ENCODER}, "call": {"prompt": words(), "lyrics": "b", "audio_duration": 2.0}}),
-    ("Glm*", {"call": {"prior_token_ids": Value(lambda row, dtype: torch.arange(4)[None] + row), "image": Value.absent}}),
+    ("Glm*", {"call": {"prior_token_ids": Value(lambda row, dtype: torch.arange(16)[None] % 15 + row), "image": Value.absent}}),
     ("Kandinsky6TI2VA*", {"call": {"sample_audio": False, "image": Value.absent}}),
     ("Glm*", {"parts": {"vision_language_encoder": None}}),
     ("LTX2*", {"parts": {"connectors": {}}, "call": {
         "frame_rate": 4.0, "prompt_embeds": normal(TOKENS, 2 * WIDTH), "negative_prompt_embeds": normal(TOKENS, 2 * WIDTH, salt=5),
     }}),
-    ("LTX2ImageToVideo*", {"call": {"image_crf": 0}}),
+    ("LTX2*", {"call": {"num_frames": 9}}),
+    ("LTX2DFRP*", {
+        "parts": {"transformer": {"use_keyframes_abs_pos_embedding": True}},
+        "call": {"negative_prompt_embeds": Value.absent},
+    }),
+    ("LTX2ImageToVideo*", {"call": {"image_crf": 0}, "size": 64}),
     ("LTX2[CIPH]*Pipeline", {"call": {"spatio_temporal_guidance_blocks": [1]}}),
     ("JoyImageEditPipeline", {"size": 32, "call": {"image": pictures(32)}}),
-    ("JoyImageEditPlus*", {"size": 32, "call": {"images": pictures(32)}}),
+    ("JoyImageEditPlus*", {"size": 32, "call": {"images": Value(pictures(32).make, joined=lambda rows: [[one] for one in rows])}}),
+    ("Joy*", {"patch": {"diffusers.pipelines.joyimage.image_processor.find_best_bucket": lambda *sizes: (32, 32)}}),
 ]  # fmt: skip
