@@ -37,6 +37,7 @@ LEFT_OUT: dict[str, str] = {
     "Cosmos3OmniPipeline": "one network for text and video, with tokens of its own",
     "AnyFlowFARPipeline": "frames in chunks of their own lengths, each with a cache of the others",
     "Kandinsky6SRPipeline": "tiles of a large video",
+    "JoyImageEditPlusPipeline": "reads pictures by a vision-language model that cannot be left out",
     "Ideogram4Pipeline": "reads prompts by a vision-language model that cannot be left out",
     "RFD4ProteinaPipeline": "designs proteins",
 }  # fmt: skip

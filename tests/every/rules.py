@@ -194,7 +194,7 @@ RULES: list[tuple[str, dict[str, Any]]] = [
                               ("layered", (32, 32)))
         },
     }),
-    ("QwenImageLayered*", {"call": {"prompt": words(), "image": pictures(32, mode="RGBA")}}),
+    ("QwenImageLayered*", {"call": {"prompt": words(), "image": pictures(32, mode="RGBA"), "output_type": "pt"}}),
     # --- video
     ("AnimateDiff*", {"parts": {"scheduler": {"of": "DDIMScheduler"}}, "call": {"num_frames": 2}}),
     ("AnimateDiffVideoToVideo*", {"call": {"num_frames": Value.absent}}),
@@ -275,7 +275,7 @@ RULES: list[tuple[str, dict[str, Any]]] = [
         "size": 64, "after": {"sizes": lambda pipe: setattr(pipe, "resolutions", [(64, 64)])},
     }),
     ("Kandinsky5?2V*", {"size": 64, "call": {"num_frames": 9}}),
-    ("Kandinsky5I2V*", {"parts": {"transformer": {"visual_cond": True}}}),
+    ("Kandinsky5I2V*", {"call": {"num_frames": 21}, "parts": {"transformer": {"visual_cond": True}}}),
     # --- Wuerstchen and Stable Cascade
     ("StableCascade*", {"call": {
         "prompt_embeds": normal(1, 8), "negative_prompt_embeds": normal(1, 8, salt=5), "prompt_embeds_pooled": ONE_POOLED,
@@ -458,6 +458,5 @@ RULES: list[tuple[str, dict[str, Any]]] = [
     ("LTX2ImageToVideo*", {"call": {"image_crf": 0}, "size": 64}),
     ("LTX2[CIPH]*Pipeline", {"call": {"spatio_temporal_guidance_blocks": [1]}}),
     ("JoyImageEditPipeline", {"size": 32, "call": {"image": pictures(32)}}),
-    ("JoyImageEditPlus*", {"size": 32, "call": {"images": Value(pictures(32).make, joined=lambda rows: [[one] for one in rows])}}),
     ("Joy*", {"patch": {"diffusers.pipelines.joyimage.image_processor.find_best_bucket": lambda *sizes: (32, 32)}}),
 ]  # fmt: skip
