@@ -68,8 +68,12 @@ def inverted(pipe: Any) -> None:
     """LEdits++ begins at what it has inverted."""
     pipe.set_progress_bar_config(disable=True)
     with torch.no_grad():
-        pipe.invert(image=pictures(64)([0], torch.float32), num_inversion_steps=6, skip=0.2,
-                    generator=torch.Generator().manual_seed(0))
+        pipe.invert(
+            image=pictures(64)([0], torch.float32),
+            num_inversion_steps=6,
+            skip=0.2,
+            generator=torch.Generator().manual_seed(0),
+        )
 
 
 VIDEO = Value(lambda row, dtype: frames()([row], dtype).transpose(1, 2))  # channels first
