@@ -23,6 +23,7 @@ import traceback
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from fnmatch import fnmatchcase
 from functools import cache
 from pathlib import Path
@@ -34,7 +35,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 import diffusers
 import every
 import torch
-from every.differences import DIFFERENT, EXAMPLES, OWN, SCHEDULERS
+from every.differences import DIFFERENT, EXAMPLES, ON_DATA, OWN, SCHEDULERS
 from tiny import fingerprint
 from torch import Tensor
 
@@ -94,10 +95,22 @@ class Case:
     def same(self, recipe: dict[str, Any], **call: Any) -> str:
         """Whether a recipe makes what the plain pipeline makes of this call."""
         try:
-            expected = every.call(self.pipe, self.arguments, **call)
+            with self.ending_on_data():
+                expected = every.call(self.pipe, self.arguments, **call)
         except Exception as error:
             raise NotHere(f"the pipeline itself raises {_line(error)}") from None
         return equality(self.accelerated(recipe, **call), expected)
+
+    @contextmanager
+    def ending_on_data(self) -> Iterator[None]:
+        """Meanwhile, the pipeline's scheduler takes its last step to the data, as recipes do."""
+        shipped = self.pipe.scheduler
+        changed = {key: value for key, value in ON_DATA.items() if shipped.config.get(key, value) != value}
+        self.pipe.scheduler = type(shipped).from_config(shipped.config, **changed) if changed else shipped
+        try:
+            yield
+        finally:
+            self.pipe.scheduler = shipped
 
     def count(self, arguments: dict[str, Any], more: dict[str, Any]) -> int:
         """How many rows the plain pipeline makes of arguments; 0 if it does not take them."""

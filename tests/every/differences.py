@@ -43,6 +43,7 @@ SCHEDULERS: dict[str, dict[str, Any]] = {  # tried in place of the schedulers th
     "UniPCMultistepScheduler": {"instead_of": _TABLES, "config": {"final_sigmas_type": "zero"}},
     "FlowMatchHeunDiscreteScheduler": {"instead_of": _FLOWS},
 }
+ON_DATA = {"set_alpha_to_one": True, "final_sigmas_type": "zero"}  # schedulers with these end on data, as recipes do
 EXAMPLES: dict[str, dict[str, Any]] = {  # where a method made without arguments does nothing in few steps
     "interval": {"low": 0.4, "high": 6.0},
     "reuse": {"interval": 3},
