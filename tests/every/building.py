@@ -19,11 +19,14 @@ from torch import Tensor, nn
 from every.arguments import SIZE, Value, common
 from every.codecs import CODECS
 from every.encoders import ENCODERS
-from every.networks import NETWORKS
+from every.extras import EXTRAS
+from every.image_transformers import IMAGE_TRANSFORMERS
 from every.rules import RULES
 from every.schedulers import SCHEDULERS
+from every.unets import UNETS
+from every.video_transformers import VIDEO_TRANSFORMERS
 
-PARTS: dict[str, Any] = NETWORKS | CODECS | ENCODERS | SCHEDULERS
+PARTS: dict[str, Any] = UNETS | IMAGE_TRANSFORMERS | VIDEO_TRANSFORMERS | EXTRAS | CODECS | ENCODERS | SCHEDULERS
 NOTHING = ("tokenizer", "text_encoder", "safety_checker", "feature_extractor", "processor", "image_processor")
 STEPS = 4
 NOISE = 0.1  # standard deviation of the weights that a class leaves at zero or does not fill
@@ -132,7 +135,7 @@ def tensor(result: Any) -> Tensor:
         return result.detach().float()
     if isinstance(result, np.ndarray):
         return torch.from_numpy(result).float()
-    if isinstance(result, list) and result:
+    if isinstance(result, list):
         return torch.stack([tensor(one) for one in result])
     if hasattr(result, "to_tuple"):
         return tensor(next(one for one in result.to_tuple() if one is not None))

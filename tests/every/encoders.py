@@ -10,7 +10,7 @@ LETTERS = "abcdefghijklmnopqrstuvwxyz"
 START, END = "<|startoftext|>", "<|endoftext|>"
 WORDS = [letter + end for end in ("", "</w>") for letter in LETTERS] + [START, END]
 
-_SMALL = {"hidden_size": WIDTH, "intermediate_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
+_SMALL: dict[str, Any] = {"hidden_size": WIDTH, "intermediate_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
 _CLIP_TEXT = _SMALL | {
     "vocab_size": len(WORDS), "max_position_embeddings": TOKENS, "bos_token_id": len(WORDS) - 2,
     "eos_token_id": len(WORDS) - 1, "projection_dim": WIDTH,
@@ -18,7 +18,7 @@ _CLIP_TEXT = _SMALL | {
 _CLAP = _SMALL | {
     "vocab_size": len(WORDS), "max_position_embeddings": 64, "projection_dim": WIDTH, "pad_token_id": 0,
 }  # fmt: skip
-_CLIP_VISION = _SMALL | {"image_size": SIZE, "patch_size": 8, "projection_dim": WIDTH}
+_CLIP_VISION: dict[str, Any] = _SMALL | {"image_size": SIZE, "patch_size": 8, "projection_dim": WIDTH}
 _T5 = {
     "vocab_size": len(WORDS), "d_model": WIDTH, "d_kv": 4, "d_ff": 16, "num_layers": 2, "num_heads": 2,
     "is_encoder_decoder": False, "tie_word_embeddings": False,
