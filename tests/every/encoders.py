@@ -94,10 +94,9 @@ def multilingual_clip() -> Any:
     """What the first Kandinsky has its text from."""
     from diffusers.pipelines.kandinsky.text_encoder import MCLIPConfig, MultilingualCLIP
 
-    config = MCLIPConfig(transformerDimSize=WIDTH, imageDimSize=WIDTH, max_position_embeddings=80, **{
-        key: _CLIP_TEXT[key] for key in (*_SMALL, "vocab_size")
-    })  # fmt: skip
-    return MultilingualCLIP(config)
+    config: dict[str, Any] = {key: _CLIP_TEXT[key] for key in (*_SMALL, "vocab_size")}
+    config |= {"transformerDimSize": WIDTH, "imageDimSize": WIDTH, "max_position_embeddings": 80}
+    return MultilingualCLIP(MCLIPConfig(**config))
 
 
 ENCODERS: dict[str, Any] = {
