@@ -94,13 +94,13 @@ def built() -> list[str]:
     return [name for name in every.names() if name not in every.LEFT_OUT]
 
 
-def matrix(names: list[str], wanted: list[str], workers: int) -> Iterator[tuple[str, dict[str, str]]]:
-    """The outcomes of every pipeline class, as they come."""
+def matrix(pairs: dict[str, list[str]], workers: int) -> Iterator[tuple[str, dict[str, str]]]:
+    """The outcomes of these checks of pipeline classes, as they come."""
     if workers == 1:
-        yield from ((name, outcomes(name, wanted)) for name in names)
+        yield from ((name, outcomes(name, wanted)) for name, wanted in pairs.items())
         return
     with ProcessPoolExecutor(workers) as pool:
-        yield from zip(names, pool.map(outcomes, names, [wanted] * len(names)))
+        yield from zip(pairs, pool.map(outcomes, pairs, pairs.values()))
 
 
 def main() -> None:
@@ -108,12 +108,20 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     parser.add_argument("--pipelines", nargs="*", default=["*"])
     parser.add_argument("--checks", nargs="*", default=["*"])
+    parser.add_argument("--again", type=Path, help="only the pairs that were faults in this file")
     parser.add_argument("--workers", type=int, default=1)
     asked = parser.parse_args()
     names = [name for name in built() if any(fnmatchcase(name, pattern) for pattern in asked.pipelines)]
     wanted = [name for name in checks() if any(fnmatchcase(name, pattern) for pattern in asked.checks)]
     table: dict[str, dict[str, str]] = {}
-    for name, row in matrix(names, wanted, asked.workers):
+    pairs = dict.fromkeys(names, wanted)
+    if asked.again:
+        before = json.loads(asked.again.read_text())["pipelines"]
+        faults = {
+            name: [check for check, said in row.items() if said.startswith("fault")] for name, row in before.items()
+        }
+        pairs = {name: [c for c in faults[name] if c in wanted] for name in names if faults.get(name)}
+    for name, row in matrix(pairs, asked.workers):
         table[name] = row
         faults = {check: said for check, said in row.items() if said.startswith("fault")}
         print(f"{time.strftime('%H:%M:%S')} {name}: {len(faults)} faults of {len(row)}", flush=True)

@@ -13,8 +13,8 @@ from torch import Tensor
 
 import hasten
 from every.arguments import many
-from every.building import arguments, call
-from every.case import Case, NotHere, equality, works
+from every.building import arguments, build, call
+from every.case import Case, Kept, NotHere, equality, works
 from every.differences import EXAMPLES, SCHEDULERS
 from hasten.recipe import FAMILIES
 
@@ -35,7 +35,8 @@ def scheduler_equal(scheduler: str) -> Callable[[Case], str]:
     """With this scheduler of diffusers in the pipeline, the solver that is it makes the same."""
 
     def check(case: Case) -> str:
-        before, kind = case.pipe.scheduler, getattr(diffusers, scheduler)
+        before = case.pipe.scheduler
+        kind: Any = type(scheduler, (Kept, getattr(diffusers, scheduler)), {})
         fields = SCHEDULERS[scheduler]
         if case.pipe.scheduler.__class__.__name__ not in fields["instead_of"]:
             raise NotHere(f"is made for {type(before).__name__}")
@@ -57,6 +58,8 @@ def part_works(field: str, method: Any) -> Callable[[Case], str]:
             warnings.simplefilter("always")
             recipe = {field: [part] if field == "caches" else part}
             outcome = _warned(case, recipe, said)
+        if outcome == "fault: not finite" and field == "quantize":
+            return _overflows(case, method.name)
         if outcome != "works" or not getattr(method, "off", None) or field == "quantize":
             return outcome
         part = {"name": method.name, **method.off}
@@ -71,10 +74,17 @@ def _warned(case: Case, recipe: dict[str, Any], said: list[Any]) -> str:
     with hasten.accelerate(case.pipe, recipe) as fast:
         result = call(fast, case.arguments, silent=False)
     outcome = works(result, case.plain)
-    if outcome == "works" and torch.equal(result, case.plain):
+    if outcome == "works" and torch.equal(result, case.plain) and "compile" not in recipe:  # that may be exact
         told = [str(one.message) for one in said if "nothing" in str(one.message)]
         return "works: changes nothing here, and says so" if told else "fault: changes nothing, without a word"
     return outcome
+
+
+def _overflows(case: Case, dtype: str) -> str:
+    pipe, given = build(case.name, dtype=getattr(torch, dtype))
+    if torch.isfinite(call(pipe, given)).all():
+        return "fault: not finite"
+    raise NotHere(f"the pipeline itself overflows in {dtype}")
 
 
 def part_rows(field: str, method: Any) -> Callable[[Case], str]:
@@ -91,7 +101,7 @@ def seeds(case: Case) -> str:
     """The same seed gives the same image alone and in a batch, and as a generator does."""
     with hasten.accelerate(case.pipe, {"solver": case.own()}) as fast:
         seeded = call(fast, case.arguments, seed=None, more={"seed": 0})
-    with case.ending_on_data():
+    with case.comparable():
         same = equality(seeded, call(case.pipe, case.arguments))
     return _batch(case, {"solver": case.own()}) if same == "equal" else f"{same} from a generator of that seed"
 

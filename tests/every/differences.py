@@ -25,7 +25,7 @@ OWN: dict[str, Any] = {  # a scheduler class of diffusers -> the solver that doe
     "EulerAncestralDiscreteScheduler": "euler-ancestral",
     "EulerDiscreteScheduler": "euler",
     "FlowMatchEulerDiscreteScheduler": "euler",
-    "FlowMatchHeunDiscreteScheduler": "heun",
+    "FlowMatchHeunDiscreteScheduler": {"name": "heun", "space": "flow"},
     "HeunDiscreteScheduler": "heun",
     "PNDMScheduler": "pndm",
     "UniPCMultistepScheduler": lambda config: {"name": "unipc", "order": config["solver_order"]},
@@ -60,4 +60,22 @@ EXAMPLES: dict[str, dict[str, Any]] = {  # where a method made without arguments
     "fora": {"interval": 4},
     "sada": {"acc_range": (0.0, 1.0), "tail": 0, "lagrange_step": 0.25, "lagrange_int": 3},
 }
-DIFFERENT: dict[tuple[str, str], str] = {}  # (pipelines, checks) -> why they differ from the plain pipeline
+_UNSCALED = "the plain pipeline does not scale states as this scheduler wants them; recipes do"
+_LEARNED = "the plain pipeline draws by a variance that the network has learned; solvers draw by the exact one"
+DIFFERENT: dict[tuple[str, str], str] = {  # (pipelines, checks) -> why they differ from the plain pipeline
+    **{
+        (pipes, f"as {kind}*"): _UNSCALED
+        for pipes in (
+            "DDPM*",
+            "PNDM*",
+            "DiT*",
+            "Kandinsky3*",
+            "LDM*",
+            "Marigold*",
+            "CogVideoXVideo*",
+            "*AttendAndExcite*",
+        )
+        for kind in ("Euler", "Heun")
+    },
+    **{("IF*", checks): _LEARNED for checks in ("own*", "strength*", "callback*", "interrupt", "seeds")},
+}

@@ -10,7 +10,12 @@ LETTERS = "abcdefghijklmnopqrstuvwxyz"
 START, END = "<|startoftext|>", "<|endoftext|>"
 WORDS = [letter + end for end in ("", "</w>") for letter in LETTERS] + [START, END]
 
-_SMALL: dict[str, Any] = {"hidden_size": WIDTH, "intermediate_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
+_SMALL: dict[str, Any] = {
+    "hidden_size": WIDTH,
+    "intermediate_size": 16,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+}
 _CLIP_TEXT = _SMALL | {
     "vocab_size": len(WORDS), "max_position_embeddings": TOKENS, "bos_token_id": len(WORDS) - 2,
     "eos_token_id": len(WORDS) - 1, "projection_dim": WIDTH,

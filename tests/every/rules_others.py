@@ -77,7 +77,7 @@ OTHERS: list[tuple[str, dict[str, Any]]] = [
     ("LDMPipeline", {"parts": {"unet": {"in_channels": 4, "out_channels": 4}}, "call": {"output_type": "np"}}),
     ("LDMSuper*", {"parts": {"unet": {"in_channels": 6}, "vqvae": {"latent_channels": 3}}}),
     ("LDMText*", {"parts": {
-        "vqvae": {}, "unet": {"of": "UNet2DConditionModel"}, "bert": {"of": "CLIPTextModel", "max_position_embeddings": 80},
+        "vqvae": {"of": "AutoencoderKL"}, "unet": {"of": "UNet2DConditionModel"}, "bert": {"of": "CLIPTextModel", "max_position_embeddings": 80},
         "tokenizer": {"of": "CLIPTokenizer"},
     }, "call": WORDS}),
     ("LDM*", {"call": {"output_type": "np"}}),
