@@ -28,11 +28,11 @@ class Value:
     joined: Callable[[list[Any]], Any] | None = None
     absent: ClassVar[Any] = object()  # stands for an argument that is not given
 
-    def __call__(self, rows: int, dtype: torch.dtype) -> Any:
-        made = [self.make(row, dtype) for row in range(rows)]
+    def __call__(self, rows: list[int], dtype: torch.dtype) -> Any:
+        made = [self.make(row, dtype) for row in rows]
         if self.joined is not None:
             return self.joined(made)
-        return torch.cat(made) if isinstance(made[0], Tensor) else made if rows > 1 else made[0]
+        return torch.cat(made) if isinstance(made[0], Tensor) else made if len(rows) > 1 else made[0]
 
 
 def _noise(seed: int, *shape: int) -> Tensor:
@@ -64,16 +64,16 @@ def frames(size: int = SIZE, count: int = FRAMES) -> Value:
     return Value(lambda row, dtype: _noise(300 + row, count, 3, size, size).sigmoid().to(dtype))
 
 
-def pictures(size: int = SIZE, count: int = 1, salt: int = 1) -> Value:
+def pictures(size: int = SIZE, count: int = 1, salt: int = 1, mode: str = "RGB") -> Value:
     """A picture as pillow has them, or a list of some."""
-    return Value(lambda row, _: _pillows(100 * salt + row, size, count))
+    return Value(lambda row, _: _pillows(100 * salt + row, size, count, mode))
 
 
-def _pillows(seed: int, size: int, count: int) -> Any:
+def _pillows(seed: int, size: int, count: int, mode: str) -> Any:
     from PIL import Image
 
     drawn = (_noise(seed, count, size, size, 3)[0].sigmoid() * 255).byte().numpy()
-    made = [Image.fromarray(one) for one in drawn]
+    made = [Image.fromarray(one).convert(mode) for one in drawn]
     return made if count > 1 else made[0]
 
 

@@ -6,6 +6,7 @@ import functools
 import importlib
 import inspect
 import warnings
+from collections.abc import Iterable
 from contextlib import ExitStack
 from fnmatch import fnmatchcase
 from typing import Any
@@ -18,11 +19,14 @@ from torch import Tensor, nn
 from every.arguments import SIZE, Value, common
 from every.codecs import CODECS
 from every.encoders import ENCODERS
-from every.networks import NETWORKS
+from every.extras import EXTRAS
+from every.image_transformers import IMAGE_TRANSFORMERS
 from every.rules import RULES
 from every.schedulers import SCHEDULERS
+from every.unets import UNETS
+from every.video_transformers import VIDEO_TRANSFORMERS
 
-PARTS: dict[str, Any] = NETWORKS | CODECS | ENCODERS | SCHEDULERS
+PARTS: dict[str, Any] = UNETS | IMAGE_TRANSFORMERS | VIDEO_TRANSFORMERS | EXTRAS | CODECS | ENCODERS | SCHEDULERS
 NOTHING = ("tokenizer", "text_encoder", "safety_checker", "feature_extractor", "processor", "image_processor")
 STEPS = 4
 NOISE = 0.1  # standard deviation of the weights that a class leaves at zero or does not fill
@@ -79,15 +83,18 @@ def build(name: str, rows: int = 1, dtype: torch.dtype = torch.float32, seed: in
             change(pipe)
     if dtype != torch.float32:
         pipe.to(dtype)
-    pipe.set_progress_bar_config(disable=True)
-    return pipe, arguments(pipe, rule, rows, dtype)
+    for one in [pipe, *vars(pipe).values()]:  # combined pipelines hold others
+        if isinstance(one, diffusers.DiffusionPipeline):
+            one.set_progress_bar_config(disable=True)
+    return pipe, arguments(pipe, range(rows), dtype)
 
 
-def arguments(pipe: Any, rule: dict[str, Any], rows: int, dtype: torch.dtype) -> dict[str, Any]:
-    """What a pipeline is called with, but for steps and generator."""
-    takes = inspect.signature(pipe.__call__).parameters
+def arguments(pipe: Any, rows: Iterable[int] = (0,), dtype: torch.dtype = torch.float32) -> dict[str, Any]:
+    """What a pipeline is called with, but for steps and generator. rows: which prompts or pictures."""
+    takes, rule = signature(pipe), settings(type(pipe).__name__)
     values = {key: value for key, value in common(rule.get("size", SIZE)).items() if key in takes} | rule["call"]
     values = {key: value for key, value in values.items() if value is not Value.absent}
+    rows = list(rows)
     return {key: value(rows, dtype) if isinstance(value, Value) else value for key, value in values.items()}
 
 
@@ -128,7 +135,7 @@ def tensor(result: Any) -> Tensor:
         return result.detach().float()
     if isinstance(result, np.ndarray):
         return torch.from_numpy(result).float()
-    if isinstance(result, list) and result:
+    if isinstance(result, list):
         return torch.stack([tensor(one) for one in result])
     if hasattr(result, "to_tuple"):
         return tensor(next(one for one in result.to_tuple() if one is not None))

@@ -89,4 +89,23 @@ CODECS: dict[str, Any] = {
         "encoder_hidden_size": 6, "downsampling_ratios": [1, 2], "channel_multiples": [1, 2], "decoder_channels": 3,
         "decoder_input_channels": 3, "sampling_rate": 4,
     },
+    "AutoencoderKLLTX2Video": {
+        "latent_channels": 4, "block_out_channels": (8, 8, 8, 8), "decoder_block_out_channels": (8, 8, 8),
+        "layers_per_block": (1, 1, 1, 1, 1), "decoder_layers_per_block": (1, 1, 1, 1), "patch_size": 1,
+        "upsample_residual": (False, False, False), "upsample_factor": (1, 1, 1), "spatial_compression_ratio": 8,
+        "temporal_compression_ratio": 8,
+    },
+    "AutoencoderKLLTX2Audio": {
+        "base_channels": 4, "ch_mult": (1,), "num_res_blocks": 1, "resolution": 16, "latent_channels": 2,
+        "mel_bins": 8,
+    },
+    "LTX2Vocoder": {"in_channels": 4, "hidden_channels": 32},
+    "AutoencoderSAME": {
+        "patch_size": 4, "encoder_channels": 8, "encoder_c_mults": (1,), "encoder_strides": (2,),
+        "encoder_transformer_depths": (1,), "latent_dim": 4, "dim_heads": 4, "ff_mult": 2, "sampling_rate": 16,
+    },
+    "LongCatAudioDiTVae": {
+        "channels": 4, "c_mults": [1, 1], "strides": [2], "latent_dim": 4, "encoder_latent_dim": 8,
+        "downsampling_ratio": 2, "sample_rate": 8,
+    },
 }  # fmt: skip

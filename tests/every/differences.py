@@ -27,7 +27,7 @@ OWN: dict[str, Any] = {  # a scheduler class of diffusers -> the solver that doe
     "EulerAncestralDiscreteScheduler": "euler-ancestral",
     "EulerDiscreteScheduler": "euler",
     "FlowMatchEulerDiscreteScheduler": "euler",
-    "FlowMatchHeunDiscreteScheduler": "heun",
+    "FlowMatchHeunDiscreteScheduler": {"name": "heun", "space": "flow"},
     "HeunDiscreteScheduler": "heun",
     "PNDMScheduler": "pndm",
     "UniPCMultistepScheduler": lambda config: {"name": "unipc", "order": config["solver_order"]},
@@ -45,7 +45,14 @@ SCHEDULERS: dict[str, dict[str, Any]] = {  # tried in place of the schedulers th
     "UniPCMultistepScheduler": {"instead_of": _TABLES, "config": {"final_sigmas_type": "zero"}},
     "FlowMatchHeunDiscreteScheduler": {"instead_of": _FLOWS},
 }
+ON_DATA = {"set_alpha_to_one": True, "final_sigmas_type": "zero"}  # schedulers with these end on data, as recipes do
 EXAMPLES: dict[str, dict[str, Any]] = WORKING | {
     "diffusers-magcache": WORKING["diffusers-magcache"] | {"ratios": [1.0, 1.1, 0.9, 1.0]},  # one a step
 }
-DIFFERENT: dict[tuple[str, str], str] = {}  # (pipelines, checks) -> why they differ from the plain pipeline
+_UNSCALED = "the plain pipeline does not scale states as this scheduler wants them; recipes do"
+_LEARNED = "the plain pipeline draws by a variance that the network has learned; solvers draw by the exact one"
+_SCALED = ("DDPM*", "PNDM*", "DiT*", "Kandinsky3*", "LDM*", "Marigold*", "CogVideoXVideo*", "*AttendAndExcite*")
+DIFFERENT: dict[tuple[str, str], str] = {  # (pipelines, checks) -> why they differ from the plain pipeline
+    **{(pipes, f"as {kind}*"): _UNSCALED for pipes in _SCALED for kind in ("Euler", "Heun")},
+    **{("IF*", checks): _LEARNED for checks in ("own*", "strength*", "callback*", "interrupt", "seeds")},
+}

@@ -10,7 +10,12 @@ LETTERS = "abcdefghijklmnopqrstuvwxyz"
 START, END = "<|startoftext|>", "<|endoftext|>"
 WORDS = [letter + end for end in ("", "</w>") for letter in LETTERS] + [START, END]
 
-_SMALL = {"hidden_size": WIDTH, "intermediate_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
+_SMALL: dict[str, Any] = {
+    "hidden_size": WIDTH,
+    "intermediate_size": 16,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+}
 _CLIP_TEXT = _SMALL | {
     "vocab_size": len(WORDS), "max_position_embeddings": TOKENS, "bos_token_id": len(WORDS) - 2,
     "eos_token_id": len(WORDS) - 1, "projection_dim": WIDTH,
@@ -18,7 +23,7 @@ _CLIP_TEXT = _SMALL | {
 _CLAP = _SMALL | {
     "vocab_size": len(WORDS), "max_position_embeddings": 64, "projection_dim": WIDTH, "pad_token_id": 0,
 }  # fmt: skip
-_CLIP_VISION = _SMALL | {"image_size": SIZE, "patch_size": 8, "projection_dim": WIDTH}
+_CLIP_VISION: dict[str, Any] = _SMALL | {"image_size": SIZE, "patch_size": 8, "projection_dim": WIDTH}
 _T5 = {
     "vocab_size": len(WORDS), "d_model": WIDTH, "d_kv": 4, "d_ff": 16, "num_layers": 2, "num_heads": 2,
     "is_encoder_decoder": False, "tie_word_embeddings": False,
@@ -34,11 +39,12 @@ def clip_tokenizer(length: int = TOKENS) -> Any:
 
 def tokenizer(length: int = TOKENS) -> Any:
     """Of letters, for encoders that want no tokenizer of their own."""
-    from tokenizers import Regex, Tokenizer, models, pre_tokenizers
+    from tokenizers import Regex, Tokenizer, models, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast
 
     inner = Tokenizer(models.WordLevel({word: i for i, word in enumerate(WORDS)}, unk_token="z"))
     inner.pre_tokenizer = pre_tokenizers.Split(Regex("."), "isolated")
+    inner.post_processor = processors.TemplateProcessing(single=f"$A {END}", special_tokens=[(END, WORDS.index(END))])
     return PreTrainedTokenizerFast(
         tokenizer_object=inner, pad_token=END, eos_token=END, bos_token=START, unk_token="z", model_max_length=length
     )
@@ -49,6 +55,16 @@ def clip_image_processor(size: int = SIZE) -> Any:
     from transformers import CLIPImageProcessor
 
     return CLIPImageProcessor(size={"shortest_edge": size}, crop_size={"height": size, "width": size})
+
+
+class Processor:
+    """Stands for a processor of chats, where prompts are given as embeddings."""
+
+    def __init__(self) -> None:
+        self.tokenizer = tokenizer()
+
+    def apply_chat_template(self, *messages: Any, **settings: Any) -> list[list[int]]:
+        return [[0, 1]]
 
 
 class Unguarded:
@@ -83,10 +99,9 @@ def multilingual_clip() -> Any:
     """What the first Kandinsky has its text from."""
     from diffusers.pipelines.kandinsky.text_encoder import MCLIPConfig, MultilingualCLIP
 
-    config = MCLIPConfig(transformerDimSize=WIDTH, imageDimSize=WIDTH, max_position_embeddings=80, **{
-        key: _CLIP_TEXT[key] for key in (*_SMALL, "vocab_size")
-    })  # fmt: skip
-    return MultilingualCLIP(config)
+    config: dict[str, Any] = {key: _CLIP_TEXT[key] for key in (*_SMALL, "vocab_size")}
+    config |= {"transformerDimSize": WIDTH, "imageDimSize": WIDTH, "max_position_embeddings": 80}
+    return MultilingualCLIP(MCLIPConfig(**config))
 
 
 ENCODERS: dict[str, Any] = {
@@ -114,6 +129,7 @@ ENCODERS: dict[str, Any] = {
         "resblock_dilation_sizes": [[1, 3], [1, 3]],
     }),
     "ClapTextModelWithProjection": ("ClapTextConfig", _CLAP),
+    "UMT5EncoderModel": ("UMT5Config", _T5),
     "GPT2Tokenizer": tokenizer,
     "RobertaTokenizer": tokenizer,
     "Qwen2Tokenizer": tokenizer,
