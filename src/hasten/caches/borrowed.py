@@ -56,7 +56,7 @@ class Borrowed(Cache):
             return
         hooks = Hooks()
         Generations(run, hooks).watch(network, lambda call: self.prepare(hooks, call))  # around what comes
-        adopt(network, lambda view: self.put(view, run))
+        adopt(network, lambda view: self.put(view, run), lambda changed: run.act(self.name, changed))
         hooks.find(network)
 
     def refuse(self, network: nn.Module, what: str, right: str) -> UnsupportedModel:

@@ -95,7 +95,7 @@ class DBCache(Borrowed):
             return
         contexts = _Contexts()
         Generations(run, contexts).watch(network, lambda call: needs_no_residuals(self.name, call))
-        adopt(network, lambda view: self.put(view, run))
+        adopt(network, lambda view: self.put(view, run), lambda changed: run.act(self.name, changed))
         contexts.find(network)
 
 

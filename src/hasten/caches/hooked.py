@@ -18,12 +18,12 @@ from torch import Tensor, nn
 from hasten.core.errors import HastenError, UnsupportedModel, raised_in
 from hasten.guidance.branches import batched, replaced
 from hasten.runtime.anatomy import batch_of
-from hasten.runtime.rows import picked
+from hasten.runtime.rows import mapped, picked
 from hasten.runtime.run import Run
 from hasten.runtime.view import wrap
 
 
-def adopt(network: nn.Module, apply: Callable[[nn.Module], Any]) -> Any:
+def adopt(network: nn.Module, apply: Callable[[nn.Module], Any], tell: Callable[[bool], None]) -> Any:
     """Let another library replace forwards of a view, and make every replacement a layer, as `wrap` does.
 
     What was wrapped before stays around it, and what is wrapped later is what it calls its original. Hook registries
@@ -31,6 +31,7 @@ def adopt(network: nn.Module, apply: Callable[[nn.Module], Any]) -> Any:
 
     network: the view.
     apply: called with it, replaces forwards.
+    tell: called after every call of a replacement with whether it has returned something else than the original did.
 
     Returns what `apply` does.
     """
@@ -50,7 +51,7 @@ def adopt(network: nn.Module, apply: Callable[[nn.Module], Any]) -> Any:
                 module.__dict__["forward"] = forward
     for module, forward in replaced.items():
         if forward is not floors[module]:
-            wrap(module, _Hooked(forward, floors[module]))
+            wrap(module, _Hooked(forward, floors[module], tell))
     return result
 
 
@@ -63,30 +64,43 @@ class _Floor:
         del self.__wrapped__  # type: ignore[attr-defined]  # it would keep the module
         self.__signature__ = inspect.signature(plain)
         self.inner: Callable[..., Any] | None = None
+        self.answer: Any = self  # of the running call of the layer; nothing yet
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         assert self.inner is not None, "called outside of the layer that stands on it"
-        return self.inner(*args, **kwargs)
+        self.answer = self.inner(*args, **kwargs)
+        return self.answer
 
 
 class _Hooked:
     """A layer that runs a forward which somebody else has built on a `_Floor`."""
 
-    def __init__(self, forward: Callable[..., Any], floor: _Floor) -> None:
-        self.forward, self.floor = forward, floor
+    def __init__(self, forward: Callable[..., Any], floor: _Floor, tell: Callable[[bool], None]) -> None:
+        self.forward, self.floor, self.tell = forward, floor, tell
 
     def __call__(self, inner: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         self.floor.inner = inner
         try:
-            return self.forward(*args, **kwargs)
-        except (TypeError, LookupError, AttributeError, RuntimeError, ValueError) as error:
+            answer = self.forward(*args, **kwargs)
+            self.tell(not _same(answer, self.floor.answer))
+            return answer
+        except (TypeError, LookupError, AttributeError, RuntimeError, ValueError, AssertionError) as error:
             if isinstance(error, HastenError) or not _is_theirs(error):
                 raise
             raise UnsupportedModel(
                 f"cache: the one of another library cannot run on this model ({error}); use one of hasten's own"
             ) from error
         finally:
-            self.floor.inner = None
+            self.floor.inner, self.floor.answer = None, self.floor
+
+
+def _same(one: Any, other: Any) -> bool:
+    """Whether two answers hold the very same tensors."""
+    mine: list[Tensor] = []
+    theirs: list[Tensor] = []
+    mapped(one, mine.append)
+    mapped(other, theirs.append)
+    return len(mine) == len(theirs) and all(x is y for x, y in zip(mine, theirs))
 
 
 def _is_theirs(error: BaseException) -> bool:

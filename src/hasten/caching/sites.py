@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from hasten.caching.memory import Memory, RowSplit
-from hasten.core.errors import HastenError, one_of
+from hasten.core.errors import HastenError, UnsupportedModel, one_of
 from hasten.core.registry import Registry
 from hasten.runtime.anatomy import batch_of
 from hasten.runtime.rows import mapped
@@ -150,11 +150,28 @@ class Whole(Site):
                 output = self._settled(memory, split, shown, None)
                 return mapped(template[0], lambda _: output)
             result = memory.compute(split, inner, args, kwargs)
+            if not template:
+                self._look_at(network, result, shown)
             output = self._settled(memory, split, shown, result[0])
             template[:] = [mapped(result, lambda x: x.new_empty(0))]
             return result if split.all else mapped(result, lambda _: output)
 
         wrap(network, forward)
+
+    def _look_at(self, network: nn.Module, result: Any, shown: Tensor) -> None:
+        """Raise UnsupportedModel if what a network has answered to states cannot be remembered as this site does."""
+        tensors: list[Tensor] = []
+        mapped(result, tensors.append)
+        kind = type(network).__name__
+        if len(tensors) != 1:
+            raise UnsupportedModel(
+                f"whole: {kind} answers with {len(tensors)} tensors, and one can be remembered; use a cache of blocks"
+            )
+        if self.space == "data" and tensors[0].shape[2:] != shown.shape[2:]:
+            raise UnsupportedModel(
+                f"whole: {kind} answers states of shape {tuple(shown.shape)} with {tuple(tensors[0].shape)}, which "
+                'says nothing of clean data; remember the "output", or use a cache of blocks'
+            )
 
     def _settled(self, memory: Memory, split: RowSplit, shown: Tensor, output: Tensor | None) -> Tensor:
         """The output of all rows."""

@@ -18,7 +18,10 @@ from hasten.runtime.rows import mapped
 from hasten.runtime.run import Run
 from hasten.runtime.view import keeper_of, says_dtype, wrap
 
-TIMES_AS_STATES = ("HunyuanDiT2DModel", "StableCascadeUNet", "WuerstchenPrior", "WuerstchenDiffNeXt")
+TIMES_AS_STATES = (
+    "AceStepTransformer1DModel", "HunyuanDiT2DModel", "HunyuanImageTransformer2DModel",
+    "HunyuanVideo15Transformer3DModel", "StableCascadeUNet", "WuerstchenDiffNeXt", "WuerstchenPrior",
+)  # fmt: skip
 """Networks that compute in the dtype of their times; all others are given times in float32, which are exacter."""
 
 

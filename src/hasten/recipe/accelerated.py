@@ -18,7 +18,7 @@ from hasten.grids import Explicit
 from hasten.recipe.recipe import Recipe
 from hasten.runtime.acceleration import ordered
 from hasten.runtime.host import host_of, hosted
-from hasten.runtime.inside import named, plain
+from hasten.runtime.inside import FAILURES, named, plain
 
 
 class Accelerated:
@@ -80,10 +80,11 @@ class Accelerated:
                 stage.check("seed")
         try:
             return self.pipe(*unnamed, **kwargs)
-        except (ValueError, IndexError, AttributeError) as error:
-            if seed is None or isinstance(error, HastenError) or not _counts_generators(error):
+        except FAILURES as error:
+            images = 0 if seed is None else len(kwargs["generator"])
+            if isinstance(error, HastenError | torch.OutOfMemoryError) or not _counts_generators(error, images):
                 raise
-            kind, images = type(self.pipe).__name__, len(kwargs["generator"])
+            kind = type(self.pipe).__name__
             raise HastenError(
                 f"seed: {kind} does not draw from a generator for each of {images} images: {error}"
             ) from error
@@ -131,7 +132,8 @@ def _needs(part: str, argument: str, takes: Mapping[str, Any], pipe: Any) -> Non
         raise HastenError(f"{part}: {type(pipe).__name__} takes no {argument}; leave it out")
 
 
-def _counts_generators(error: Exception) -> bool:
-    """Whether a pipeline, or what draws noise for it, complains of the number of generators, or of a list."""
+def _counts_generators(error: Exception, images: int) -> bool:
+    """Whether a pipeline that was given a list of this many generators may have failed because of it."""
     told = str(error)
-    return raised_in(error)[1] == "randn_tensor" or "generators" in told or told.startswith("'list' object has no")
+    listed = "generator" in told or told.startswith("'list' object") or raised_in(error)[1] == "randn_tensor"
+    return images > 1 or (images == 1 and listed)

@@ -76,11 +76,24 @@ def no_batch(network: nn.Module, name: str, given: str) -> UnsupportedModel:
     )
 
 
+_OTHERWISE_INSIDE = {
+    "ErnieImageTransformer2DModel": "puts the tokens in front of the images",
+    "QwenImage21Transformer2DModel": "keeps keys and values of its own from step to step",
+    "AnyFlowTransformer3DModel": "keeps keys and values of its own from step to step",
+}
+"""Networks that are not made, inside, of blocks which take one row an image and all of it, and what they do instead."""
+
 _ACROSS_FRAMES = ("TransformerSpatioTemporalModel", "TransformerTemporalModel", "AnimateDiffTransformer3D")
 
 
 def needs_plain_rows(network: nn.Module) -> None:
-    """Raise UnsupportedModel if a network takes the frames of its videos for rows: rows are not images inside."""
+    """Raise UnsupportedModel if rows are not images inside of a network: frames of its videos, for example."""
+    otherwise = _OTHERWISE_INSIDE.get(type(network).__name__)
+    if otherwise:
+        raise UnsupportedModel(
+            f"model: {type(network).__name__} {otherwise}, and this method takes parts of it for functions of one row "
+            "an image; leave it out"
+        )
     kinds = {type(part).__name__ for part in network.modules()}
     if kinds & set(_ACROSS_FRAMES) or hasattr(network, "temporal_transformer_blocks"):
         raise UnsupportedModel(

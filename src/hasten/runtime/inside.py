@@ -22,11 +22,12 @@ import weakref
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import nn
 
 from hasten.core.errors import HastenError
 from hasten.runtime.anatomy import NETWORKS
-from hasten.runtime.view import INSTEAD, SAID
+from hasten.runtime.view import APPLIED, INSTEAD, SAID
 
 CHANGES = re.compile(
     r"(load|unload|fuse|unfuse|enable|disable|delete|remove|set|add|reset|register|upcast|compile)(_\w+)?"
@@ -38,6 +39,7 @@ HARMLESS = re.compile(r"\w*(vae|progress_bar|timesteps|_hook|generator|submodule
 """Those of them that change nothing which a view has."""
 
 READERS = re.compile(r"save_\w+|push_to_hub")
+FAILURES = (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
 HELD = ("scheduler", *NETWORKS)  # what is put into a pipeline by name, and is replaced by stand-ins
 HOST = "_hasten_host"  # on a pipeline, while something is applied to it; on the root of a view, a weak reference
 _PLAIN = "_hasten_plain_class"  # on the class that a pipeline or a view has meanwhile: the class it had
@@ -133,7 +135,16 @@ def _network_class(kind: Any) -> type:
             answer = instead(args, kwargs)
             if answer is not None:
                 return answer
-        return kind.__call__(self, *args, **kwargs)
+        try:
+            return kind.__call__(self, *args, **kwargs)
+        except FAILURES as error:
+            names = ", ".join(part.name for part in vars(self).get(APPLIED, ()))
+            if not names or isinstance(error, HastenError | torch.OutOfMemoryError):
+                raise
+            raise HastenError(
+                f"model: {type(vars(self)[_OWN]).__name__} failed while this was applied to it: {names}; if it does "
+                f"not without, leave that out ({type(error).__name__}: {error})"
+            ) from error
 
     @contextlib.contextmanager
     def cache_context(self: Any, name: str, **kwargs: Any) -> Any:

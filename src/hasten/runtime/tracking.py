@@ -36,7 +36,8 @@ class _Tracker:
     """What stands in for the methods of a scheduler: each calls the original, `inner`, and tells the run.
 
     numbers: the network times of every query of the full schedule. first: where in them this generation starts
-    (image-to-image starts midway). query: how far it is from there.
+    (image-to-image starts midway). query: how far it is from there. index: the scheduler's own count after its last
+    step.
     """
 
     def __init__(self, scheduler: Any) -> None:
@@ -49,6 +50,7 @@ class _Tracker:
         self.shown = getattr(scheduler, "scale_model_input", lambda sample, _: sample)  # state -> what is shown of it
         self.numbers: list[float] = []
         self.first = self.query = 0
+        self.index: int | None = None
 
     def set_timesteps(self, inner: Any, *args: Any, **kwargs: Any) -> None:
         inner(*args, **kwargs)
@@ -66,15 +68,25 @@ class _Tracker:
 
     def step(self, inner: Any, model_output: Any, timestep: Any, sample: Any, *args: Any, **kwargs: Any) -> Any:
         self._look(timestep)
+        self._follow()
         self.run.count(len(sample))
         shown = self.shown(sample, timestep)
         result = inner(model_output, timestep, sample, *args, **kwargs)
         self.run.answer(self.reading.shown(shown, model_output, self.run.time))
         self._ask(self.query + 1)
+        self.index = getattr(self.scheduler, "_step_index", None)
         over = self.first + self.query >= len(self.numbers)
         return self._edited(result) if self.run.edits and not over else result
 
+    def _follow(self) -> None:
+        """See whether the pipeline has set the scheduler back: some ask it for clean data first, then for a step."""
+        now = getattr(self.scheduler, "_step_index", None)
+        if now is not None and self.index is not None and 0 < self.index - now <= self.query:
+            del self.run.past[now - self.index :]
+            self._ask(self.query + now - self.index)
+
     def _begin_at(self, index: int) -> None:
+        self.index = None
         run, left = self.run, self.numbers[index:]
         self.first = index
         run.steps = -(-len(left) // self.stages)
