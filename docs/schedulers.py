@@ -29,7 +29,8 @@ another class are not read. A test walks all of diffusers' schedulers and fails 
 Where a recipe chooses no grid, steps are placed where the pipeline's own scheduler would place them. What a *caller*
 passes (`timesteps=`, `sigmas=`, `eta=`) wins over the recipe; lists that a pipeline fills in by itself do not win over
 the recipe's grid. A recipe ends on data unless it says otherwise; `SolverScheduler` made by hand without `end` ends
-where the original does.
+where the original does. Given `timesteps=` alone, some flow schedulers of diffusers show the network these and step
+between other noise levels, and warn of it; here a step goes from the level that was shown to the next.
 """
 
 

@@ -1,6 +1,8 @@
 """What works on every pipeline class of diffusers: each class through each check, the outcomes as a table.
 
-    python tests/every_pipeline.py --out FILE.json [--pipelines PATTERN ...] [--checks PATTERN ...] [--workers 2]
+    python tests/every_pipeline.py --out [--pipelines PATTERN ...] [--checks PATTERN ...] [--workers 2]
+
+The table is benchmarks/results/pipelines.json, of which the documentation makes a page.
 
 An outcome is one of
     equal          as the plain pipeline, to `TOLERANCE`
@@ -40,6 +42,7 @@ from every.differences import DIFFERENT
 from hasten.core.errors import HastenError
 
 PATIENCE = 120  # seconds for a check
+RECORD = Path(__file__).parent.parent / "benchmarks" / "results" / "pipelines.json"
 GOOD = ("equal", "works", "differs", "refused", "not here")
 
 
@@ -61,7 +64,7 @@ def outcome(case: Case, name: str) -> str:
     if done.startswith("fault: differs"):
         done = next((f"differs: {why}" for (pipes, things), why in DIFFERENT.items()
                      if fnmatchcase(case.name, pipes) and fnmatchcase(name, things)), done)  # fmt: skip
-    return case.left(called=not done.startswith(("refused", "not here"))) or done
+    return case.left() or done
 
 
 def _late(*_: Any) -> None:
@@ -80,12 +83,13 @@ def outcomes(name: str, wanted: Iterable[str] | None = None) -> dict[str, str]:
     try:
         case = Case(name)
     except Exception as error:
-        return {"plain": f"fault: {one_line(error)} ({_place(error)})"}
-    table = {"plain": "works"}
+        return {"undone": f"fault: {one_line(error)} ({_place(error)})"}
+    table = {}
     for check in wanted or checks():
         table[check] = outcome(case, check)
-        if "not what it was" in table[check] or "afterwards" in table[check]:
+        if "not what it was" in table[check]:
             case = Case(name)
+    table["undone"] = "equal" if case.makes_the_same() else "fault: the plain pipeline makes something else afterwards"
     return table
 
 
@@ -103,33 +107,60 @@ def matrix(pairs: dict[str, list[str]], workers: int) -> Iterator[tuple[str, dic
         yield from zip(pairs, pool.map(outcomes, pairs, pairs.values()))
 
 
+def recorded(file: Path = RECORD) -> dict[str, dict[str, str]]:
+    """The outcomes that a file holds, by pipeline class and check."""
+    if not file.exists():
+        return {}
+    kept = json.loads(file.read_text())
+    said, names = kept["outcomes"], kept["checks"]
+    rows = {name: zip(names, row, strict=True) for name, row in kept["pipelines"].items()}
+    return {name: {check: said[i] for check, i in row if i is not None} for name, row in rows.items()}
+
+
+def record(file: Path, table: dict[str, dict[str, str]]) -> None:
+    """Write outcomes into a file, beside those that it has already: every different one once, and where it came."""
+    whole = {name: recorded(file).get(name, {}) | table.get(name, {}) for name in built()}
+    whole = {name: row for name, row in whole.items() if row}
+    names = [*checks(), "undone"]
+    said = sorted({outcome for row in whole.values() for outcome in row.values()})
+    place = {outcome: i for i, outcome in enumerate(said)}
+    kept = {
+        "diffusers": diffusers.__version__,
+        "checks": names,
+        "outcomes": said,
+        "pipelines": {n: [place[row[c]] if c in row else None for c in names] for n, row in whole.items()},
+        "left out": every.LEFT_OUT,
+    }
+    lines = [f"  {json.dumps(n)}: {json.dumps(row)}" for n, row in kept["pipelines"].items()]
+    text = json.dumps(kept | {"pipelines": {}}, indent=1)
+    file.write_text(text.replace('"pipelines": {}', '"pipelines": {\n' + ",\n".join(lines) + "\n }") + "\n")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("--out", type=Path)
+    parser.add_argument("--out", type=Path, nargs="?", const=RECORD, help="write outcomes there, into what it holds")
     parser.add_argument("--pipelines", nargs="*", default=["*"])
     parser.add_argument("--checks", nargs="*", default=["*"])
-    parser.add_argument("--again", type=Path, help="only the pairs that were faults in this file")
+    parser.add_argument("--again", action="store_true", help="only the pairs that are faults in that file")
     parser.add_argument("--workers", type=int, default=1)
     asked = parser.parse_args()
     names = [name for name in built() if any(fnmatchcase(name, pattern) for pattern in asked.pipelines)]
     wanted = [name for name in checks() if any(fnmatchcase(name, pattern) for pattern in asked.checks)]
-    table: dict[str, dict[str, str]] = {}
     pairs = dict.fromkeys(names, wanted)
     if asked.again:
-        before = json.loads(asked.again.read_text())["pipelines"]
-        faults = {
-            name: [check for check, said in row.items() if said.startswith("fault")] for name, row in before.items()
-        }
-        pairs = {name: [c for c in faults[name] if c in wanted] for name in names if faults.get(name)}
+        before = recorded(asked.out or RECORD)
+        pairs = {name: [c for c in wanted if before.get(name, {}).get(c, "").startswith("fault")] for name in names}
+        pairs = {name: faulty for name, faulty in pairs.items() if faulty}
+    faulty = 0
     for name, row in matrix(pairs, asked.workers):
-        table[name] = row
         faults = {check: said for check, said in row.items() if said.startswith("fault")}
+        faulty += len(faults)
         print(f"{time.strftime('%H:%M:%S')} {name}: {len(faults)} faults of {len(row)}", flush=True)
         for check, said in faults.items():
             print(f"    {check}: {said}", flush=True)
         if asked.out:
-            asked.out.write_text(json.dumps({"pipelines": table, "left out": every.LEFT_OUT}, indent=1) + "\n")
-    sys.exit(min(99, sum(said.startswith("fault") for row in table.values() for said in row.values())))
+            record(asked.out, {name: row})
+    sys.exit(min(99, faulty))
 
 
 if __name__ == "__main__":

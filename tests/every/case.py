@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -11,12 +11,11 @@ from tiny import fingerprint
 from torch import Tensor
 
 import hasten
-from every.building import build, call, signature
+from every.building import arguments, build, call, signature
 from every.differences import ON_DATA, OWN
+from hasten.runtime.stages import stages_of
 
 TOLERANCE = 1e-3  # of the norm of the difference, relative to the norm of the plain result
-
-
 NOTES = ("_feat_map", "_conv_idx")  # what autoencoders of videos keep of their last call
 
 
@@ -51,6 +50,7 @@ class Case:
         call(self.pipe, self.arguments)
         now = self.fingerprint()  # what differs already is what the components note of their own calls
         self.prints = {key: value for key, value in now.items() if before.get(key) == value}
+        self._counts: dict[Any, int] = {}
 
     def fingerprint(self) -> dict[Any, Any]:
         """Which components the pipeline holds, and every bit of them; not what it and its schedulers note of calls."""
@@ -66,12 +66,16 @@ class Case:
         return any(name in signature(self.pipe) for name in arguments)
 
     def own(self) -> Any:
-        """The solver that does what the pipeline's own scheduler does."""
-        scheduler = self.pipe.scheduler
-        solver = OWN.get(type(scheduler).__name__)
-        if solver is None:
-            raise NotHere(f"hasten has no solver that is {type(scheduler).__name__}")
-        return solver(scheduler.config) if callable(solver) else solver
+        """The solver that does what the pipeline's own scheduler does, or those of all pipelines inside of it."""
+        solvers = []
+        for scheduler in (stage.pipe.scheduler for stage in stages_of(self.pipe)):
+            solver = OWN.get(type(scheduler).__name__)
+            if solver is None:
+                raise NotHere(f"hasten has no solver that is {type(scheduler).__name__}")
+            solvers.append(solver(scheduler.config) if callable(solver) else solver)
+        if any(solver != solvers[0] for solver in solvers):
+            raise NotHere("is made of pipelines whose schedulers are not one solver")
+        return solvers[0]
 
     def accelerated(self, recipe: dict[str, Any], **how: Any) -> Tensor:
         """What the pipeline makes by a recipe."""
@@ -100,22 +104,28 @@ class Case:
         finally:
             self.pipe.scheduler = shipped
 
-    def count(self, arguments: dict[str, Any], more: dict[str, Any]) -> int:
-        """How many rows the plain pipeline makes of arguments; 0 if it does not take them."""
-        try:
-            return len(call(build(self.name)[0], arguments, more=more))  # of another: a failed call leaves traces
-        except Exception:
-            return 0
+    def count(self, rows: Iterable[int], more: dict[str, Any]) -> int:
+        """How many results the plain pipeline makes of the prompts or pictures of these numbers; 0 if it refuses."""
+        key = (*rows, *more.items())
+        if key not in self._counts:
+            try:
+                pipe = build(self.name)[0]  # another: a failed call leaves traces
+                self._counts[key] = len(call(pipe, arguments(pipe, rows), more=more))
+            except Exception:
+                self._counts[key] = 0
+        return self._counts[key]
 
-    def left(self, called: bool = True) -> str | None:
-        """What is wrong with the pipeline after a check; None if it is as it was. called: whether it has run."""
+    def left(self) -> str | None:
+        """What is wrong with the pipeline's components after a check; None if they are as they were."""
         now = self.fingerprint()
         where = [key for key, value in self.prints.items() if now.get(key) != value]
         if where:
             return f"fault: the pipeline is not what it was: {'.'.join(map(str, where[0]))} and {len(where) - 1} more"
-        if called and not torch.equal(call(self.pipe, self.arguments), self.plain):
-            return "fault: the plain pipeline makes something else afterwards"
         return None
+
+    def makes_the_same(self) -> bool:
+        """Whether the plain pipeline still makes what it made."""
+        return torch.equal(call(self.pipe, self.arguments), self.plain)
 
 
 def equality(one: Tensor, other: Tensor) -> str:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 import hasten
 from every.arguments import many
-from every.building import arguments, build, call
+from every.building import STEPS, arguments, build, call
 from every.case import Case, Kept, NotHere, equality, works
 from every.differences import EXAMPLES, SCHEDULERS
 from hasten.recipe import FAMILIES
@@ -108,13 +108,13 @@ def seeds(case: Case) -> str:
 
 def _batch(case: Case, recipe: dict[str, Any]) -> str:
     number = many(case.pipe)
-    if number is not None and case.count(case.arguments, {number: 2}) == 2 * len(case.plain):  # two images of a prompt
+    if number is not None and case.count([0], {number: 2}) == 2 * len(case.plain):  # two images of a prompt
         ones, two = [case.arguments, case.arguments], case.arguments
         seed, more = 3, {number: 2}
     else:  # one image of each of two prompts
         ones, two = [arguments(case.pipe, [row]) for row in (0, 1)], arguments(case.pipe, [0, 1])
         seed, more = [3, 4], {}
-        if case.count(two, {}) != 2 * len(case.plain):
+        if case.count([0, 1], {}) != 2 * len(case.plain):
             raise NotHere("makes one result a call")
     with hasten.accelerate(case.pipe, recipe) as fast:
         singles = [call(fast, one, seed=None, more={"seed": s}) for one, s in zip(ones, (3, 4))]
@@ -128,9 +128,14 @@ def strength(value: float) -> Callable[[Case], str]:
     def check(case: Case) -> str:
         if not case.takes("strength"):
             raise NotHere("takes no strength")
-        return case.same({"solver": case.own()}, steps=20, more={"strength": value})
+        return case.same({"solver": case.own()}, steps=_steps(value), more={"strength": value})
 
     return check
+
+
+def _steps(strength: float) -> int:
+    """So many that a few of them are left of this strength."""
+    return max(STEPS, round(1 / strength))
 
 
 def strength_heun(case: Case) -> str:
@@ -138,7 +143,8 @@ def strength_heun(case: Case) -> str:
     if not case.takes("strength"):
         raise NotHere("takes no strength")
     for value in STRENGTHS:
-        done = works(case.accelerated({"solver": "heun"}, steps=20, more={"strength": value}), case.plain)
+        more = {"strength": value}
+        done = works(case.accelerated({"solver": "heun"}, steps=_steps(value), more=more), case.plain)
         if done != "works":
             return f"{done} (strength {value})"
     return "works"

@@ -48,11 +48,30 @@ SCHEDULERS: dict[str, dict[str, Any]] = {  # tried in place of the schedulers th
 ON_DATA = {"set_alpha_to_one": True, "final_sigmas_type": "zero"}  # schedulers with these end on data, as recipes do
 EXAMPLES: dict[str, dict[str, Any]] = WORKING | {
     "diffusers-magcache": WORKING["diffusers-magcache"] | {"ratios": [1.0, 1.1, 0.9, 1.0]},  # one a step
+    "diffusers-pab": {"low": -1.0, "high": 1e6},  # noise levels of Cosmos go up to 80, which is shown as 80,000
+    "diffusers-fastercache": {"attention_below": 1e6, "unconditional_below": 1e6},
 }
 _UNSCALED = "the plain pipeline does not scale states as this scheduler wants them; recipes do"
 _LEARNED = "the plain pipeline draws by a variance that the network has learned; solvers draw by the exact one"
-_SCALED = ("DDPM*", "PNDM*", "DiT*", "Kandinsky3*", "LDM*", "Marigold*", "CogVideoXVideo*", "*AttendAndExcite*")
+_INVERTED = "begins at a picture that was inverted with the scheduler that the pipeline came with"
+_SHIFTED = "given timesteps alone, the plain scheduler steps between other noise levels than it shows, and warns"
+_GOES_ON = "the plain pipeline goes on from states as this scheduler shows them to the network"
+_LATE = "the plain pipeline adds noise of the step before, of which schedulers with other states make something else"
+_TAKEN_BACK = (
+    "the plain scheduler's corrector starts from the step before the callback, and takes back what that changed"
+)
+_SCALED = ("DDPM*", "PNDM*", "DiT*", "Kandinsky*", "LDM*", "Marigold*", "CogVideoXVideo*", "*AttendAndExcite*")
 DIFFERENT: dict[tuple[str, str], str] = {  # (pipelines, checks) -> why they differ from the plain pipeline
     **{(pipes, f"as {kind}*"): _UNSCALED for pipes in _SCALED for kind in ("Euler", "Heun")},
-    **{("IF*", checks): _LEARNED for checks in ("own*", "strength*", "callback*", "interrupt", "seeds")},
+    ("LEdits*", "as *"): _INVERTED,
+    ("*DiffEdit*", "as *"): _INVERTED,
+    ("*Pix2PixZero*", "as *"): _GOES_ON,
+    ("*InpaintPipelineLegacy", "as *"): _LATE,
+    ("SkyReelsV2*", "callback"): _TAKEN_BACK,
+    ("LTXConditionPipeline", "*"): _SHIFTED,
+    **{
+        (pipes, checks): _LEARNED
+        for pipes in ("IF*", "KandinskyV22*")
+        for checks in ("own*", "strength*", "callback*", "interrupt", "seeds")
+    },
 }

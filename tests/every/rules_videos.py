@@ -108,6 +108,7 @@ VIDEOS: list[tuple[str, dict[str, Any]]] = [
         "image": pictures(), "pose_video": pictures(count=FRAMES, salt=2), "face_video": pictures(count=FRAMES, salt=3),
         "segment_frame_length": FRAMES,
     }}),
+    ("StableAudio3*", {"parts": {"scheduler": {"num_train_timesteps": 1, "shift": 1.0}}}),
     ("StableAudio3*", {"call": {"duration": 1.0, "encoder_attention_mask": MASK, "negative_encoder_attention_mask": MASK}}),
     ("StableAudio3AudioToAudio* StableAudio3Inpaint*", {"call": {"audio": normal(2, 16, salt=3), "negative_encoder_attention_mask": Value.absent}}),
     ("StableAudio3Inpaint*", {"call": {"mask_start_seconds": 0.25, "mask_end_seconds": 0.75}}),

@@ -199,6 +199,8 @@ def flow_times(config: Mapping[str, Any], process: RectifiedFlow, levels: ArrayL
     for name, spaced in _RESPACED.items():
         if config.get(name):
             sigmas = spaced(sigmas[0], sigmas[-1], len(sigmas))
+    if _of_unipc(config):  # which keeps away from pure noise, where the logarithm of alpha / sigma is infinite
+        sigmas = np.minimum(sigmas, 1 - 1e-6)
     return process.time_of_sigma(sigmas)
 
 
@@ -209,12 +211,16 @@ def ratio_times(process: Process, ratios: ArrayLike) -> Array:
 
 def _flow_levels(config: Mapping[str, Any], process: RectifiedFlow, count: int) -> Array:
     if config.get("use_flow_sigmas"):  # solvers made for tables, switched to flow; UniPC's is the other way round
-        ends = (1, 1 / process.scale) if "predict_x0" in config else (1 - 1 / process.scale, 0)
+        ends = (1, 1 / process.scale) if _of_unipc(config) else (1 - 1 / process.scale, 0)
         return np.linspace(*ends, count + 1)[:-1]
     lowest = 1 / process.scale
     if not config.get("use_dynamic_shifting"):
         lowest = process.sigma(lowest)  # diffusers shifts its lowest level twice; so were the defaults tuned
     return np.linspace(1, float(lowest), count)
+
+
+def _of_unipc(config: Mapping[str, Any]) -> bool:
+    return bool(config.get("use_flow_sigmas")) and "predict_x0" in config
 
 
 def _karras_spaced(first: float, last: float, count: int) -> Array:

@@ -58,6 +58,8 @@ class Borrowed(Cache):
         Generations(run, hooks).watch(network, lambda call: self.prepare(hooks, call))  # around what comes
         adopt(network, lambda view: self.put(view, run), lambda changed: run.act(self.name, changed))
         hooks.find(network)
+        if not hooks.all:
+            raise self.refuse(network, "has no part that these settings would change", "choose others, or leave it out")
 
     def refuse(self, network: nn.Module, what: str, right: str) -> UnsupportedModel:
         """The error for a network that lacks something.

@@ -87,8 +87,13 @@ class DBCache(Borrowed):
             max_warmup_steps=self.warmup, max_cached_steps=-1 if self.most is None else self.most,
             max_continuous_cached_steps=-1 if self.in_a_row is None else self.in_a_row, enable_separate_cfg=False,
         )  # fmt: skip
-        with quiet(logging.INFO):
-            cache_dit.enable_cache(network, cache_config=config, calibrator_config=series)
+        try:
+            with quiet(logging.INFO):
+                cache_dit.enable_cache(network, cache_config=config, calibrator_config=series)
+        except AssertionError as error:  # what its list names is not all that it takes
+            raise self.refuse(
+                network, f"is refused by cache-dit itself ({error})", "use one of hasten's own"
+            ) from error
 
     def attach(self, network: nn.Module, run: Run) -> None:
         if not self.threshold:

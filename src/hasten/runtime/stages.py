@@ -24,12 +24,17 @@ LATENTS = {"MarigoldDepthPipeline": 1, "MarigoldNormalsPipeline": 1, "MarigoldIn
 """Which of the things that `prepare_latents` returns are the states, where it is not the first."""
 
 
+SEVERAL = "solver of several queries a step"
+"""What a pipeline may refuse beside the phases of accelerations, "solver" and "seed"."""
+
 _LOOKS = "looks at the attention inside of its network at every step, where caches and guidance leave parts out"
 _DTYPE = "takes the dtype of its states from the weights of its network"
 _MANY = "asks its network for many steps at once, of which each is at a time of its own"
 _VIEWS = "asks its network for several views of one state in each step, which would share what is remembered"
 _KIND = "asks of which class its scheduler is, and would run another loop"
 _MIXED = "makes images that depend on the others of a call, so that only one a call can have it"
+_ONCE = "keeps something for every step, which it looks up at every query; choose one of a query a step"
+_OWN = "computes with states of the kind that its own scheduler has, noise added to data that is not scaled"
 _LAST = "divides by the last time of its scheduler, which is 0 for a solver of hasten"
 REFUSED: dict[str, dict[str, str]] = {
     "StableDiffusionPanoramaPipeline": {"guidance": _VIEWS, "cache": _VIEWS, "seed": _MIXED},
@@ -41,14 +46,19 @@ REFUSED: dict[str, dict[str, str]] = {
     "EasyAnimateControlPipeline": {"solver": _KIND},
     "HiDreamImagePipeline": {"solver": _KIND},
     "StableDiffusionSAGPipeline": {"guidance": _LOOKS, "cache": _LOOKS},
-    "StableDiffusionPix2PixZeroPipeline": {"guidance": _LOOKS, "cache": _LOOKS, "seed": _MIXED},
+    "StableDiffusionLatentUpscalePipeline": {"solver": _OWN},
+    "StableDiffusionDiffEditPipeline": {SEVERAL: _ONCE},
+    "SemanticStableDiffusionPipeline": {SEVERAL: _ONCE},
+    "KandinskyV22InpaintPipeline": {"seed": _MIXED},
+    "LongCatAudioDiTPipeline": {"seed": _MIXED},
+    "StableDiffusionPix2PixZeroPipeline": {"guidance": _LOOKS, "cache": _LOOKS, "seed": _MIXED, SEVERAL: _ONCE},
     "StableDiffusionAttendAndExcitePipeline": {"guidance": _LOOKS, "cache": _LOOKS},
     "LEditsPPPipelineStableDiffusion": {"guidance": _LOOKS, "cache": _LOOKS},
     "LEditsPPPipelineStableDiffusionXL": {"guidance": _LOOKS, "cache": _LOOKS},
     "LDMSuperResolutionPipeline": {"quantize": _DTYPE},
     "StableDiffusionParadigmsPipeline": {"guidance": _MANY, "cache": _MANY, "solver": _MANY},
 }
-"""What cannot be applied to a pipeline class, by phase ("solver" and "seed", of several images, count), and why."""
+"""What cannot be applied to a pipeline class, by phase ("solver", "seed" of several images and `SEVERAL` count), and why."""
 
 
 @dataclass

@@ -16,7 +16,7 @@ from hasten.runtime.anatomy import states_name
 from hasten.runtime.inside import standing_network
 from hasten.runtime.run import Run
 from hasten.runtime.seeds import Seeds
-from hasten.runtime.stages import Stage
+from hasten.runtime.stages import SEVERAL, Stage
 from hasten.runtime.tracking import tracked_copy
 from hasten.runtime.view import forget, keep_compiled, unchanged, view
 
@@ -51,6 +51,8 @@ class Standin:
         """
         own = stage.pipe.scheduler
         scheduler = host.schedule(own) if host.schedule else own
+        if host.schedule and scheduler.order > 1:
+            stage.check(SEVERAL)
         untracked = None
         if not isinstance(getattr(scheduler, "run", None), Run):
             try:
