@@ -55,7 +55,8 @@ def blind(x: Tensor, number: Any) -> Tensor:
 def drive(scheduler: Any, x: Tensor, net: Any = network, seed: int = 0, **extra: Any) -> Tensor:
     """The loop of a pipeline, from unit noise of a variance-preserving or flow process."""
     generator = torch.Generator().manual_seed(seed)
-    if isinstance(scheduler, diffusers.EulerDiscreteScheduler | diffusers.HeunDiscreteScheduler):
+    theirs = isinstance(scheduler, diffusers.EulerDiscreteScheduler | diffusers.HeunDiscreteScheduler)
+    if theirs or (isinstance(scheduler, SolverScheduler) and scheduler._row.in_levels):
         x = x * (scheduler.sigmas[0] ** 2 + 1) ** 0.5  # they carry x / alpha
     if isinstance(scheduler, diffusers.EDMEulerScheduler | diffusers.EDMDPMSolverMultistepScheduler):
         x = x * scheduler.init_noise_sigma
@@ -299,7 +300,9 @@ def test_every_solver_in_every_pipeline_is_sample(kind: str, solver: Any, pipe_o
     scheduler, asked = pipe.scheduler, len(spy.samples)
     times = scheduler._layout.times[scheduler._layout.queries[len(scheduler.timesteps) - asked].step :]
     assert asked > (2 if kind in ("img2img",) else 3)
-    answers, states = iter(spy.outputs), iter(spy.samples)
+    first = len(scheduler.timesteps) - asked
+    shown = [x * scheduler._carried(first + i) for i, x in enumerate(spy.samples)]  # SDXL's are in levels
+    answers, states = iter(spy.outputs), iter(shown)
 
     def denoiser(x: Tensor, t: float) -> Prediction:
         state = next(states)
@@ -311,7 +314,7 @@ def test_every_solver_in_every_pipeline_is_sample(kind: str, solver: Any, pipe_o
         )
 
     denoiser.process = scheduler.process  # type: ignore[attr-defined]
-    result = sample(denoiser, spy.samples[0], solver(), grid=times)  # type: ignore[arg-type]
+    result = sample(denoiser, shown[0], solver(), grid=times)  # type: ignore[arg-type]
     assert next(answers, None) is None
     if kind == "inpaint":
         mask = torch.zeros(8)

@@ -51,22 +51,17 @@ EXAMPLES: dict[str, dict[str, Any]] = WORKING | {
     "diffusers-pab": {"low": -1.0, "high": 1e6},  # noise levels of Cosmos go up to 80, which is shown as 80,000
     "diffusers-fastercache": {"attention_below": 1e6, "unconditional_below": 1e6},
 }
-_UNSCALED = "the plain pipeline does not scale states as this scheduler wants them; recipes do"
 _LEARNED = "the plain pipeline draws by a variance that the network has learned; solvers draw by the exact one"
 _INVERTED = "begins at a picture that was inverted with the scheduler that the pipeline came with"
 _SHIFTED = "given timesteps alone, the plain scheduler steps between other noise levels than it shows, and warns"
 _GOES_ON = "the plain pipeline goes on from states as this scheduler shows them to the network"
-_LATE = "the plain pipeline adds noise of the step before, of which schedulers with other states make something else"
 _TAKEN_BACK = (
     "the plain scheduler's corrector starts from the step before the callback, and takes back what that changed"
 )
-_SCALED = ("DDPM*", "PNDM*", "DiT*", "Kandinsky*", "LDM*", "Marigold*", "CogVideoXVideo*", "*AttendAndExcite*")
 DIFFERENT: dict[tuple[str, str], str] = {  # (pipelines, checks) -> why they differ from the plain pipeline
-    **{(pipes, f"as {kind}*"): _UNSCALED for pipes in _SCALED for kind in ("Euler", "Heun")},
     ("LEdits*", "as *"): _INVERTED,
     ("*DiffEdit*", "as *"): _INVERTED,
-    ("*Pix2PixZero*", "as *"): _GOES_ON,
-    ("*InpaintPipelineLegacy", "as *"): _LATE,
+    ("DiT*", "as Heun*"): _GOES_ON,
     ("SkyReelsV2*", "callback"): _TAKEN_BACK,
     ("LTXConditionPipeline", "*"): _SHIFTED,
     **{

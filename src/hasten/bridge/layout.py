@@ -19,6 +19,8 @@ from hasten.processes import Array, Process, RectifiedFlow, VarianceExploding, d
 from hasten.processes.understood import Row
 from hasten.solvers import Query, Solver
 
+PURE = 1e-5  # the alpha below which a state is noise and nothing else
+
 
 @dataclass(frozen=True)
 class Layout:
@@ -66,7 +68,7 @@ class Layout:
         if timesteps is not None and sigmas is not None:
             numbers = _shown(timesteps, times, at)
         levels = list(zip(process.alpha(at).tolist(), process.sigma(at).tolist()))
-        if levels[0][0] == 0 and reading.kind in ("epsilon", "score") and reading.sigma_data is None:
+        if levels[0][0] < PURE and reading.kind in ("epsilon", "score") and reading.sigma_data is None:
             raise HastenError(
                 f"prediction_type: {reading.kind!r} says nothing of the data at pure noise, where this run begins; "
                 "give sigmas or timesteps that begin below it"
@@ -81,14 +83,7 @@ class Layout:
         row: of the original.
         config: of the original.
         """
-        sigma = self.levels[0][1]
-        if row.spacing == "unrounded" and config.get("timestep_spacing", "linspace") != "leading":
-            return sigma
-        if isinstance(self.process, VarianceExploding) and row.kind != "consistency":
-            return (sigma**2 + 1) ** 0.5
-        if row.spacing == "angles":  # the pipeline multiplies by sigma_data itself
-            return 1.0
-        return self.process.start_scale
+        return start_scale(self.process, row, config, *self.levels[0])
 
     def __deepcopy__(self, memo: Any) -> Layout:
         return self  # nothing in it is ever changed
@@ -165,6 +160,23 @@ class Layout:
                 "choose another strength or solver"
             )
         return tail
+
+
+def start_scale(process: Process, row: Row, config: Mapping[str, Any], alpha: float, sigma: float) -> float:
+    """What unit noise is multiplied by to become a state at this alpha and sigma, as the original scheduler does it.
+
+    process: of the model.
+    row: of the original scheduler.
+    config: of the original scheduler.
+    """
+    if row.in_levels:
+        level = sigma / alpha
+        return level if config.get("timestep_spacing", "linspace") != "leading" else (level**2 + 1) ** 0.5
+    if isinstance(process, VarianceExploding) and row.kind != "consistency":
+        return (sigma**2 + 1) ** 0.5
+    if row.spacing == "angles":  # the pipeline multiplies by sigma_data itself
+        return 1.0
+    return process.start_scale
 
 
 def _shown(timesteps: Sequence[float], times: Array, at: Array) -> Array:

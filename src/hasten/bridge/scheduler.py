@@ -26,7 +26,7 @@ from hasten.bridge.extras import (
     per_token,
     without_variance,
 )
-from hasten.bridge.layout import Layout
+from hasten.bridge.layout import Layout, start_scale
 from hasten.bridge.spacing import consistency_levels
 from hasten.bridge.tables import Tables, at_numbers
 from hasten.bridge.walking import Walking
@@ -99,7 +99,7 @@ class SolverScheduler(Tables, SchedulerMixin, ConfigMixin):
         self._resting = self._reading = reading_of(self.process, named)
         self.run = Run(self.process, self._reading)
         self.order = self.solver.evaluations
-        self.init_noise_sigma = 1.0 if self._row.spacing == "angles" else self.process.start_scale
+        self.init_noise_sigma = start_scale(self.process, self._row, source, *self._noisiest())
         self.num_inference_steps: int | None = None
         self.generator: Generators = None
         self._generator: Generators = None
@@ -179,6 +179,10 @@ class SolverScheduler(Tables, SchedulerMixin, ConfigMixin):
         self.run.begin(layout.steps)
         self._follow_from(0)
 
+    def _noisiest(self) -> tuple[float, float]:
+        """alpha and sigma where training began."""
+        return float(self.process.alpha(self.process.t_max)), float(self.process.sigma(self.process.t_max))
+
     def set_begin_index(self, begin_index: int = 0) -> None:
         """Start at this query of the run rather than the first: image-to-image starts midway, without a history."""
         if self._layout is not None:
@@ -186,16 +190,23 @@ class SolverScheduler(Tables, SchedulerMixin, ConfigMixin):
         self._begin_index = begin_index
 
     def scale_model_input(self, sample: Tensor, timestep: Any = None) -> Tensor:
-        """The state as the network wants it: as it is, unless the model is an EDM."""
+        """The state as the network wants it: as it is, unless states are in levels or the model is an EDM."""
         layout = self._layout
         if self._walking is None and self._begin_index is None and layout is not None and timestep is not None:
             self._follow_from(layout.index_of(timestep, self.timesteps))
-        if not isinstance(self.process, VarianceExploding):
+        if not self._row.in_levels and not isinstance(self.process, VarianceExploding):
             return sample
         if layout is None:
             raise HastenError("scale_model_input: no run was laid out; call set_timesteps first")
-        index = self._position if self._step_index is None else self._step_index
-        return self._reading.input(sample, layout.levels[min(index, len(layout.levels) - 1)][1])
+        index = min(self._position if self._step_index is None else self._step_index, len(layout.levels) - 1)
+        return self._reading.input(sample * self._carried(index), layout.levels[index][1])
+
+    def _carried(self, index: int) -> float:
+        """What a pipeline's state at query `index` is multiplied by to be a state of the process."""
+        assert self._layout is not None
+        levels = self._layout.levels
+        alpha = levels[index][0] if index < len(levels) else self._layout.end[0]
+        return alpha if self._row.in_levels and alpha > 0 else 1.0
 
     def step(
         self, model_output: Tensor, timestep: Any, sample: Tensor, generator: Generators = None,
@@ -216,14 +227,16 @@ class SolverScheduler(Tables, SchedulerMixin, ConfigMixin):
         layout, extras = self._layout, extras | {"eta": eta}
         if layout is None:
             raise HastenError("step: no run was laid out; call set_timesteps first")
-        half = sample.dtype in (torch.float16, torch.bfloat16)
-        x = sample.float() if half else sample
+        if self._walking is None:
+            self._locate(layout, timestep)
+        index = self._step_index
+        x = sample.float() if sample.dtype in (torch.float16, torch.bfloat16) else sample
+        x = x * self._carried(index) if self._row.in_levels and index is not None else x
         learned = self.config.get("variance_type") in ("learned", "learned_range")
         output = without_variance(model_output, sample, learned).to(x.dtype)
         if self._walking is None:
-            self._start(layout, timestep, x, extras)
+            self._start(layout, x, extras)
         check_extras(self.solver, extras)
-        index = self._step_index
         if index is None or index >= len(layout.levels):
             raise HastenError("step: this run is over; call set_timesteps to begin another")
         self._generator = self.generator if generator is None else generator
@@ -236,14 +249,16 @@ class SolverScheduler(Tables, SchedulerMixin, ConfigMixin):
         if extras.get("pred_original_sample") is not None:
             prediction = prediction.with_data(extras["pred_original_sample"].to(x.dtype))
         state, data = self._advance(index, prediction, following), prediction.data.to(sample.dtype)
-        state = state.to(sample.dtype)
+        state = (state / self._carried(index + 1) if self._row.in_levels else state).to(sample.dtype)
         if return_dict:
             return SolverSchedulerOutput(state, data)
         return (state, data)[: self._row.returns]
 
     def add_noise(self, original_samples: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
-        """alpha * data + sigma * noise at these network numbers, one a row (or one for all)."""
+        """Data with noise, as states are here, at these network numbers, one a row (or one for all)."""
         alpha, sigma = at_numbers(self.process, timesteps, original_samples)
+        if self._row.in_levels:
+            return original_samples + sigma / alpha * noise
         return alpha * original_samples + sigma * noise
 
     def scale_noise(self, sample: Tensor, timestep: Tensor, noise: Tensor) -> Tensor:
@@ -301,11 +316,14 @@ class SolverScheduler(Tables, SchedulerMixin, ConfigMixin):
         self.run.follow(self._tail[0])
         self.run.times = tuple(query.t for query in self._tail) if self.solver.evaluations == 1 else ()
 
-    def _start(self, layout: Layout, timestep: Any, state: Tensor, extras: Mapping[str, Any]) -> None:
-        check_extras(self.solver, extras)
+    def _locate(self, layout: Layout, timestep: Any) -> None:
+        """See where the first step of a run is."""
         if self._begin_index is None and self._step_index is None:
             self._follow_from(layout.index_of(timestep, self.timesteps))
         self.__dict__["_index"] = self._position
+
+    def _start(self, layout: Layout, state: Tensor, extras: Mapping[str, Any]) -> None:
+        check_extras(self.solver, extras)
         self._noise_like = state
         times = layout.times[layout.queries[self._position].step :]
         self._walking = Walking(adjusted(self.solver, extras, self.given), self.process, times, state)
@@ -332,9 +350,7 @@ class SolverScheduler(Tables, SchedulerMixin, ConfigMixin):
             return self.run.edited(self.run, query.x)
         except StopIteration as done:
             _check_finite(done.value)
-            alpha = self._layout.end[0] if self._layout is not None else 1.0
-            in_levels = self.end is None and self._row.spacing == "unrounded"  # such schedulers carry x / alpha
-            return done.value / alpha if in_levels and alpha != 1 else done.value
+            return done.value
 
     def _noise(self, step: int) -> Tensor:
         if self._handed is not None:

@@ -47,6 +47,7 @@ class Row:
     named: whether a solver must be named, since the default one is not made for its models.
     solvers: the only ones that its networks can be asked by; () is any.
     closes: whether its timesteps include the number of the end.
+    in_levels: whether its states are data + level * noise, where a table of betas scales data down.
     """
 
     kind: str
@@ -61,6 +62,7 @@ class Row:
     named: bool = False
     solvers: tuple[str, ...] = ()
     closes: bool = False
+    in_levels: bool = False
 
 
 def _honoured(why: str, *only: Any, otherwise: str = "") -> Field:
@@ -232,28 +234,31 @@ SCHEDULERS: dict[str, Row] = {
             *_BETAS, "prediction_type", "interpolation_type", *_PLACED, "sigma_min", "sigma_max", "timestep_spacing",
             "timestep_type", "steps_offset", "rescale_betas_zero_snr", "final_sigmas_type",
         ),
-        special=_TABLE_ONLY, spacing="unrounded", end="final_sigmas_type", returns=2, least=2.0**-24,
+        special=_TABLE_ONLY, spacing="unrounded", in_levels=True, end="final_sigmas_type", returns=2, least=2.0**-24,
     ),
     "EulerAncestralDiscreteScheduler": Row(
         "table", (*_BETAS, "prediction_type", *_SPACED, "rescale_betas_zero_snr"),
-        special=_TABLE_ONLY, spacing="unrounded", returns=2, least=2.0**-24,
+        special=_TABLE_ONLY, spacing="unrounded", in_levels=True, returns=2, least=2.0**-24,
     ),
     "LMSDiscreteScheduler": Row(
-        "table", (*_BETAS, *_PLACED, "prediction_type", *_SPACED), special=_TABLE_ONLY, spacing="unrounded", returns=2,
+        "table", (*_BETAS, *_PLACED, "prediction_type", *_SPACED),
+        special=_TABLE_ONLY, spacing="unrounded", in_levels=True, returns=2,
     ),
     "HeunDiscreteScheduler": Row(
         "table", (*_BETAS, "prediction_type", *_PLACED, *_CLIP, *_SPACED),
-        special=_TABLE_ONLY, spacing="unrounded", returns=2,
+        special=_TABLE_ONLY, spacing="unrounded", in_levels=True, returns=2,
     ),
     "KDPM2DiscreteScheduler": Row(
-        "table", (*_BETAS, *_PLACED, "prediction_type", *_SPACED), special=_TABLE_ONLY, spacing="unrounded", returns=2,
+        "table", (*_BETAS, *_PLACED, "prediction_type", *_SPACED),
+        special=_TABLE_ONLY, spacing="unrounded", in_levels=True, returns=2,
     ),
     "KDPM2AncestralDiscreteScheduler": Row(
-        "table", (*_BETAS, *_PLACED, "prediction_type", *_SPACED), special=_TABLE_ONLY, spacing="unrounded", returns=2,
+        "table", (*_BETAS, *_PLACED, "prediction_type", *_SPACED),
+        special=_TABLE_ONLY, spacing="unrounded", in_levels=True, returns=2,
     ),
     "DPMSolverSDEScheduler": Row(
         "table", (*_BETAS, "prediction_type", *_PLACED, "noise_sampler_seed", *_SPACED),
-        special=_TABLE_ONLY, spacing="unrounded", returns=2,
+        special=_TABLE_ONLY, spacing="unrounded", in_levels=True, returns=2,
     ),
     "DPMSolverMultistepScheduler": Row(
         "table", (

@@ -34,7 +34,6 @@ _VIEWS = "asks its network for several views of one state in each step, which wo
 _KIND = "asks of which class its scheduler is, and would run another loop"
 _MIXED = "makes images that depend on the others of a call, so that only one a call can have it"
 _ONCE = "keeps something for every step, which it looks up at every query; choose one of a query a step"
-_OWN = "computes with states of the kind that its own scheduler has, noise added to data that is not scaled"
 _LAST = "divides by the last time of its scheduler, which is 0 for a solver of hasten"
 REFUSED: dict[str, dict[str, str]] = {
     "StableDiffusionPanoramaPipeline": {"guidance": _VIEWS, "cache": _VIEWS, "seed": _MIXED},
@@ -46,7 +45,6 @@ REFUSED: dict[str, dict[str, str]] = {
     "EasyAnimateControlPipeline": {"solver": _KIND},
     "HiDreamImagePipeline": {"solver": _KIND},
     "StableDiffusionSAGPipeline": {"guidance": _LOOKS, "cache": _LOOKS},
-    "StableDiffusionLatentUpscalePipeline": {"solver": _OWN},
     "StableDiffusionDiffEditPipeline": {SEVERAL: _ONCE},
     "SemanticStableDiffusionPipeline": {SEVERAL: _ONCE},
     "KandinskyV22InpaintPipeline": {"seed": _MIXED},
@@ -58,7 +56,7 @@ REFUSED: dict[str, dict[str, str]] = {
     "LDMSuperResolutionPipeline": {"quantize": _DTYPE},
     "StableDiffusionParadigmsPipeline": {"guidance": _MANY, "cache": _MANY, "solver": _MANY},
 }
-"""What cannot be applied to a pipeline class, by phase ("solver", "seed" of several images and `SEVERAL` count), and why."""
+"""What cannot be applied to a pipeline class, by phase ("solver", "seed" and `SEVERAL` count), and why."""
 
 
 @dataclass
