@@ -25,17 +25,17 @@ COLUMNS = {  # head -> the checks that it sums up, by how their names begin
 GOOD = ("equal", "works")
 INTRODUCTION = """# Pipelines
 
-{classes} pipeline classes of diffusers {version}, each built with tiny random networks and run by `hasten.accelerate`: a
-sample of this table is tested in every run, and all of it among the slow tests. A cell says how many checks came out
-**equal** to the plain pipeline or (where nothing is to be equal) **work**, of those that the plain pipeline has at
-all. The others are refused by name or differ, [for these reasons](#reasons). Every pipeline was left bit for bit as it
-was.
+{classes} pipeline classes of diffusers {version}, each built with tiny random networks and run by
+`hasten.accelerate`: a sample of this table is tested in every run, and all of it among the slow tests. A cell says how
+many checks came out **equal** to the plain pipeline or (where nothing is to be equal) **work**, of those that the plain
+pipeline has at all. The others are refused by name or differ, [for these reasons](#reasons). Every pipeline was left
+bit for bit as it was.
 
 - **default solver**: the solver that the shipped scheduler is, in 4 and in 11 steps, makes what the pipeline makes.
 - **other schedulers**: the same after another scheduler of diffusers was put into the pipeline.
 - **solvers**: DPM-Solver++, Euler, Heun and UniPC run.
 - **guidance**, **caches**, **16 bits**: the method runs and changes something, and switched off changes nothing.
-- **seeds**: `seed=` makes what a generator of that seed makes, and the same image in a batch as alone, also under caches.
+- **seeds**: `seed=` makes what a generator of that seed makes, and the same in a batch as alone, also under caches.
 - **strength**: image-to-image from strength 0.05, 0.5 and 1, and with Heun, which asks twice a step.
 - **callbacks**: one that changes the latents, one that changes the guidance scale, one that interrupts.
 """

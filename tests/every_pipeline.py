@@ -61,7 +61,7 @@ def outcome(case: Case, name: str) -> str:
     finally:
         signal.alarm(0)
         signal.signal(signal.SIGALRM, before)
-    if done.startswith("fault: differs"):
+    if done.startswith(("fault: differs", "fault: changes nothing")):
         done = next((f"differs: {why}" for (pipes, things), why in DIFFERENT.items()
                      if fnmatchcase(case.name, pipes) and fnmatchcase(name, things)), done)  # fmt: skip
     return case.left() or done

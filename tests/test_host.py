@@ -189,7 +189,7 @@ def test_a_number_of_images_that_a_pipeline_ignores_is_refused_in_one_line():
     pipe, arguments = every.build("AnimateDiffPipeline")
     with (
         hasten.accelerate(pipe, {"solver": "dpm++"}) as fast,
-        pytest.raises(HastenError, match="seed: AnimateDiffPipeline does not draw from a generator for each of 2"),
+        pytest.raises(HastenError, match="seed: AnimateDiffPipeline failed, given a list of 2 generators"),
     ):
         fast(**arguments, num_inference_steps=2, num_videos_per_prompt=2, seed=0)
 

@@ -94,7 +94,9 @@ class Case:
     @contextmanager
     def comparable(self) -> Iterator[None]:
         """Meanwhile, the pipeline's scheduler takes its last step to the data, as recipes do, and rounds no times."""
-        shipped = self.pipe.scheduler
+        shipped = getattr(self.pipe, "scheduler", None)
+        if shipped is None:
+            raise NotHere("has no scheduler of that name")
         changed = {key: value for key, value in ON_DATA.items() if shipped.config.get(key, value) != value}
         if changed or shipped.config.get("use_flow_sigmas"):
             kind = type(shipped)

@@ -55,14 +55,14 @@ _LEARNED = "the plain pipeline draws by a variance that the network has learned;
 _INVERTED = "begins at a picture that was inverted with the scheduler that the pipeline came with"
 _SHIFTED = "given timesteps alone, the plain scheduler steps between other noise levels than it shows, and warns"
 _GOES_ON = "the plain pipeline goes on from states as this scheduler shows them to the network"
-_TAKEN_BACK = (
-    "the plain scheduler's corrector starts from the step before the callback, and takes back what that changed"
-)
+_TAKEN_BACK = "the plain scheduler corrects a step from where that began, and takes back what was changed in between"
 DIFFERENT: dict[tuple[str, str], str] = {  # (pipelines, checks) -> why they differ from the plain pipeline
     ("LEdits*", "as *"): _INVERTED,
     ("*DiffEdit*", "as *"): _INVERTED,
     ("DiT*", "as Heun*"): _GOES_ON,
+    ("StableCascadeCombinedPipeline", "guidance *"): "the tiny decoder makes the same of whatever the prior has made",
     ("SkyReelsV2*", "callback"): _TAKEN_BACK,
+    ("LTXI2VLong*", "as FlowMatchHeun*"): _TAKEN_BACK,
     ("LTXConditionPipeline", "*"): _SHIFTED,
     **{
         (pipes, checks): _LEARNED

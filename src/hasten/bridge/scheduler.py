@@ -227,6 +227,8 @@ class SolverScheduler(Tables, SchedulerMixin, ConfigMixin):
         layout, extras = self._layout, extras | {"eta": eta}
         if layout is None:
             raise HastenError("step: no run was laid out; call set_timesteps first")
+        if self._peeked:
+            raise HastenError("step: the number of rows changed in the middle of a run, which is not supported")
         if self._walking is None:
             self._locate(layout, timestep)
         index = self._step_index

@@ -105,6 +105,7 @@ class _Injection:
         shown, range_ = run.process.network_time(np.array([run.time, run.process.t_max]))
         if noise is None or run.stage or shown >= self.below * range_:
             return x
+        run.act(FasterDiffusion.name)
         return x + self.share * noise.to(x)
 
     def _start(self, run: Run) -> Tensor | None:

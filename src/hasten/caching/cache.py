@@ -36,6 +36,7 @@ class Cache(Acceleration):
     """Parts of the network are computed on some steps only. Subclasses say which, by what they return as `rules`."""
 
     phase = Phase.CACHE
+    tells = True
 
     def rules(self, network: nn.Module) -> Sequence[Rule]:
         """What is done to this network; several rules have a memory each, the first outermost.

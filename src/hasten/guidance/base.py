@@ -14,6 +14,7 @@ class GuidanceMethod(Acceleration):
     """A change to how a pipeline guides the network towards its conditioning. Listed in `GUIDANCES`."""
 
     phase = Phase.GUIDANCE
+    tells = True
 
 
 GUIDANCES: Registry[GuidanceMethod] = Registry("guidance", GuidanceMethod)

@@ -35,6 +35,7 @@ class Cast(Quantizer):
     dtype: the 16-bit type, set by the subclass.
     """
 
+    tells = True
     dtype: ClassVar[torch.dtype]
 
     def refuses(self, other: Acceleration) -> bool:

@@ -13,7 +13,7 @@ import torch
 
 from hasten.bridge import SolverScheduler
 from hasten.bridge.seeds import seeded
-from hasten.core.errors import HastenError, positive_int, raised_in
+from hasten.core.errors import HastenError, positive_int
 from hasten.grids import Explicit
 from hasten.recipe.recipe import Recipe
 from hasten.runtime.acceleration import ordered
@@ -81,12 +81,11 @@ class Accelerated:
         try:
             return self.pipe(*unnamed, **kwargs)
         except FAILURES as error:
-            images = 0 if seed is None else len(kwargs["generator"])
-            if isinstance(error, HastenError | torch.OutOfMemoryError) or not _counts_generators(error, images):
+            if seed is None or isinstance(error, HastenError | torch.OutOfMemoryError):
                 raise
-            kind = type(self.pipe).__name__
+            kind, images = type(self.pipe).__name__, len(kwargs["generator"])
             raise HastenError(
-                f"seed: {kind} does not draw from a generator for each of {images} images: {error}"
+                f"seed: {kind} failed, given a list of {images} generators for as many images: {error}"
             ) from error
 
     def restore(self) -> None:
@@ -130,10 +129,3 @@ def _needs(part: str, argument: str, takes: Mapping[str, Any], pipe: Any) -> Non
     """Raise HastenError if a pipeline has no argument that a part of the recipe sets."""
     if argument not in takes and not any(p.kind is p.VAR_KEYWORD for p in takes.values()):
         raise HastenError(f"{part}: {type(pipe).__name__} takes no {argument}; leave it out")
-
-
-def _counts_generators(error: Exception, images: int) -> bool:
-    """Whether a pipeline that was given a list of this many generators may have failed because of it."""
-    told = str(error)
-    listed = "generator" in told or told.startswith("'list' object") or raised_in(error)[1] == "randn_tensor"
-    return images > 1 or (images == 1 and listed)

@@ -50,6 +50,7 @@ class Acceleration(ABC):
     after: names of accelerations of the same phase that must be applied before this one if both are.
     conflicts: names of those that cannot be in the same recipe.
     off: settings that change nothing at all.
+    tells: whether it tells the run when it changes something, so that a generation in which it did not can be told.
     narrows: whether it lets only some of a call's rows run; pipelines that count on all of them refuse it.
     search_space: what a search tries for each setting (a Span, a sequence, or a registry of parts); {} tries it as
         it is, None leaves the method out.
@@ -62,6 +63,7 @@ class Acceleration(ABC):
     after: ClassVar[tuple[str, ...]] = ()
     conflicts: ClassVar[tuple[str, ...]] = ()
     off: ClassVar[Mapping[str, Any]] = {}
+    tells: ClassVar[bool] = False
     narrows: ClassVar[bool] = False
     search_space: ClassVar[Mapping[str, Any] | None] = None
 

@@ -232,9 +232,8 @@ class Host:
 
     def _say_what_did_nothing(self, before: list[tuple[Run, int]]) -> None:
         ran = [run for run, number in before if run.number != number]
-        for part in self.parts:
-            reports = [run.acted[part.name] for run in ran if part.name in run.acted]
-            if reports and not any(reports):
+        for part in self.parts if ran else ():
+            if part.tells and not any(run.acted.get(part.name) for run in ran):
                 warnings.warn(f"{part.name}: changed nothing in this generation", NothingChanged, stacklevel=5)
         if self.schedule and before and not ran:
             nothing = "solver: changed nothing in this generation; the pipeline did not ask its scheduler"

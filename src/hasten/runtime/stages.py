@@ -34,6 +34,7 @@ _VIEWS = "asks its network for several views of one state in each step, which wo
 _KIND = "asks of which class its scheduler is, and would run another loop"
 _MIXED = "makes images that depend on the others of a call, so that only one a call can have it"
 _ONCE = "keeps something for every step, which it looks up at every query; choose one of a query a step"
+_GROWS = "steps one frame first and then all of them, with what its scheduler remembers of the first"
 _LAST = "divides by the last time of its scheduler, which is 0 for a solver of hasten"
 REFUSED: dict[str, dict[str, str]] = {
     "StableDiffusionPanoramaPipeline": {"guidance": _VIEWS, "cache": _VIEWS, "seed": _MIXED},
@@ -45,6 +46,8 @@ REFUSED: dict[str, dict[str, str]] = {
     "EasyAnimateControlPipeline": {"solver": _KIND},
     "HiDreamImagePipeline": {"solver": _KIND},
     "StableDiffusionSAGPipeline": {"guidance": _LOOKS, "cache": _LOOKS},
+    "TextToVideoZeroPipeline": {"solver": _GROWS},
+    "TextToVideoZeroSDXLPipeline": {"solver": _GROWS},
     "StableDiffusionDiffEditPipeline": {SEVERAL: _ONCE},
     "SemanticStableDiffusionPipeline": {SEVERAL: _ONCE},
     "KandinskyV22InpaintPipeline": {"seed": _MIXED},
