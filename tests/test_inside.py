@@ -113,6 +113,14 @@ def test_weights_that_are_moved_when_needed_are_followed():
         hasten.accelerate(pipe, {"quantize": "bfloat16"})
 
 
+def test_models_that_are_offloaded_from_inside_are_followed():
+    plain, pipe = make("sd"), make("sd")
+    with hasten.accelerate(plain, DEEP), hasten.accelerate(pipe, DEEP):
+        pipe.enable_model_cpu_offload(device="cpu")
+        assert torch.equal(call(pipe), call(plain))
+    assert torch.equal(call(pipe), call(plain))
+
+
 def test_a_part_that_no_longer_fits_is_left_out_with_a_warning():
     pipe = make("sd")
     with hasten.accelerate(pipe, {"quantize": "bfloat16"}):
