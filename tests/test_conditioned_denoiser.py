@@ -328,6 +328,17 @@ def test_an_edm_network_is_shown_scaled_states_and_read_as_the_pipeline_reads_it
         torch.testing.assert_close(rows[1:], denoiser.rows([1])(noise[1:], 7.0).data, rtol=1e-4, atol=1e-4)
 
 
+def test_at_its_lowest_level_a_consistency_model_answers_with_the_state():
+    pipe, (_, bound, _) = make("sd"), given("sd")
+    pipe.scheduler = diffusers.CMStochasticIterativeScheduler(sigma_min=0.02, sigma_max=80.0, clip_denoised=False)
+    denoiser = conditioned(pipe, bound, guidance=1.0).rows([0])
+    lowest, higher = (float(denoiser.process.time(-np.log(level))) for level in (0.02, 0.2))
+    with torch.no_grad():
+        noise = start(pipe)[:1]
+        torch.testing.assert_close(denoiser(noise, lowest).data, noise)
+        assert not torch.allclose(denoiser(noise, higher).data, noise, atol=0.01)
+
+
 def test_a_consistency_unet_is_shown_the_scale():
     pipe, (call, bound, _) = make("sd"), given("sd")
     pipe.unet = like(pipe.unet, time_cond_proj_dim=9)

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from hasten.core.errors import HastenError, UnsupportedModel
 from hasten.denoisers import Times, coefficients
-from hasten.predictions import Limit, Prediction, Reading, reading_of
+from hasten.predictions import Prediction, Reading, reading_of
 from hasten.processes import Process, described, dynamic_process, from_config
 from hasten.runtime.adapters import Adapter, adapter_of
 from hasten.runtime.anatomy import network_of
@@ -38,7 +38,7 @@ class ConditionedDenoiser:
     branches of guidance are combined in the dtype of the states.
 
     network: asked by `adapter`.
-    process, kind, sigma_data, limit: how it is read, see `hasten.predictions.Reading`.
+    reading: what its output means, and of which process.
     bound: its conditions with the prompt.
     free: its conditions without it; None for no second branch.
     guidance: the scale w of free + w (bound - free), (rows,) or (1,).
@@ -49,24 +49,30 @@ class ConditionedDenoiser:
 
     network: nn.Module
     adapter: Adapter
-    process: Process
-    kind: str
+    reading: Reading
     bound: Conditions
     free: Conditions | None
     guidance: Tensor
     embedded: Tensor | None = None
-    sigma_data: float | None = None
     dtype: torch.dtype | None = None
     gradients: bool = True
-    limit: Limit | None = None
+
+    @property
+    def process(self) -> Process:
+        """That the network was trained on."""
+        return self.reading.process
+
+    @property
+    def kind(self) -> str:
+        """Of the network's output, one of `hasten.predictions.KINDS`."""
+        return self.reading.kind
 
     def __call__(self, x: Tensor, t: Times) -> Prediction:
         """The guided prediction for states x (rows, ...) at the process's time t: a number, or one a row."""
         t, number = self._times(x, t)
         alpha, sigma = coefficients(self.process, t, x)
-        reading = Reading(self.process, self.kind, self.sigma_data, limit=self.limit)
         with torch.set_grad_enabled(self.gradients and torch.is_grad_enabled()):
-            return reading.at(x, self._answer(reading.input(x, sigma), number), alpha, sigma)
+            return self.reading.at(x, self._answer(self.reading.input(x, sigma), number), alpha, sigma)
 
     def __len__(self) -> int:
         """For how many rows it is bound; 1 if for any number."""
@@ -193,11 +199,8 @@ def conditioned(
     bound = prompts if isinstance(prompts, Conditions) else conditions(pipe, prompts, **encoding)
     free = None if bool((scales == 1).all()) else _negative(pipe, network, adapter, bound, negative, encoding)
     _agree({"prompts": bound, "negative": free, "guidance": scales, "embedded": own})
-    process, reading = _read(pipe, network, adapter, size)
-    return ConditionedDenoiser(
-        network, adapter, process, reading.kind, bound, free, scales, own, reading.sigma_data, _dtype_of(network),
-        gradients, reading.limit,
-    )  # fmt: skip
+    reading = _read(pipe, network, adapter, size)
+    return ConditionedDenoiser(network, adapter, reading, bound, free, scales, own, _dtype_of(network), gradients)
 
 
 @torch.no_grad()
@@ -268,8 +271,8 @@ def _agree(parts: dict[str, Any]) -> None:
             raise HastenError(f"{name}: {count} do not suit {rows} of {first}; give one, or one a row")
 
 
-def _read(pipe: Any, network: nn.Module, adapter: Adapter, size: tuple[int, int] | None) -> tuple[Process, Reading]:
-    """The process of the pipeline's scheduler, shifted for the picture's size, and how the network is read in it."""
+def _read(pipe: Any, network: nn.Module, adapter: Adapter, size: tuple[int, int] | None) -> Reading:
+    """How the network is read, in the process of the pipeline's scheduler, shifted for the picture's size."""
     config, mu = described(pipe.scheduler), None
     if config.get("invert_sigmas"):
         raise UnsupportedModel("invert_sigmas: True is not supported; this model counts its noise levels backwards")
@@ -279,8 +282,7 @@ def _read(pipe: Any, network: nn.Module, adapter: Adapter, size: tuple[int, int]
         low, high = config.get("base_image_seq_len", 256), config.get("max_image_seq_len", 4096)
         least, most = config.get("base_shift", 0.5), config.get("max_shift", adapter.max_shift)
         mu = least + (most - least) * (adapter.tokens(network, height, width) - low) / (high - low)
-    process = dynamic_process(config, from_config(config), mu)
-    return process, reading_of(process, config)
+    return reading_of(dynamic_process(config, from_config(config), mu), config)
 
 
 def _same(one: Process, other: Process) -> bool:
