@@ -78,7 +78,7 @@ def outcome_of(case: Case, check: Callable[[Case], str]) -> str:
     finally:
         signal.alarm(0)
         signal.signal(signal.SIGALRM, before)
-    return case.left() or done
+    return done if done.startswith("not here") else case.left() or done  # calls that the pipeline refuses leave traces
 
 
 def _late(*_: Any) -> None:
@@ -101,7 +101,7 @@ def outcomes(name: str, wanted: Iterable[str] | None = None) -> dict[str, str]:
     table = {}
     for check in wanted or checks():
         table[check] = outcome(case, check)
-        if "not what it was" in table[check]:
+        if "not what it was" in table[check] or (table[check].startswith("not here") and case.left()):
             case = Case(name)
     table["undone"] = "equal" if case.makes_the_same() else "fault: the plain pipeline makes something else afterwards"
     return table

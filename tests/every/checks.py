@@ -35,10 +35,10 @@ def scheduler_equal(scheduler: str) -> Callable[[Case], str]:
     """With this scheduler of diffusers in the pipeline, the solver that is it makes the same."""
 
     def check(case: Case) -> str:
-        before = case.pipe.scheduler
+        before = getattr(case.pipe, "scheduler", None)
         kind: Any = type(scheduler, (Kept, getattr(diffusers, scheduler)), {})
         fields = SCHEDULERS[scheduler]
-        if case.pipe.scheduler.__class__.__name__ not in fields["instead_of"]:
+        if type(before).__name__ not in fields["instead_of"]:
             raise NotHere(f"is made for {type(before).__name__}")
         case.pipe.scheduler = kind.from_config(before.config, **fields.get("config", {}))
         try:

@@ -62,6 +62,7 @@ DIFFERENT: dict[tuple[str, str], str] = {  # (pipelines, checks) -> why they dif
     ("DiT*", "as Heun*"): _GOES_ON,
     ("StableCascadeCombinedPipeline", "guidance *"): "the tiny decoder makes the same of whatever the prior has made",
     ("SkyReelsV2*", "callback"): _TAKEN_BACK,
+    ("WanAnimate*", "callback"): _TAKEN_BACK,
     ("LTXI2VLong*", "as FlowMatchHeun*"): _TAKEN_BACK,
     ("LTXConditionPipeline", "*"): _SHIFTED,
     **{

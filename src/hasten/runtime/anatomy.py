@@ -113,7 +113,8 @@ def blocks_of(network: nn.Module) -> list[nn.Module]:
     Raises UnsupportedModel for networks without such a list, and for U-Nets, whose blocks change resolution.
     """
     lists = [part for part in network.children() if isinstance(part, nn.ModuleList) and len(part)]
-    blocks = [block for part in lists if all(any(map(is_attention, b.modules())) for b in part) for block in part]
+    lists = [part for part in lists if all(b is not None and any(map(is_attention, b.modules())) for b in part)]
+    blocks = [block for part in lists for block in part]
     if not blocks or hasattr(network, "up_blocks"):
         raise UnsupportedModel(
             f"model: {type(network).__name__} has no list of attention blocks that follow one another; "
