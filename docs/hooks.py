@@ -13,7 +13,7 @@ from mkdocs.structure.files import File, Files
 sys.path.insert(0, str(Path(__file__).parent))
 sys.path.insert(0, str(Path(__file__).parent.parent / "src"))
 import papers
-import pipelines
+import pipeline_classes
 import schedulers
 import tables
 
@@ -30,7 +30,7 @@ ROOMS = (
 def on_config(config: Any) -> Any:
     """Add the made pages to the menu."""
     config.nav.insert(3, {"Papers you can run": papers.nav()})
-    config.nav.insert(4, {"Pipelines": pipelines.PATH})
+    config.nav.insert(4, {"Pipelines": pipeline_classes.PATH})
     config.nav.insert(5, {"Schedulers": schedulers.PATH})
     rooms = [{room: f"api/{room}.md"} for room in ROOMS if _module(room).exists()]
     config.nav.append({"API": ["api/index.md", *rooms]})
@@ -39,7 +39,7 @@ def on_config(config: Any) -> Any:
 
 def on_files(files: Files, config: Any) -> Files:
     """Add the made pages, the tables of the benchmarks against other packages, and every picture of a result."""
-    made = {pipelines.PATH: pipelines.page(), schedulers.PATH: schedulers.page()}
+    made = {pipeline_classes.PATH: pipeline_classes.page(), schedulers.PATH: schedulers.page()}
     for path, text in (papers.pages() | made | api()).items():
         files.append(File.generated(config, path, content=text))
     for file in sorted((ROOT / RESULTS).iterdir()):
