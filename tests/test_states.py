@@ -113,3 +113,19 @@ def test_guidance_that_a_pipeline_never_asks_for_says_so() -> None:
     pipe, arguments = every.build("WanAnimatePipeline")  # whose guidance is off unless a caller turns it on
     with hasten.accelerate(pipe, {"guidance": "reuse"}) as fast, pytest.warns(NothingChanged, match="reuse"):
         every.call(fast, arguments, silent=False)
+
+
+@pytest.mark.parametrize("name", ["KandinskyImg2ImgPipeline", "CycleDiffusionPipeline", "StableDiffusionSAGPipeline"])
+def test_steps_that_a_pipeline_looks_up_in_a_table_are_whole(name: str) -> None:
+    pipe, arguments = every.build(name)
+    with hasten.accelerate(pipe, {"solver": "dpm++", "grid": "trailing"}) as fast:
+        every.call(fast, arguments)
+    with hasten.accelerate(pipe, {"solver": "dpm++", "grid": "karras"}) as fast:
+        with pytest.raises(HastenError, match="grid: this pipeline looks up its timesteps"):
+            every.call(fast, arguments)
+
+
+def test_blocks_that_are_left_out_of_a_list_are_no_blocks() -> None:
+    pipe, _ = every.build("WuerstchenDecoderPipeline")
+    with pytest.raises(HastenError, match="no list of attention blocks"):
+        hasten.accelerate(pipe, {"caches": ["first-block"]})

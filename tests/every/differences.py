@@ -56,10 +56,12 @@ _INVERTED = "begins at a picture that was inverted with the scheduler that the p
 _SHIFTED = "given timesteps alone, the plain scheduler steps between other noise levels than it shows, and warns"
 _GOES_ON = "the plain pipeline goes on from states as this scheduler shows them to the network"
 _TAKEN_BACK = "the plain scheduler corrects a step from where that began, and takes back what was changed in between"
+_ETA = "this scheduler of diffusers takes an eta and ignores it; a solver with eta makes what eta says"
 DIFFERENT: dict[tuple[str, str], str] = {  # (pipelines, checks) -> why they differ from the plain pipeline
     ("LEdits*", "as *"): _INVERTED,
     ("*DiffEdit*", "as *"): _INVERTED,
     ("DiT*", "as Heun*"): _GOES_ON,
+    ("CogVideoX*", "eta"): _ETA,
     ("StableCascadeCombinedPipeline", "guidance *"): "the tiny decoder makes the same of whatever the prior has made",
     ("SkyReelsV2*", "callback"): _TAKEN_BACK,
     ("WanAnimate*", "callback"): _TAKEN_BACK,

@@ -71,6 +71,7 @@ class SolverScheduler(Tables, SchedulerMixin, ConfigMixin):
     end: "data" or "min" (see `hasten.grids.schedule`); None ends where the original would, and on data with a grid.
     origin: the class of diffusers that the config is of; None tells it by the fields.
     generator: an attribute; the noise of stochastic solvers comes from it where a pipeline hands none to `step`.
+    whole_steps: an attribute; whether the pipeline looks up the timesteps in a table of its own.
     given: an attribute; which of "timesteps", "sigmas", "eta" the pipeline's caller passed, None if nobody says.
     run: the `hasten.runtime.run.Run` that caches and guidance read; not in `__dict__`, which pipelines copy.
 
@@ -104,6 +105,7 @@ class SolverScheduler(Tables, SchedulerMixin, ConfigMixin):
         self.generator: Generators = None
         self._generator: Generators = None
         self.given: frozenset[str] | None = None
+        self.whole_steps = False
         self.timesteps = torch.arange(int(source["num_train_timesteps"]) - 1, -1, -1)
         self._lay_tables()
         self._layout: Layout | None = None
@@ -170,6 +172,11 @@ class SolverScheduler(Tables, SchedulerMixin, ConfigMixin):
             self.config, self._resting, self.solver, self.grid, self.end, num_inference_steps, timesteps, sigmas, mu,
             asked, self.given,
         )  # fmt: skip
+        if self.whole_steps and (layout.numbers % 1).any():
+            raise HastenError(
+                "grid: this pipeline looks up its timesteps in a table, and those of this run are no whole numbers; "
+                'leave it out, or choose "trailing" and a solver of one query a step'
+            )
         self._layout = layout
         self.process = self.run.process = layout.process
         self._reading = self.run.reading = replace(self._resting, process=layout.process)

@@ -24,6 +24,9 @@ LATENTS = {"MarigoldDepthPipeline": 1, "MarigoldNormalsPipeline": 1, "MarigoldIn
 """Which of the things that `prepare_latents` returns are the states, where it is not the first."""
 
 
+WHOLE_STEPS = frozenset({"CycleDiffusionPipeline", "KandinskyImg2ImgPipeline", "StableDiffusionSAGPipeline"})
+"""Pipelines that look up numbers of steps in a table, so that their steps are whole ones."""
+
 SEVERAL = "solver of several queries a step"
 """What a pipeline may refuse beside the phases of accelerations, "solver" and "seed"."""
 
@@ -86,6 +89,11 @@ class Stage:
         """Whether every row must be there in each call: for something put into the network, or rows that lie deeper."""
         looks = any(kind.__name__ == "PAGMixin" for kind in type(self.pipe).__mro__)
         return looks or any(type(network).__name__ in OTHER_ROWS for network in self.networks.values())
+
+    @property
+    def whole_steps(self) -> bool:
+        """Whether the network's times have to be whole steps of the training."""
+        return any(kind.__name__ in WHOLE_STEPS for kind in type(self.pipe).__mro__)
 
     def check(self, phase: str) -> None:
         """Raise UnsupportedModel if nothing of this phase (or "solver", "seed") can be applied to the pipeline."""

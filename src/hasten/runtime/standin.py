@@ -51,8 +51,10 @@ class Standin:
         """
         own = stage.pipe.scheduler
         scheduler = host.schedule(own) if host.schedule else own
-        if host.schedule and scheduler.order > 1:
-            stage.check(SEVERAL)
+        if host.schedule:
+            scheduler.whole_steps = stage.whole_steps
+            if scheduler.order > 1:
+                stage.check(SEVERAL)
         untracked = None
         if not isinstance(getattr(scheduler, "run", None), Run):
             try:
