@@ -120,9 +120,11 @@ def test_steps_that_a_pipeline_looks_up_in_a_table_are_whole(name: str) -> None:
     pipe, arguments = every.build(name)
     with hasten.accelerate(pipe, {"solver": "dpm++", "grid": "trailing"}) as fast:
         every.call(fast, arguments)
-    with hasten.accelerate(pipe, {"solver": "dpm++", "grid": "karras"}) as fast:
-        with pytest.raises(HastenError, match="grid: this pipeline looks up its timesteps"):
-            every.call(fast, arguments)
+    with (
+        hasten.accelerate(pipe, {"solver": "dpm++", "grid": "karras"}) as fast,
+        pytest.raises(HastenError, match="grid: this pipeline looks up its timesteps"),
+    ):
+        every.call(fast, arguments)
 
 
 def test_blocks_that_are_left_out_of_a_list_are_no_blocks() -> None:
