@@ -23,11 +23,15 @@ COLUMNS = {  # head -> the checks that it sums up, by how their names begin
     "callbacks": ("callback", "interrupt"),
 }
 GOOD = ("equal", "works")
-INTRODUCTION = """# Pipelines
+INTRODUCTION = """---
+hide: [navigation, toc]
+---
+
+# Pipelines
 
 {classes} pipeline classes of diffusers {version}, each built with tiny random networks and run by
 `hasten.accelerate`: a sample of this table is tested in every run, and all of it among the slow tests. A cell says how
-many checks came out **equal** to the plain pipeline or (where nothing is to be equal) **work**, of those that the plain
+many checks came out equal to the plain pipeline or (where nothing is to be equal) work, of those that the plain
 pipeline has at all. The others are refused by name or differ, [for these reasons](#reasons). Every pipeline was left
 bit for bit as it was.
 
@@ -35,7 +39,8 @@ bit for bit as it was.
 - **other schedulers**: the same after another scheduler of diffusers was put into the pipeline.
 - **solvers**: DPM-Solver++, Euler, Heun and UniPC run.
 - **guidance**, **caches**, **16 bits**: the method runs and changes something, and switched off changes nothing.
-- **seeds**: `seed=` makes what a generator of that seed makes, and the same in a batch as alone, also under caches.
+- **seeds**: `seed=` makes what a generator of that seed makes, and the same in a batch as alone, also under each cache
+  that works.
 - **strength**: image-to-image from strength 0.05, 0.5 and 1, and with Heun, which asks twice a step.
 - **callbacks**: one that changes the latents, one that changes the guidance scale, one that interrupts.
 """
@@ -57,11 +62,16 @@ def page() -> str:
 
 
 def _cells(row: dict[str, int | None], said: list[str]) -> Iterable[str]:
+    outcomes = {check: said[i] for check, i in row.items() if i is not None and not said[i].startswith("not here")}
+    under = {check: check.replace("seeds under", "caches") for check in outcomes if check.startswith("seeds under")}
+    for check, cache in under.items():
+        if not outcomes.get(cache, "").startswith(GOOD):
+            del outcomes[check]
     for beginnings in COLUMNS.values():
-        outcomes = [said[i] for check, i in row.items() if i is not None and check.startswith(beginnings)]
-        there = [outcome for outcome in outcomes if not outcome.startswith("not here")]
+        there = [outcome for check, outcome in outcomes.items() if check.startswith(beginnings)]
         good = sum(outcome.startswith(GOOD) for outcome in there)
-        yield f"{good} of {len(there)}" if there else "–"
+        many = "all" if good == len(there) else f"{good} of {len(there)}" if good else "none"
+        yield f'<span style="white-space: nowrap">{many}</span>' if there else "–"
 
 
 def _reasons(row: dict[str, int | None], said: list[str]) -> str:
