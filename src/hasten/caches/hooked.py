@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Protocol
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, finalize
 
 from torch import Tensor, nn
 
@@ -64,7 +64,7 @@ class _Floor:
         del self.__wrapped__  # type: ignore[attr-defined]  # it would keep the module
         self.__signature__ = inspect.signature(plain)
         self.inner: Callable[..., Any] | None = None
-        self.answer: Any = self  # of the running call of the layer; nothing yet
+        self.answer: Any = None  # of the running call of the layer
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         assert self.inner is not None, "called outside of the layer that stands on it"
@@ -91,7 +91,7 @@ class _Hooked:
                 f"cache: the one of another library cannot run on this model ({error}); use one of hasten's own"
             ) from error
         finally:
-            self.floor.inner, self.floor.answer = None, self.floor
+            self.floor.inner = self.floor.answer = None
 
 
 def _same(one: Any, other: Any) -> bool:
@@ -150,17 +150,11 @@ class Store(Protocol):
         ...
 
     def inside(self, generation: str) -> AbstractContextManager[None]:
-        """A context in which it remembers for one generation.
-
-        generation: its name; one that was never named before starts empty.
-        """
+        """A context in which it remembers for the generation of this name; one never named before starts empty."""
         ...
 
     def keep(self, generations: Set[str]) -> None:
-        """Drop what was remembered for other generations.
-
-        generations: the names of those that are kept.
-        """
+        """Drop what was remembered for other generations than those of these names."""
         ...
 
 
@@ -241,6 +235,11 @@ def _joined(answers: Sequence[tuple[Sequence[int], Any]], count: int) -> Any:
     return replaced(answer, len(which), whole)
 
 
+def _taken_apart(hooks: Sequence[Any]) -> None:
+    for hook in hooks:
+        vars(hook).clear()
+
+
 class Hooks(Store):
     """The stateful hooks of diffusers on a view. Those without cache contexts get a state for each generation.
 
@@ -266,6 +265,7 @@ class Hooks(Store):
         held = [value for hook in self.all for value in vars(hook).values() if isinstance(value, StateManager)]
         self._managers = list({id(manager): manager for manager in held}.values())
         self._plain = [hook for hook in self.all if hasattr(hook, "state")]
+        finalize(self, _taken_apart, self.all)  # they hold themselves, and with that the view
 
     def named(self, name: str) -> list[Any]:
         """The hooks of a class, by its name."""
