@@ -22,7 +22,7 @@ from report import save
 import hasten
 from hasten.caches import DeepCache
 from hasten.core.errors import HastenError
-from hasten.measure.cost import macs, timed_ratio
+from hasten.measure import macs, timed_ratio
 
 TOKENS = 24
 

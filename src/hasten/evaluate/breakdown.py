@@ -11,7 +11,7 @@ from typing import Any
 from torch import nn
 
 from hasten.evaluate.problem import Problem, Runner
-from hasten.measure.cost import wait
+from hasten.measure.timing import wait
 from hasten.recipe import Recipe
 from hasten.runtime.anatomy import network_name
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from hasten.core.estimates import Estimate, bootstrap, bootstrap_ratio, wilson
 from hasten.measure.alignment import alignment
-from hasten.measure.cost import Calls, count_calls, macs, peak_memory, timed_ratio, weight_bytes
+from hasten.measure.cost import Calls, count_calls, macs, peak_memory, weight_bytes
 from hasten.measure.distribution import frechet_distance, kernel_distance, precision_recall
 from hasten.measure.drift import Drift, drift, relative
 from hasten.measure.extractors import extractor
@@ -12,11 +12,13 @@ from hasten.measure.features import features, nearest, perceptual_distance, sign
 from hasten.measure.fields import asymmetry, divergence, fokker_planck_residual, gauge_residual
 from hasten.measure.paths import bits_per_dimension, intrinsic_dimension, log_likelihood
 from hasten.measure.pixels import psnr
+from hasten.measure.timing import Speed, timed_ratio
 
 __all__ = [
     "Calls",
     "Drift",
     "Estimate",
+    "Speed",
     "alignment",
     "asymmetry",
     "bits_per_dimension",

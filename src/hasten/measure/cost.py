@@ -1,23 +1,21 @@
-"""What a run costs: network evaluations, multiply-adds, seconds as a ratio, memory, bytes of weights."""
+"""What a run costs, counted: network evaluations, multiply-adds, memory, bytes of weights."""
 
 from __future__ import annotations
 
 import gc
 import os
-import random
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import accumulate
-from typing import Any, overload
+from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from hasten.core.console import tracked
-from hasten.core.errors import HastenError, positive_int
-from hasten.core.estimates import Estimate, bootstrap
+from hasten.core.errors import HastenError
 
 Job = Callable[[], Any]
 
@@ -61,86 +59,18 @@ def macs(run: Job) -> int:
     """Multiply-adds of one run: half the FLOPs of its matrix products, convolutions and attentions.
 
     Everything else (norms, activations, softmax, sampling arithmetic) counts as nothing, as is usual.
-    Compiled parts run uncompiled meanwhile, because the counter cannot look inside kernels; kernels from
-    outside torch that it does not know count as nothing too.
+    Compiled parts run uncompiled meanwhile, and the attentions and encoder layers of `torch.nn` without their fused
+    kernels, because the counter cannot look inside these; kernels from outside torch that it does not know count as
+    nothing too.
 
     run: what is to be counted.
     """
     from torch.utils.flop_counter import FlopCounterMode
 
     counter = FlopCounterMode(display=False, custom_mapping=_flops_torch_leaves_out())
-    with torch.compiler.set_stance("force_eager"), counter:
+    with torch.compiler.set_stance("force_eager"), _part_by_part(), counter:
         run()
     return counter.get_total_flops() // 2
-
-
-@overload
-def timed_ratio(
-    default: Job,
-    others: Job,
-    *,
-    repeats: int = ...,
-    warmup: int = ...,
-    seed: int = ...,
-    progress: bool = ...,
-    clock: Callable[[], float] = ...,
-) -> Estimate: ...
-@overload
-def timed_ratio(
-    default: Job,
-    others: Mapping[str, Job],
-    *,
-    repeats: int = ...,
-    warmup: int = ...,
-    seed: int = ...,
-    progress: bool = ...,
-    clock: Callable[[], float] = ...,
-) -> dict[str, Estimate]: ...
-def timed_ratio(
-    default: Job,
-    others: Job | Mapping[str, Job],
-    *,
-    repeats: int = 10,
-    warmup: int = 1,
-    seed: int = 0,
-    progress: bool = False,
-    clock: Callable[[], float] = time.perf_counter,
-) -> Estimate | dict[str, Estimate]:
-    """Speed-up over the default: its time over the other's, median of rounds with a bootstrap interval.
-
-    Every round times each run once, so that a slow minute of the machine hits all of them; the order is
-    random in even rounds and the reverse of it in odd ones, so that what a predecessor leaves behind (caches,
-    heat) cancels. Accelerators are waited for; garbage is collected between rounds, not within.
-
-    default: the run that the others are compared with.
-    others: one run, or several by name.
-    repeats: rounds, at least 1.
-    warmup: how often each runs before anything is timed.
-    seed: of the orders and the bootstrap.
-    progress: whether to show a bar.
-    clock: a function to seconds; time.process_time on a CPU with one thread is blind to what other processes do.
-    Returns the speed-up, 2 meaning twice as fast, or one for each name.
-    """
-    runs = {"": others} if callable(others) else dict(others)
-    rounds = positive_int("repeats", repeats)
-    for run in (default, *runs.values()):
-        for _ in range(warmup):
-            run()
-    names: list[str | None] = [None, *runs]
-    shuffle = random.Random(seed).shuffle
-    ratios: dict[str, list[float]] = {name: [] for name in runs}
-    numbers = range(rounds)
-    for number in tracked(numbers, "timing") if progress else numbers:
-        if number % 2:
-            names.reverse()
-        else:
-            shuffle(names)
-        gc.collect()
-        seconds = {name: _seconds(default if name is None else runs[name], clock) for name in names}
-        for name in runs:
-            ratios[name].append(seconds[None] / seconds[name])
-    gains = {name: bootstrap(x, seed=seed).named(f"speed-up {name}".rstrip(), "x") for name, x in ratios.items()}
-    return gains[""] if callable(others) else gains
 
 
 def peak_memory(run: Job, device: str | torch.device | None = None) -> int:
@@ -171,7 +101,8 @@ def peak_memory(run: Job, device: str | torch.device | None = None) -> int:
 def weight_bytes(model: Any) -> int:
     """Bytes that the parameters and buffers of a module, or of all modules of a pipeline, occupy.
 
-    Shared storage counts once; low-bit tensors count with their packed data and scales.
+    What tensors share counts once, and of a view what it shows; low-bit tensors count with their packed data and
+    scales.
 
     model: a torch module or a diffusers pipeline.
     Raises HastenError for anything else.
@@ -180,35 +111,35 @@ def weight_bytes(model: Any) -> int:
     modules = [part for part in parts if isinstance(part, nn.Module)]
     if not modules:
         raise HastenError(f"model: {type(model).__name__} is neither a torch module nor a pipeline with modules")
-    storages = {}
+    pieces: dict[int, list[NDArray[np.int64]]] = {}
     for module in modules:
         for tensor in (*module.parameters(), *module.buffers()):
             for plain in _plain_tensors(tensor):
-                storage = plain.untyped_storage()
-                storages[storage._cdata] = storage.nbytes()
-    return sum(storages.values())
+                pieces.setdefault(plain.untyped_storage()._cdata, []).append(_pieces(plain))
+    return sum(_covered(np.concatenate(parts)) for parts in pieces.values())
 
 
-def _seconds(run: Job, clock: Callable[[], float]) -> float:
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        wait()
-        start = time.perf_counter()
-        run()
-        wait()
-        return time.perf_counter() - start
-    finally:
-        if enabled:
-            gc.enable()
+def _pieces(tensor: Tensor) -> NDArray[np.int64]:
+    """The runs of bytes (N, 2: begin and end) of its storage that a tensor shows."""
+    if not tensor.numel():
+        return np.zeros((0, 2), dtype=np.int64)
+    dims = sorted((stride, size) for stride, size in zip(tensor.stride(), tensor.shape) if size > 1 and stride)
+    length, begins = 1, np.array([tensor.storage_offset()], dtype=np.int64)
+    for stride, size in dims:
+        if stride == length and len(begins) == 1:
+            length *= size
+        else:
+            begins = (begins[:, None] + stride * np.arange(size)).reshape(-1)
+    return np.stack([begins, begins + length], 1) * tensor.element_size()
 
 
-def wait() -> None:
-    """Return when accelerators have done what they were told."""
-    if torch.cuda.is_initialized():
-        torch.cuda.synchronize()
-    elif torch.backends.mps.is_available():
-        torch.mps.synchronize()
+def _covered(pieces: NDArray[np.int64]) -> int:
+    """How many bytes lie in at least one of the runs (N, 2)."""
+    if not len(pieces):
+        return 0
+    begins, ends = pieces[np.argsort(pieces[:, 0], kind="stable")].T
+    reached = np.maximum.accumulate(np.concatenate([[begins[0]], ends[:-1]]))
+    return int(np.maximum(ends - np.maximum(begins, reached), 0).sum())
 
 
 def _cpu_allocations(run: Job) -> list[int]:
@@ -239,6 +170,17 @@ def _plain_tensors(tensor: Tensor) -> Iterator[Tensor]:
             yield from _plain_tensors(getattr(tensor, name))
     else:
         yield tensor
+
+
+@contextmanager
+def _part_by_part() -> Iterator[None]:
+    """Run the attentions and encoder layers of `torch.nn` without their fused kernels."""
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(before)
 
 
 def _flops_torch_leaves_out() -> dict[Any, Callable[..., int]]:
