@@ -94,6 +94,48 @@ def test_bootstrap_intervals_cover_the_truth_as_often_as_they_claim(statistic, t
     assert at_least <= hits <= 0.985
 
 
+SAMPLED = {
+    "normal": (lambda g, n: g.normal(size=n), 0.0),
+    "lognormal": (lambda g, n: np.exp(g.normal(size=n)), 1.0),
+    "nearly alike": (lambda g, n: np.exp(0.02 * g.normal(size=n)), 1.0),
+    "exponential": (lambda g, n: g.exponential(size=n), math.log(2)),
+    "heavy tails": (lambda g, n: g.standard_t(2, size=n), 0.0),
+    "Cauchy": (lambda g, n: g.standard_t(1, size=n), 0.0),
+}
+
+
+@pytest.mark.parametrize("n", [2, 3, 5, 8, 16, 32])
+@pytest.mark.parametrize("kind", SAMPLED)
+def test_intervals_of_medians_cover_at_every_size(kind, n):
+    draw, truth = SAMPLED[kind]
+    generator = np.random.default_rng(n)
+    for confidence, least in ((0.95, 0.93), (0.8, 0.77)):
+        made = [bootstrap(draw(generator, n), confidence=confidence) for _ in range(1000)]
+        assert all(one.low <= one.value <= one.high and one.confidence == confidence for one in made)
+        assert np.mean([one.low <= truth <= one.high for one in made]) >= least
+
+
+def test_intervals_of_medians_by_hand():
+    x = np.arange(1.0, 13.0)
+    assert (bootstrap(x[:6]).low, bootstrap(x[:6]).high) == (1, 6)  # 1 - 2 / 64 = 0.969
+    assert (bootstrap(x).low, bootstrap(x).high) == (3, 10)  # 1 - 2 (1 + 12 + 66) / 4096 = 0.961
+    two = bootstrap([-1.0, 1.0])  # Student's t of one degree of freedom
+    assert (two.low, two.high) == pytest.approx((-12.7062, 12.7062), abs=1e-4)
+    same = bootstrap([2.0, 2.0, 2.0])
+    assert (same.low, same.high) == pytest.approx((2, 2))
+
+
+@pytest.mark.parametrize("n", [2, 3, 5, 8])
+def test_ratios_of_few_medians_cover_too(n):
+    generator, hits = np.random.default_rng(n), []
+    for _ in range(500):
+        shared = generator.normal(size=n)
+        above, below = (np.exp(shared + 0.3 * generator.normal(size=n)) for _ in range(2))
+        one = bootstrap_ratio(above, below, resamples=300)
+        hits.append(one.low <= 1 <= one.high)
+    assert np.mean(hits) >= 0.92
+
+
 def test_bootstrap_values_are_numpys_and_the_seed_decides():
     x = np.random.default_rng(2).normal(size=101)
     for statistic, expected in [("median", np.median(x)), ("p95", np.percentile(x, 95)), ("mean", x.mean())]:
@@ -395,6 +437,23 @@ def test_macs_are_exact_for_linear_convolution_and_attention():
         assert macs(lambda: torch._int_mm(a, torch.ones(16, 8, dtype=torch.int8))) == 32 * 16 * 8
 
 
+def test_macs_see_attentions_and_encoder_layers_in_eval_mode():
+    x = torch.rand(2, 5, 8)
+    attention = 2 * 5 * (3 + 1) * 8 * 8 + 2 * (2 * 2 * 5 * 5 * 4)
+    layer = attention + 2 * (2 * 5 * 8 * 16)
+    heads = nn.MultiheadAttention(8, 2, batch_first=True).eval()
+    encoder = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True).eval()
+    stack = nn.TransformerEncoder(encoder, 3)
+    padding = torch.tensor([[False] * 5, [False] * 3 + [True] * 2])
+    with torch.no_grad():
+        assert macs(lambda: heads(x, x, x)) == macs(lambda: heads(x, x, x, need_weights=False)) == attention
+        assert macs(lambda: encoder(x)) == macs(lambda: encoder.train()(x)) == layer
+        assert macs(lambda: stack(x)) == macs(lambda: stack(x, src_key_padding_mask=padding)) == 3 * layer
+        with pytest.raises(AssertionError):
+            macs(lambda: heads(x, x[:1], x))
+    assert torch.backends.mha.get_fastpath_enabled()
+
+
 def test_timed_ratio_of_sleeps():
     found = timed_ratio(lambda: time.sleep(0.02), lambda: time.sleep(0.01), repeats=8)
     assert found.value == pytest.approx(2, rel=0.15) and found.n == 8 and found.low <= found.value <= found.high
@@ -436,6 +495,21 @@ def test_weight_bytes_counts_shared_storage_once():
     assert weight_bytes(SimpleNamespace(components=parts)) == 400 + 4 * 4 * 4 + 8
     with pytest.raises(HastenError, match="str"):
         weight_bytes("unet")
+
+
+def test_weight_bytes_of_views_count_what_they_show():
+    whole = torch.zeros(100, 10)
+    parts = {"first": whole[:5], "again": whole[:3], "column": whole[50:, 2:4], "turned": whole[90:].T}
+    holder = nn.Module()
+    for name, view in parts.items():
+        holder.register_buffer(name, view)
+    assert weight_bytes(holder) == 4 * (5 * 10 + 50 * 2 + 10 * 10 - 10 * 2)
+    holder = nn.Module()
+    holder.register_buffer("spread", torch.zeros(3, 1).expand(3, 1000))
+    holder.register_buffer("nothing", torch.zeros(0))
+    assert weight_bytes(holder) == 3 * 4
+    conv = nn.Conv2d(3, 4, 3, bias=False).to(memory_format=torch.channels_last)
+    assert weight_bytes(conv) == 4 * 4 * 3 * 9
 
 
 def test_count_calls_sees_rows_and_leaves_no_trace():

@@ -1,6 +1,7 @@
 """Numbers with an interval: what a measurement says, and how sure its sample makes us.
 
-Source: Efron and Tibshirani 1993, "An Introduction to the Bootstrap", ch. 13; Wilson 1927 (score interval).
+Source: Efron and Tibshirani 1993, "An Introduction to the Bootstrap", ch. 13; Wilson 1927 (score interval); David and
+Nagaraja 2003, "Order Statistics", sec. 7.1 (interval of a median).
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from hasten.core.errors import HastenError, positive_int, unknown
 Array = NDArray[np.float64]
 CONFIDENCE = 0.95
 RESAMPLES = 2000
+EXACT = 64  # samples up to which the interval of a median is that of order statistics
 
 
 @dataclass(frozen=True)
@@ -95,7 +97,11 @@ def bootstrap(
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> Estimate:
-    """A statistic of independent samples, with its percentile-bootstrap interval.
+    """A statistic of independent samples, with its interval.
+
+    The interval of a median of at most 64 samples is `median_interval`, which covers as often as it says. All others
+    are percentile-bootstrap intervals, which do so for large samples only: of 95 %, that of a mean of 3 normal samples
+    covers 75 %, of 8 samples 90 %.
 
     samples: numbers, one row, no NaN.
     statistic: "mean", "median", "p95" or "p05". The intervals of p95 and p05 are too narrow for few samples, since no
@@ -110,6 +116,9 @@ def bootstrap(
     if statistic not in STATISTICS:
         raise unknown("statistic", statistic, STATISTICS)
     function = STATISTICS[statistic]
+    if statistic == "median" and len(x) <= EXACT:
+        low, high = median_interval(x, confidence)
+        return Estimate(float(function(x)), low, high, len(x), confidence=confidence)
     draws = [function(x[index]) for index in resampled(len(x), resamples, seed)]
     return interval(float(function(x)), np.concatenate(draws), len(x), confidence)
 
@@ -126,7 +135,9 @@ def bootstrap_ratio(
     """statistic(above) / statistic(below) of paired samples, with its interval.
 
     Both are resampled with the same indices, so what the pairs share (a hard prompt, a noisy second) cancels.
-    0 / 0 counts as 1, x / 0 as infinity.
+    0 / 0 counts as 1, x / 0 as infinity. For a ratio of medians of so few pairs that the smallest and the largest of
+    their ratios do not reach the confidence (5 pairs or fewer for 95 %), the interval also holds that of
+    `median_interval` for these ratios.
 
     above: numbers, one row, no NaN.
     below: as many numbers, the i-th paired with the i-th above.
@@ -141,7 +152,58 @@ def bootstrap_ratio(
         raise unknown("statistic", statistic, STATISTICS)
     function = STATISTICS[statistic]
     draws = [_ratio(function(x[index]), function(y[index])) for index in resampled(len(x), resamples, seed)]
-    return interval(float(_ratio(function(x), function(y))), np.concatenate(draws), len(x), confidence)
+    estimate = interval(float(_ratio(function(x), function(y))), np.concatenate(draws), len(x), confidence)
+    if statistic != "median" or len(x) == 1 or _rank(len(x), confidence):
+        return estimate
+    low, high = median_interval(_ratio(x, y), confidence)
+    return replace(estimate, low=min(low, estimate.low), high=max(high, estimate.high))
+
+
+def median_interval(samples: ArrayLike, confidence: float = CONFIDENCE) -> tuple[float, float]:
+    """The interval of the median of independent samples.
+
+    It lies between two samples, the k-th smallest and the k-th largest, with the largest k whose coverage, a binomial
+    probability, is at least the confidence. That is guaranteed for every continuous distribution and every n, and
+    often more than asked for (96 to 99 % for 95 %). Of fewer than 6 samples, not even the smallest and the largest
+    reach 95 % (75 % of 3). Then the interval is the widest of these two, Student's t interval, and where all samples
+    are positive Student's t interval of their logarithms. This covers as often as it says for normal and lognormal
+    samples, and in simulations at least 94 % for uniform, exponential and heavy-tailed ones (Student's t of 1 and
+    2 degrees of freedom). What holds whatever the distribution is 1 - 2^(1 - n), which is little: samples of two
+    separate clusters come near to it.
+
+    samples: numbers, one row, no NaN; one sample has no finite interval, nor have few of which one is infinite.
+    confidence: between 0 and 1.
+
+    Raises HastenError for samples that are empty or hold NaN.
+    """
+    x = np.sort(_checked(samples))
+    rank = _rank(len(x), confidence)
+    if rank:
+        return float(x[rank - 1]), float(x[-rank])
+    if len(x) == 1 or not np.isfinite(x).all():
+        return -math.inf, math.inf
+    intervals = [(float(x[0]), float(x[-1])), _student(x, confidence)]
+    if x[0] > 0:
+        with np.errstate(over="ignore"):
+            intervals.append(tuple(np.exp(_student(np.log(x), confidence)).tolist()))
+    lows, highs = zip(*intervals)
+    return min(lows), max(highs)
+
+
+def _rank(n: int, confidence: float) -> int:
+    """The largest k for which the k-th smallest and k-th largest of n samples hold the median with the confidence."""
+    from scipy.stats import binom
+
+    below = binom.cdf(np.arange(n // 2), n, 0.5)  # the probability that the k-th smallest is above the median
+    return int((below <= (1 - _confidence(confidence)) / 2 + 1e-12).sum())
+
+
+def _student(x: Array, confidence: float) -> tuple[float, float]:
+    """Student's t interval of a mean."""
+    from scipy.stats import t
+
+    half = float(t.ppf((1 + confidence) / 2, len(x) - 1)) * x.std(ddof=1) / math.sqrt(len(x))
+    return float(x.mean() - half), float(x.mean() + half)
 
 
 def wilson(successes: int, n: int, *, confidence: float = CONFIDENCE) -> Estimate:

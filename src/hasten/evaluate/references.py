@@ -14,12 +14,12 @@ import numpy as np
 
 from hasten.core.errors import HastenError
 from hasten.core.files import save_tensors
+from hasten.evaluate.identity import fingerprint
 from hasten.evaluate.problem import Pictures, Problem, Ticks
 from hasten.evaluate.samples import Samples
 from hasten.grids import settling
 from hasten.processes import from_config
 from hasten.recipe import Recipe
-from hasten.runtime.anatomy import network_of
 from hasten.solvers import UniPC
 
 TOLERANCE = 1e-3  # RMSE of an image in [0, 1]
@@ -111,8 +111,8 @@ class References:
             metadata = kept.metadata() or {}
             if metadata.get("made of") != fingerprint(self.problem):
                 raise HastenError(
-                    f"out: {file.parent} holds work on another model, other prompts or another seed; "
-                    "repeat the settings it was made with or name another folder"
+                    f"out: {file.parent} holds work on another model, other prompts, another call, device, seed or "
+                    "version; repeat the settings it was made with or name another folder"
                 )
             for split, one in json.loads(metadata["convergence"]).items():
                 self._convergence[split] = Convergence(tuple(one["steps"]), tuple(one["changes"]))
@@ -157,23 +157,6 @@ def reference_recipe(problem: Problem, steps: int) -> Recipe:
     """How references are solved: of the solvers we compared, by the one whose images settle with the fewest steps."""
     process = from_config(problem.pipe.scheduler.config)
     return Recipe(solver=UniPC(order=2), steps=steps, grid=settling(process))
-
-
-def fingerprint(problem: Problem) -> str:
-    """What the pictures depend on, as JSON: the pipeline with a digest of its weights, the samples, the call."""
-    pipe = problem.pipe
-    digest = sum(float(p.detach().double().abs().sum()) for p in network_of(pipe).parameters())
-    scheduler = {key: str(value) for key, value in sorted(pipe.scheduler.config.items()) if key != "_diffusers_version"}
-    return json.dumps(
-        {
-            "pipeline": type(pipe).__name__,
-            "weights": f"{digest:.6e}",
-            "scheduler": scheduler,
-            "steps": problem.steps,
-            "call": {key: str(value) for key, value in sorted(problem.call.items())},
-            "samples": {split: asdict(samples) for split, samples in problem.samples.items()},
-        }
-    )
 
 
 @contextmanager

@@ -114,7 +114,7 @@ def weight_bytes(model: Any) -> int:
     pieces: dict[int, list[NDArray[np.int64]]] = {}
     for module in modules:
         for tensor in (*module.parameters(), *module.buffers()):
-            for plain in _plain_tensors(tensor):
+            for plain in plain_tensors(tensor):
                 pieces.setdefault(plain.untyped_storage()._cdata, []).append(_pieces(plain))
     return sum(_covered(np.concatenate(parts)) for parts in pieces.values())
 
@@ -162,12 +162,12 @@ def _cpu_allocations(run: Job) -> list[int]:
     return [e.nbytes() for e in sorted(events, key=lambda e: e.start_ns()) if e.device_type() == DeviceType.CPU]
 
 
-def _plain_tensors(tensor: Tensor) -> Iterator[Tensor]:
+def plain_tensors(tensor: Tensor) -> Iterator[Tensor]:
     """The ordinary tensors inside a tensor subclass, or the tensor itself."""
     if hasattr(tensor, "__tensor_flatten__"):
         names, _ = tensor.__tensor_flatten__()  # pyright: ignore
         for name in names:
-            yield from _plain_tensors(getattr(tensor, name))
+            yield from plain_tensors(getattr(tensor, name))
     else:
         yield tensor
 
