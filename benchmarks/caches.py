@@ -142,8 +142,8 @@ def measured(
     for one, marks, calls, cost in kept:
         speed, promised = speeds[one.label], whole.macs / cost
         rows.append({
-            "label": one.label, "group": one.group, "speed": [speed.value, speed.low, speed.high], "macs": promised,
-            "efficiency": speed.value / promised, "calls": calls,
+            "label": one.label, "group": one.group, "speed": [speed.value, speed.low, speed.high], "busy": speed.busy,
+            "macs": promised, "efficiency": speed.value / promised, "calls": calls,
             **{f"to {name}": figures(mark) for name, mark in marks.items()},
         })  # fmt: skip
     return {

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -43,7 +43,7 @@ class Estimate:
     unit: str = ""
     confidence: float = CONFIDENCE
 
-    def named(self, name: str, unit: str = "") -> Estimate:
+    def named(self, name: str, unit: str = "") -> Self:
         """The same numbers with a name and a unit."""
         return replace(self, name=name, unit=unit)
 

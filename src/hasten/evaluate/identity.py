@@ -78,7 +78,7 @@ def tensor_digest(tensor: Tensor) -> str:
     if tensor.device.type != "meta" and tensor.numel():
         flat = tensor.detach().resolve_conj().resolve_neg().reshape(-1).view(torch.uint8)
         for piece in flat.split(CHUNK):
-            made.update(piece.cpu().numpy())
+            made.update(memoryview(piece.cpu().numpy()))
     return made.hexdigest()
 
 
@@ -138,7 +138,7 @@ def _device(pipe: Any, modules: Mapping[str, nn.Module]) -> str:
 
 def _settings(part: Any) -> dict[str, Any]:
     """Its config without what begins with an underscore (versions, where it was loaded from)."""
-    config = getattr(part, "config", None)
+    config: Any = getattr(part, "config", None)
     if hasattr(config, "to_dict"):
         config = config.to_dict()
     if not isinstance(config, Mapping):

@@ -1,4 +1,4 @@
-"""Seconds as a ratio to the default: paired, interleaved slices, of which those that the machine disturbed are left out.
+"""Seconds as a ratio to the default: paired, interleaved slices, without those that other work disturbed.
 
 On a machine that others use as well, a run that takes long is nearly always slowed a little, and a short one often not
 at all, so that a ratio of what was measured flatters the short one. Three things keep the ratio honest. Slices that

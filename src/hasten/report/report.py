@@ -12,7 +12,7 @@ import jinja2
 from hasten.evaluate.budget import Score
 from hasten.evaluate.contributions import CLOSED, Ablation
 from hasten.evaluate.results import Outcome, Trial, is_plain
-from hasten.measure import Estimate
+from hasten.measure import Estimate, Speed
 from hasten.recipe import Recipe
 from hasten.report.bars import time_bars
 from hasten.report.gallery import gallery
@@ -44,7 +44,7 @@ def _filled(template: str, result: Outcome, **more: Any) -> str:
     short = json.dumps(shortened(data), indent=2, ensure_ascii=False)
     return environment.get_template(template).render(
         result=result, facts=result.facts, best=result.best, chosen=result.chosen, default=result.baseline.numbers,
-        headline=headline(result), doubt=doubt(result), words=words, span=span, flattery=flattery(result),
+        headline=headline(result), doubt=doubt(result), busy=busy(result), words=words, span=span, flattery=flattery(result),
         closure=closure, ablation=result.ablation, breakdown=result.breakdown, recipe_json=short,
         shortened=shortened(data) != data, python_name=json.dumps(result.facts["source"]),
         python_prompt=json.dumps(result.samples.prompts[0] if result.samples else ""), **more,
@@ -71,6 +71,12 @@ def doubt(result: Outcome) -> str:
         f"The 95 % interval of its drift reaches {drift.high:.2f}×: {drift.n} images do not exclude "
         "that it is above the budget."
     )
+
+
+def busy(result: Outcome) -> str:
+    """That the machine was busy while the chosen recipe was timed; empty if it was not."""
+    speed = result.chosen.confirmed.speed
+    return speed.warning if isinstance(speed, Speed) else ""
 
 
 def flattery(result: Outcome) -> str:
