@@ -78,7 +78,7 @@ def tensor_digest(tensor: Tensor) -> str:
     if tensor.device.type != "meta" and tensor.numel():
         flat = tensor.detach().resolve_conj().resolve_neg().reshape(-1).view(torch.uint8)
         for piece in flat.split(CHUNK):
-            made.update(memoryview(piece.cpu().numpy()))
+            made.update(piece.cpu().numpy().data)
     return made.hexdigest()
 
 

@@ -44,9 +44,9 @@ def _filled(template: str, result: Outcome, **more: Any) -> str:
     short = json.dumps(shortened(data), indent=2, ensure_ascii=False)
     return environment.get_template(template).render(
         result=result, facts=result.facts, best=result.best, chosen=result.chosen, default=result.baseline.numbers,
-        headline=headline(result), doubt=doubt(result), busy=busy(result), words=words, span=span, flattery=flattery(result),
-        closure=closure, ablation=result.ablation, breakdown=result.breakdown, recipe_json=short,
-        shortened=shortened(data) != data, python_name=json.dumps(result.facts["source"]),
+        headline=headline(result), doubt=doubt(result), busy=busy(result), words=words, span=span,
+        flattery=flattery(result), closure=closure, ablation=result.ablation, breakdown=result.breakdown,
+        recipe_json=short, shortened=shortened(data) != data, python_name=json.dumps(result.facts["source"]),
         python_prompt=json.dumps(result.samples.prompts[0] if result.samples else ""), **more,
     )  # fmt: skip
 
