@@ -2,6 +2,8 @@
 
 import gc
 from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -132,3 +134,12 @@ def test_others_are_judged_one_by_one():
     found = timed_ratio(lambda: world.work(LONG), runs, clock=lambda: world.now)
     assert {name: speed.value for name, speed in found.items()} == pytest.approx({"1x": 1, "2x": 2, "8x": 8}, rel=0.1)
     assert [speed.name for speed in found.values()] == [f"speed-up {name}" for name in runs]
+
+
+def test_the_report_says_that_the_machine_was_busy():
+    from hasten.report.report import busy
+
+    speed = World(3, 4.0, 1.0, 4.0).ratio()
+    for one, told in ((speed, speed.warning), (World(0, 1e12, 1.0, 1.0).ratio(), "")):
+        outcome: Any = SimpleNamespace(chosen=SimpleNamespace(confirmed=SimpleNamespace(speed=one)))
+        assert busy(outcome) == told
