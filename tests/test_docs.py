@@ -23,7 +23,7 @@ from docstrings import documented  # noqa: E402
 from hasten import methods  # noqa: E402
 from hasten.core.registry import Registry  # noqa: E402
 
-MADE = ("papers/", "api/", "results/", "schedulers.md")  # pages that are made when the site is built
+MADE = ("papers/", "api/", "results/", "schedulers.md", "pipelines.md")  # pages that are made when the site is built
 READ, WRITTEN = 300, 30  # lines from the README to a gate of one's own
 
 

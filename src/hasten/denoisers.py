@@ -20,12 +20,12 @@ Times = float | np.ndarray  # one time for all rows, or one time a row
 
 @runtime_checkable
 class DenoiserLike(Protocol):
-    """What solvers' hosts need: a process, and an answer for a state at a time (or a time a row).
+    """What solvers' hosts need: a process, and an answer for a state at a time (or a time a row)."""
 
-    process: that the network was trained on.
-    """
-
-    process: Process
+    @property
+    def process(self) -> Process:
+        """That the network was trained on."""
+        ...
 
     def __call__(self, x: Tensor, t: Times) -> Prediction: ...
 

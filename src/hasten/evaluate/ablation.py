@@ -129,7 +129,7 @@ def _speeds(
 
 def _timed(
     problem: Problem, recipe: Recipe | None, others: Mapping[str, Recipe | None], repeats: int
-) -> dict[str, Estimate]:
+) -> Mapping[str, Estimate]:
     """The time of a recipe over that of each of the others that can run; None is the default."""
     one = problem.single
     with ExitStack() as stack:

@@ -140,7 +140,7 @@ def judged(
 
 def speed_ups(
     problem: Problem, candidates: Sequence[Candidate[W]], repeats: int = 10, progress: bool = False
-) -> dict[str, Estimate]:
+) -> Mapping[str, Estimate]:
     """How many times faster than the default each candidate is, one image at a time, all in turn.
 
     problem: whose default.
