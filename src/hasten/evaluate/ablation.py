@@ -123,7 +123,7 @@ def _speeds(
     without = {one.name: one.without for one in parts}
     factors = {one.name: one.alone for one in parts if one.factor}
     last = {k: _inverse(ratio) for k, ratio in _timed(problem, recipe, {WHOLE: None} | without, repeats).items()}
-    first = _timed(problem, None, factors if len(factors) > 1 else {}, repeats)
+    first = dict(_timed(problem, None, factors if len(factors) > 1 else {}, repeats))
     return last.pop(WHOLE), last, first
 
 
