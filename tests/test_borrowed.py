@@ -230,7 +230,7 @@ def test_layers_before_and_after_stay_around_and_inside():
     network = view(make("flux").transformer)
     block = network.transformer_blocks[0]
     wrap(block, named("outer"))
-    adopt(network, lambda n: taylorseer(2, 1, cache_identifiers=["transformer_blocks.0"])(n, None))
+    adopt(network, lambda n: taylorseer(2, 1, cache_identifiers=["transformer_blocks.0"])(n, None), lambda _: None)
     wrap(block, named("inner"))
     assert block._diffusers_hook.hooks
     from diffusers.hooks.hooks import CacheContext, _set_cache_context
