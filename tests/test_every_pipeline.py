@@ -59,9 +59,10 @@ def test_a_pipeline_is_right_or_refused_as_the_page_says(name: str, check: str) 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", BUILT)
-def test_a_pipeline_is_right_or_refused_in_every_check(name: str) -> None:
-    outcomes = every_pipeline.outcomes(name)
+@pytest.mark.parametrize(("number", "name"), enumerate(BUILT), ids=BUILT)
+def test_a_pipeline_is_right_or_refused_in_every_check(number: int, name: str) -> None:
+    """All pairs, but for seeds under each cache, which take half of the time: of those a third."""
+    outcomes = every_pipeline.outcomes(name, [c for c in CHECKS if number % 3 == 0 or not c.startswith("seeds under")])
     assert {c: said for c, said in outcomes.items() if not said.startswith(every_pipeline.GOOD)} == {}
     recorded = RECORDED[name]
     now = {check: kind_of(said) for check, said in outcomes.items()}
