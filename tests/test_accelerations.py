@@ -48,7 +48,7 @@ def takes(method: Acceleration, pipe) -> bool:
     return True
 
 
-FEW = ("sd", "controlnet", "flux")  # kinds of pipelines that are always tried; the others if slow
+FEW = ("sd", "flux")  # kinds of pipelines that are always tried; the others if slow
 
 
 def pipelines(method: Acceleration, kinds=KINDS) -> list:
@@ -395,7 +395,7 @@ def test_a_method_that_is_only_registered_goes_through_the_whole_matrix():
 
 
 @every_method
-@pytest.mark.parametrize("calls", [5, pytest.param(50, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("calls", [2, pytest.param(50, marks=pytest.mark.slow)])
 def test_memory_is_flat_over_calls_and_free_at_once_afterwards(method, calls):
     pipe = pipelines(method, FEW[:1])[0]
     call(pipe, steps=2)

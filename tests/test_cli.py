@@ -186,6 +186,7 @@ def test_methods_lists_every_method_with_its_paper(capsys: pytest.CaptureFixture
     assert "2211.01095" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_tune_and_compare_from_the_command_line(
     here: Path, model: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -19,7 +19,7 @@ PRINTED = {
     "tune_for_a_minute": r"see tuned/report\.html",
 }
 """What each must print, as a regular expression."""
-MINUTES = ("tune_for_a_minute",)
+LONG = ("composed_caches", "fitted_solver", "tune_for_a_minute")
 
 
 def test_every_example_is_tested():
@@ -27,7 +27,7 @@ def test_every_example_is_tested():
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=[pytest.mark.slow] if name in MINUTES else []) for name in PRINTED]
+    "name", [pytest.param(name, marks=[pytest.mark.slow] if name in LONG else []) for name in PRINTED]
 )
 def test_an_example_runs(name, tmp_path, monkeypatch, capsys, registries_restored):  # noqa: F811
     monkeypatch.chdir(tmp_path)

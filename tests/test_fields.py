@@ -243,6 +243,7 @@ def test_probed_asymmetry_agrees_with_the_exact_one():
     assert probed.low < exact.value < probed.high
 
 
+@pytest.mark.slow
 def test_a_turned_score_is_a_gauge_and_a_turned_state_is_not():
     """Evidence 1 and 2 of the card: densities do not feel the gauge, samples do."""
     process, kappa, t = Ornstein(math.sqrt(2)), 1.5, 0.3
@@ -345,6 +346,7 @@ def test_a_rotating_part_distorts_the_spectrum_though_not_the_density():
 # ------------------------------------------------------------------------------------------- a real network
 
 
+@pytest.mark.slow
 def test_a_real_network_with_attention():
     """The zoo's digits: probing agrees with the full Jacobian, and the network is nearly but not conservative."""
     pipe = zoo.load("digits")

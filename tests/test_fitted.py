@@ -450,6 +450,7 @@ class Guided:
         return Prediction(x, whole.alpha, whole.sigma, whole.data + self.scale * (part.data - whole.data), "sample")
 
 
+@pytest.mark.slow
 def test_cascade_keeps_most_of_the_gain_where_nothing_was_searched():
     """Leave one (steps, guidance) out of a 4 x 3 table, predict its ratios."""
     x, left_out = noise(200, 1), Guided(2.0)

@@ -19,9 +19,12 @@ FLAGS = [
 PHONE, DESK = (360, 740), (1280, 900)
 SECTIONS = ["front", "pictures", "numbers", "ablation", "times", "use", "method"]
 
-pytestmark = pytest.mark.skipif(
-    not (BROWSER and DRIVER), reason="there is no browser: apt-get install chromium chromium-driver"
-)
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        not (BROWSER and DRIVER), reason="there is no browser: apt-get install chromium chromium-driver"
+    ),
+]
 
 
 class Browser:

@@ -314,6 +314,7 @@ def test_images_take_paths_of_their_own_and_the_same_ones_alone(variant):
     assert (together - plain).abs().max() < 0.1 * plain.abs().max()
 
 
+@pytest.mark.slow
 def test_where_the_run_may_be_skipped():
     def paths(pipe, steps):
         call(pipe, steps=steps)

@@ -105,6 +105,7 @@ def test_a_finished_tuning_is_resumed_without_new_work(
     assert [t.way.to_dict() for t in again.trials] == [t.way.to_dict() for t in done.result.trials]
 
 
+@pytest.mark.slow
 def test_what_is_finished_survives_an_interrupt_of_the_confirmation(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -133,6 +134,7 @@ def test_where_nothing_keeps_the_budget_nothing_is_claimed(done: Any, tmp_path: 
     assert json.loads((tmp_path / "front.json").read_text())["best"] is None
 
 
+@pytest.mark.slow
 def test_compare_measures_given_recipes(done: Any, tmp_path: Path) -> None:
     recipes = {"few": Recipe(solver="ddim", steps=2), "many": {"solver": "unipc", "steps": 6}}
     call = {"num_inference_steps": STEPS}

@@ -166,6 +166,7 @@ def test_the_recipe_wins_over_the_settings_of_the_default() -> None:
     assert torch.equal(ours.images, theirs)
 
 
+@pytest.mark.slow
 def test_the_reference_has_converged_or_says_that_it_has_not(monkeypatch: pytest.MonkeyPatch) -> None:
     task = problem()
     samples = task.samples["search"]

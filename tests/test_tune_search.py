@@ -291,6 +291,7 @@ def test_what_is_compiled_is_timed_again_and_not_drawn() -> None:
     )  # type: ignore[arg-type]
 
 
+@pytest.mark.slow
 def test_a_judge_looks_at_all_samples_only_where_there_is_hope(monkeypatch: pytest.MonkeyPatch) -> None:
     task = problem(search=6)
     task.batch = 2

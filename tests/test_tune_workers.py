@@ -51,6 +51,7 @@ def finished(folder: Path) -> dict[int, Any]:
     return {t.number: t.user_attrs for t in study.trials if "recipe" in t.user_attrs and t.state.is_finished()}
 
 
+@pytest.mark.slow
 def test_a_search_killed_at_any_moment_loses_and_repeats_nothing(tmp_path: Path) -> None:
     """Kill -9 while it works, twice; what was finished stays as it was, and is not asked for again."""
     before: dict[int, Any] = {}

@@ -167,6 +167,7 @@ def test_digits_can_be_saved_and_loaded(digits, tmp_path):
     assert torch.equal(*pictures)
 
 
+@pytest.mark.slow
 def test_digits_trains_with_the_public_function(tmp_path):
     pytest.importorskip("sklearn")
     folder = zoo_training.train("digits", tmp_path, steps=3)
