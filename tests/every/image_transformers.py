@@ -15,7 +15,7 @@ _FLUX = {
     "patch_size": 1, "in_channels": 4, "num_layers": 2, "num_single_layers": 2, "attention_head_dim": 8,
     "num_attention_heads": 2, "joint_attention_dim": WIDTH, "axes_dims_rope": (2, 2, 4),
 }  # fmt: skip
-_SANA = {
+SANA = {
     "in_channels": 4, "out_channels": 4, "num_layers": 3, "num_attention_heads": 2, "attention_head_dim": 4,
     "num_cross_attention_heads": 2, "cross_attention_head_dim": 4, "cross_attention_dim": 8, "caption_channels": WIDTH,
     "sample_size": SIZE // 2,
@@ -42,7 +42,7 @@ _JOY = {
 _Z_IMAGE = {
     "dim": 16, "n_refiner_layers": 1, "n_heads": 2, "n_kv_heads": 2, "all_patch_size": (2,), "all_f_patch_size": (1,),
 }  # fmt: skip
-_HUNYUAN_VIDEO = {
+HUNYUAN_VIDEO = {
     "in_channels": 4, "out_channels": 4, "num_attention_heads": 2, "attention_head_dim": 8, "num_layers": 2,
     "num_single_layers": 2, "num_refiner_layers": 1, "mlp_ratio": 2.0, "text_embed_dim": WIDTH,
     "rope_axes_dim": (2, 2, 4),
@@ -65,8 +65,8 @@ IMAGE_TRANSFORMERS: dict[str, Any] = {
         "attention_head_dim": 4, "num_attention_heads": 2, "cross_attention_dim": 8, "caption_channels": WIDTH,
         "norm_num_groups": 1, "use_additional_conditions": False,
     },
-    "SanaTransformer2DModel": _SANA,
-    "SanaControlNetModel": _SANA | {"num_layers": 2},
+    "SanaTransformer2DModel": SANA,
+    "SanaControlNetModel": SANA | {"num_layers": 2},
     "HunyuanDiT2DModel": _HUNYUAN_DIT | {"num_layers": 4},
     "HunyuanDiT2DControlNetModel": _HUNYUAN_DIT | {"transformer_num_layers": 4},
     "AuraFlowTransformer2DModel": {
@@ -141,7 +141,7 @@ IMAGE_TRANSFORMERS: dict[str, Any] = {
         "in_channels": 4, "context_in_dim": WIDTH, "hidden_size": 16, "mlp_ratio": 2.0, "num_heads": 2, "depth": 3,
         "axes_dim": [4, 4],
     },
-    "HunyuanImageTransformer2DModel": _HUNYUAN_VIDEO | {
+    "HunyuanImageTransformer2DModel": HUNYUAN_VIDEO | {
         "rope_axes_dim": (4, 4), "text_embed_2_dim": WIDTH, "patch_size": (1, 1),
     },
     "QwenImage21Transformer2DModel": {

@@ -5,29 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 from every.arguments import SIZE, TOKENS, WIDTH
+from every.image_transformers import HUNYUAN_VIDEO, SANA
 
-_SANA = {
-    "in_channels": 4, "out_channels": 4, "num_layers": 3, "num_attention_heads": 2, "attention_head_dim": 4,
-    "num_cross_attention_heads": 2, "cross_attention_head_dim": 4, "cross_attention_dim": 8, "caption_channels": WIDTH,
-    "sample_size": SIZE // 2,
-}  # fmt: skip
-_HUNYUAN_DIT = {
-    "num_attention_heads": 2, "attention_head_dim": 8, "in_channels": 4, "patch_size": 2, "sample_size": SIZE // 2,
-    "hidden_size": 16, "mlp_ratio": 2.0, "cross_attention_dim": WIDTH, "cross_attention_dim_t5": WIDTH,
-    "pooled_projection_dim": WIDTH, "text_len": TOKENS, "text_len_t5": TOKENS,
-}  # fmt: skip
 _WAN = {
     "patch_size": (1, 2, 2), "num_attention_heads": 2, "attention_head_dim": 12, "in_channels": 4, "out_channels": 4,
     "text_dim": WIDTH, "freq_dim": 16, "ffn_dim": 16, "num_layers": 3, "cross_attn_norm": True,
     "rope_max_seq_len": 32,
-}  # fmt: skip
-_HUNYUAN_VIDEO = {
-    "in_channels": 4, "out_channels": 4, "num_attention_heads": 2, "attention_head_dim": 8, "num_layers": 2,
-    "num_single_layers": 2, "num_refiner_layers": 1, "mlp_ratio": 2.0, "text_embed_dim": WIDTH,
-    "rope_axes_dim": (2, 2, 4),
-}  # fmt: skip
-_Z_IMAGE = {
-    "dim": 16, "n_refiner_layers": 1, "n_heads": 2, "n_kv_heads": 2, "all_patch_size": (2,), "all_f_patch_size": (1,),
 }  # fmt: skip
 
 VIDEO_TRANSFORMERS: dict[str, Any] = {
@@ -40,7 +23,7 @@ VIDEO_TRANSFORMERS: dict[str, Any] = {
     "WanTransformer3DModel": _WAN,
     "WanVACETransformer3DModel": _WAN | {"vace_layers": [0, 2], "vace_in_channels": 4 * 2 + 16},
     "SkyReelsV2Transformer3DModel": _WAN,
-    "HunyuanVideoTransformer3DModel": _HUNYUAN_VIDEO | {"pooled_projection_dim": WIDTH, "patch_size": 1},
+    "HunyuanVideoTransformer3DModel": HUNYUAN_VIDEO | {"pooled_projection_dim": WIDTH, "patch_size": 1},
     "LTXVideoTransformer3DModel": {
         "in_channels": 4, "out_channels": 4, "num_attention_heads": 2, "attention_head_dim": 8,
         "cross_attention_dim": 16, "num_layers": 3, "caption_channels": WIDTH,
@@ -63,7 +46,7 @@ VIDEO_TRANSFORMERS: dict[str, Any] = {
         "mlp_ratio": 2, "text_embed_dim": WIDTH, "adaln_lora_dim": 4, "max_size": (8, 32, 32),
         "concat_padding_mask": False,  # it needs torchvision
     },
-    "SanaVideoTransformer3DModel": _SANA | {"attention_head_dim": 12, "cross_attention_dim": 24, "cross_attention_head_dim": 12},
+    "SanaVideoTransformer3DModel": SANA | {"attention_head_dim": 12, "cross_attention_dim": 24, "cross_attention_head_dim": 12},
     "Kandinsky5Transformer3DModel": {
         "in_visual_dim": 4, "out_visual_dim": 4, "in_text_dim": WIDTH, "in_text_dim2": WIDTH, "time_dim": 8,
         "model_dim": 16, "ff_dim": 16, "num_text_blocks": 1, "num_visual_blocks": 3, "axes_dims": (2, 2, 4),
@@ -105,12 +88,12 @@ VIDEO_TRANSFORMERS: dict[str, Any] = {
         "dit_dim": 16, "dit_depth": 3, "dit_heads": 2, "dit_text_dim": WIDTH, "latent_dim": 4,
     },
     "HunyuanVideo15Transformer3DModel": {
-        key: value for key, value in _HUNYUAN_VIDEO.items() if key != "num_single_layers"
+        key: value for key, value in HUNYUAN_VIDEO.items() if key != "num_single_layers"
     } | {
         "in_channels": 9, "num_layers": 3, "text_embed_2_dim": WIDTH, "image_embed_dim": WIDTH, "task_type": "t2v",
         "target_size": 16,
     },
-    "HunyuanVideoFramepackTransformer3DModel": _HUNYUAN_VIDEO | {
+    "HunyuanVideoFramepackTransformer3DModel": HUNYUAN_VIDEO | {
         "pooled_projection_dim": WIDTH, "image_condition_type": None, "has_image_proj": True, "image_proj_dim": WIDTH,
         "has_clean_x_embedder": True,
     },
@@ -120,7 +103,7 @@ VIDEO_TRANSFORMERS: dict[str, Any] = {
         "text_embed_dim": WIDTH,
     },
     "MotifVideoTransformer3DModel": {
-        key: value for key, value in _HUNYUAN_VIDEO.items() if key != "num_refiner_layers"
+        key: value for key, value in HUNYUAN_VIDEO.items() if key != "num_refiner_layers"
     } | {"in_channels": 9},
     "StableAudioDiTModel": {
         "sample_size": 8, "in_channels": 3, "num_layers": 3, "attention_head_dim": 8, "num_attention_heads": 2,

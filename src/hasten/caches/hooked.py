@@ -105,7 +105,7 @@ def _same(one: Any, other: Any) -> bool:
 
 def _is_theirs(error: BaseException) -> bool:
     """Whether an error came out of the code of another library's cache, not of the network."""
-    parts = Path(raised_in(error)[0]).parts
+    parts = Path(raised_in(error)).parts
     return "cache_dit" in parts or ("diffusers", "hooks") in pairwise(parts)
 
 

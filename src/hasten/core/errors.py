@@ -116,12 +116,12 @@ def whole(value: object) -> int | None:
         return None
 
 
-def raised_in(error: BaseException) -> tuple[str, str]:
-    """The file and the function whose code raised an error; both empty if it was not raised yet.
+def raised_in(error: BaseException) -> str:
+    """The file whose code raised an error; empty if it was not raised yet.
 
     error: that was caught.
     """
     last = error.__traceback__
     while last is not None and last.tb_next is not None:
         last = last.tb_next
-    return ("", "") if last is None else (last.tb_frame.f_code.co_filename, last.tb_frame.f_code.co_name)
+    return "" if last is None else last.tb_frame.f_code.co_filename
