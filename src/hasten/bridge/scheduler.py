@@ -236,6 +236,7 @@ class SolverScheduler(Tables, SchedulerMixin, ConfigMixin):
             raise HastenError("step: no run was laid out; call set_timesteps first")
         if self._peeked:
             raise HastenError("step: the number of rows changed in the middle of a run, which is not supported")
+        check_extras(self.solver, extras)
         if self._walking is None:
             self._locate(layout, timestep)
         index = self._step_index
@@ -245,7 +246,6 @@ class SolverScheduler(Tables, SchedulerMixin, ConfigMixin):
         output = without_variance(model_output, sample, learned).to(x.dtype)
         if self._walking is None:
             self._start(layout, x, extras)
-        check_extras(self.solver, extras)
         if index is None or index >= len(layout.levels):
             raise HastenError("step: this run is over; call set_timesteps to begin another")
         self._generator = self.generator if generator is None else generator
@@ -332,7 +332,6 @@ class SolverScheduler(Tables, SchedulerMixin, ConfigMixin):
         self.__dict__["_index"] = self._position
 
     def _start(self, layout: Layout, state: Tensor, extras: Mapping[str, Any]) -> None:
-        check_extras(self.solver, extras)
         self._noise_like = state
         times = layout.times[layout.queries[self._position].step :]
         self._walking = Walking(adjusted(self.solver, extras, self.given), self.process, times, state)
